@@ -1,0 +1,56 @@
+//! The writer's lock: an advisory lock of the system on a file of the store.
+//!
+//! The lock belongs to the open file, not to the process: it dies with its holder, two openings in one process
+//! exclude each other, and the file itself may lie about for ever.
+
+use std::fs::{File, TryLockError};
+use std::io::IoSlice;
+
+use super::super::{LOCK_NAME, LockError, LockGuard};
+use super::system;
+
+pub(super) fn take(dir: &system::Dir) -> Result<LockGuard, LockError> {
+    let file = dir.open_or_create(LOCK_NAME)?;
+    match file.try_lock() {
+        Ok(()) => {
+            let guard = Guard(file);
+            note_holder(&guard.0);
+            Ok(Box::new(guard))
+        }
+        Err(TryLockError::WouldBlock) => Err(LockError::Held {
+            pid: read_holder(&file),
+        }),
+        Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+    }
+}
+
+struct Guard(File);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Closing is not enough: a process being started by another thread holds the file until its exec.
+        drop(self.0.unlock());
+    }
+}
+
+/// Writes who holds the lock. That is a courtesy to the one who is refused: on a full disk the lock still holds.
+fn note_holder(file: &File) {
+    let text = format!("{:<11}\n", std::process::id());
+    if system::check_file_size(text.len() as u64).is_ok() {
+        drop(system::write_all_at(
+            file,
+            0,
+            &[IoSlice::new(text.as_bytes())],
+        ));
+    }
+}
+
+fn read_holder(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let count = system::read_at(file, 0, &mut text).ok()?;
+    std::str::from_utf8(&text[..count])
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
