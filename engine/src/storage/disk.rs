@@ -229,3 +229,5 @@ impl StorageFile for DiskFile {
     }
 }
 
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

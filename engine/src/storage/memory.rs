@@ -183,3 +183,5 @@ impl StorageFile for MemoryFile {
     }
 }
 
+#[cfg(test)]
+mod tests;

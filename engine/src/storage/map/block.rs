@@ -1,0 +1,139 @@
+//! The heap in place of a mapped file.
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::fmt;
+use std::io;
+use std::panic::RefUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+/// Zeroed memory on the heap, aligned to 16 bytes and shared by all views of one file.
+///
+/// Pages the system has not been asked for yet cost nothing, so a large file in memory is cheap until written.
+pub(in crate::storage) struct Block {
+    pairs: Box<[Pair]>,
+    len: usize,
+    /// Writers exclude each other and readers by [`Block::read`]. Slices of a [`Map`] are not under it: they are
+    /// of bytes that do not change.
+    access: RwLock<()>,
+}
+
+// A panic leaves bytes half written at worst, which every reader of a store must reckon with anyway.
+impl RefUnwindSafe for Block {}
+
+#[repr(C, align(16))]
+struct Pair([AtomicU64; 2]);
+
+impl Block {
+    pub(in crate::storage) fn new(len: usize) -> io::Result<Self> {
+        Ok(Self {
+            pairs: zeroed_pairs(len.div_ceil(16))?,
+            len,
+            access: RwLock::new(()),
+        })
+    }
+
+    pub(in crate::storage) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn start(&self) -> *const u8 {
+        self.pairs.as_ptr().cast()
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: a `Pair` is exactly two words without padding (repr(C), 16 bytes), so the slice is as many words
+        // as twice its length.
+        unsafe { std::slice::from_raw_parts(self.pairs.as_ptr().cast(), self.pairs.len() * 2) }
+    }
+
+    /// Copies out from `offset` on; answers how many bytes there were.
+    ///
+    /// Word by word and atomically, so that a ring can be read while it is stored to.
+    pub(in crate::storage) fn read(&self, offset: usize, out: &mut [u8]) -> usize {
+        let count = out.len().min(self.len.saturating_sub(offset));
+        let _shared = self.access.read();
+        let words = self.words();
+        let mut out = &mut out[..count];
+        let mut at = offset;
+        while !out.is_empty() {
+            let word = words[at / 8].load(Ordering::Relaxed).to_ne_bytes();
+            let from = at % 8;
+            let step = out.len().min(8 - from);
+            let (now, rest) = out.split_at_mut(step);
+            now.copy_from_slice(&word[from..from + step]);
+            out = rest;
+            at += step;
+        }
+        count
+    }
+
+    /// Copies the parts in from `offset` on. The caller has checked that they fit.
+    pub(in crate::storage) fn write(&self, offset: usize, parts: &[io::IoSlice<'_>]) {
+        let _alone = self.access.write();
+        let mut at = offset;
+        for part in parts {
+            self.write_part(at, part);
+            at += part.len();
+        }
+    }
+
+    fn write_part(&self, offset: usize, bytes: &[u8]) {
+        assert!(
+            offset <= self.len && bytes.len() <= self.len - offset,
+            "a write inside the block"
+        );
+        // SAFETY: the offset was checked against the length of the allocation.
+        let target = unsafe { self.start().add(offset) };
+        // SAFETY: initialised bytes of the allocation; the lock held by the caller keeps other writers out, and
+        // the slice is gone before the copy below.
+        let before = unsafe { std::slice::from_raw_parts(target, bytes.len()) };
+        // The last page of a group is written again as it grows, and what it held is being read by then: the part
+        // that stays the same is left alone.
+        let same = equal_prefix(before, bytes);
+        let rest = &bytes[same..];
+        // SAFETY: `same` is at most the length of the part, which lies in the allocation.
+        let target = unsafe { target.add(same) }.cast_mut();
+        // SAFETY: source and target are valid for the length and do not overlap (a block gives out no slice to
+        // the writer). The memory consists of atomics, so it may be written behind a shared reference; the lock
+        // keeps other writers out, and no reader looks at bytes that still change.
+        unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), target, rest.len()) };
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+fn equal_prefix(a: &[u8], b: &[u8]) -> usize {
+    const RUN: usize = 64;
+    let runs = a
+        .chunks_exact(RUN)
+        .zip(b.chunks_exact(RUN))
+        .take_while(|(a, b)| a == b)
+        .count();
+    let rest = a[runs * RUN..].iter().zip(&b[runs * RUN..]);
+    runs * RUN + rest.take_while(|(a, b)| a == b).count()
+}
+
+/// As many zeroed pairs, without touching their pages.
+fn zeroed_pairs(count: usize) -> io::Result<Box<[Pair]>> {
+    if count == 0 {
+        return Ok(Box::new([]));
+    }
+    let layout = Layout::array::<Pair>(count).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the layout is not of size zero: the count is not zero, and a pair has 16 bytes.
+    let start = unsafe { alloc_zeroed(layout) }.cast::<Pair>();
+    if start.is_null() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    let slice = std::ptr::slice_from_raw_parts_mut(start, count);
+    // SAFETY: allocated just now by the global allocator with the layout of exactly this slice, and zero bytes are
+    // a valid value of atomic words.
+    Ok(unsafe { Box::from_raw(slice) })
+}
