@@ -53,20 +53,31 @@ impl Block {
     /// Word by word and atomically, so that a ring can be read while it is stored to.
     pub(in crate::storage) fn read(&self, offset: usize, out: &mut [u8]) -> usize {
         let count = out.len().min(self.len.saturating_sub(offset));
-        let _shared = self.access.read();
-        let words = self.words();
-        let mut out = &mut out[..count];
-        let mut at = offset;
-        while !out.is_empty() {
-            let word = words[at / 8].load(Ordering::Relaxed).to_ne_bytes();
-            let from = at % 8;
-            let step = out.len().min(8 - from);
-            let (now, rest) = out.split_at_mut(step);
-            now.copy_from_slice(&word[from..from + step]);
-            out = rest;
-            at += step;
+        if count == 0 {
+            return 0;
         }
+        let _shared = self.access.read();
+        let (head, rest) =
+            out[..count].split_at_mut(count.min(offset.next_multiple_of(8) - offset));
+        self.read_in_word(offset, head);
+        let words = &self.words()[(offset + head.len()) / 8..];
+        let (whole, tail) = rest.as_chunks_mut::<8>();
+        for (out, word) in whole.iter_mut().zip(words) {
+            *out = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        let tail_len = tail.len();
+        self.read_in_word(offset + count - tail_len, tail);
         count
+    }
+
+    /// Copies out bytes that lie in one word.
+    fn read_in_word(&self, offset: usize, out: &mut [u8]) {
+        if !out.is_empty() {
+            let word = self.words()[offset / 8]
+                .load(Ordering::Relaxed)
+                .to_ne_bytes();
+            out.copy_from_slice(&word[offset % 8..][..out.len()]);
+        }
     }
 
     /// Copies the parts in from `offset` on. The caller has checked that they fit.
