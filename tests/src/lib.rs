@@ -1,0 +1,3 @@
+//! The ground that the tests of annals stand on.
+
+pub mod sim_disk;
