@@ -124,3 +124,29 @@ pub fn written(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<u64> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_in_memory_is_refused() {
+        let memory = Path::new("/dev/shm");
+        if !memory.is_dir() {
+            println!("SKIPPED: no /dev/shm here");
+            return;
+        }
+        assert!(refuse_memory(memory).is_err());
+    }
+
+    #[test]
+    fn zeros_at_the_end_of_a_file_are_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.log"), [1, 0, 2, 0, 0]).unwrap();
+        fs::write(dir.path().join("b.idx"), [1; 100]).unwrap();
+        assert_eq!(
+            written(dir.path(), &|name| name.ends_with(".log")).unwrap(),
+            3
+        );
+    }
+}

@@ -155,3 +155,28 @@ fn commit(shared: &Shared, mut file: File, segments: &mpsc::Receiver<File>) -> R
         shared.durable.store(durable, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Source;
+
+    #[test]
+    fn all_payloads_stand_in_the_files_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Workload::prepare(Source::Fixed, 20_000, dir.path()).unwrap();
+        let moved = run(dir.path(), &work, 64 << 10, Duration::from_secs(60)).unwrap();
+        assert_eq!(moved.events, 20_000);
+        // 64 KiB at most in a group.
+        assert!(
+            moved.groups >= 20_000 * 256 / (64 << 10),
+            "{}",
+            moved.groups
+        );
+        let written = std::fs::read(extents::path(dir.path(), 0)).unwrap();
+        for number in 0..work.len() {
+            assert_eq!(written[number * 256..][..256], *work.event(number).payload);
+        }
+        assert!(written[20_000 * 256..].iter().all(|byte| *byte == 0));
+    }
+}

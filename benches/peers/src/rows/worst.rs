@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::Bench;
 use crate::Result;
+use crate::device;
 use crate::engines::{Engine, Kind};
 use crate::peer::{Durability, Log, Outcome};
 use crate::report::{Better, EngineResult, Row, Sample};
@@ -16,8 +17,8 @@ use crate::units::SyncProbe;
 
 /// An engine that falls behind by this much does not sustain the rate.
 const LOST: Duration = Duration::from_secs(2);
-/// How often the engines that do not sync by themselves are synced.
-const BACKGROUND_SYNC: Duration = Duration::from_millis(100);
+/// How often the engines that do not sync by themselves are synced: as often as annals does by default.
+const BACKGROUND_SYNC: Duration = Duration::from_secs(1);
 /// How often a file beside the log is synced to see what a sync costs.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -92,7 +93,7 @@ impl Offered {
             |which: Option<&Duration>| which.map_or(0.0, |time| time.as_nanos() as f64 / 1e3);
         format!(
             "{}p50 {:.2}, p90 {:.2}, p99 {:.2}, p99.9 {:.2}, p99.99 {:.1}, max {:.0} us (inside the call alone: p99.9 \
-             {:.2}, max {:.0} us); {} events, {:.1} segments of 64 MiB; one sync in that run p50 {:.0}, max {:.0} us",
+             {:.2}, max {:.0} us); {} events, about {:.1} segments of 64 MiB; one sync in that run p50 {:.0}, max {:.0} us",
             if self.sustained {
                 ""
             } else {
@@ -142,7 +143,7 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
             syncing.join().expect("the syncing thread does not panic")?;
         }
         let (latency, service, sustained) = offered?;
-        let bytes = bench.work.payload_bytes(latency.len() as usize) / 256 * 345;
+        let bytes = device::allocated(&opened.scratch.path)?;
         Ok(Offered {
             latency,
             service,
@@ -154,9 +155,13 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
 }
 
 fn sync_often(log: &dyn Log, stop: &AtomicBool) -> Result<()> {
+    let mut last = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        thread::sleep(BACKGROUND_SYNC);
-        log.sync()?;
+        thread::sleep(Duration::from_millis(20));
+        if last.elapsed() >= BACKGROUND_SYNC {
+            last = Instant::now();
+            log.sync()?;
+        }
     }
     Ok(())
 }
