@@ -1,0 +1,80 @@
+//! The verbs and what they take. What each does stands in the module of its name.
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::{append, cat, demo, dump, export, get, import, info, ls, segments, tail, verify};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  fine; also when the reader of the output went away
+    1  operational error: no room, no permission, broken input
+    2  usage
+    3  damage found in the store
+    4  conflict: an expectation does not hold, or an id is taken
+    5  locked: another process writes to the store
+    6  not found: no such store, file, stream or event
+  130  interrupted
+
+Data goes to standard output, everything else to standard error. Verbs that read change nothing and work beside a
+running writer.";
+
+/// Reads, writes and examines annals event stores.
+#[derive(Debug, Parser)]
+#[command(name = "annals", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Import a real set of events that is built in, verify the store and show it
+    Demo(demo::Arguments),
+    /// Store the events of a JSON Lines file; run again, it finds what is there and goes on
+    Import(import::Arguments),
+    /// Print events as the JSON Lines that import reads
+    Export(export::Arguments),
+    /// Append one event
+    Append(append::Arguments),
+    /// Print events in the order of the log
+    Cat(cat::Arguments),
+    /// Print the last events and, with -f, each new one
+    Tail(tail::Arguments),
+    /// Print one event by its position, id, or place in a stream
+    Get(get::Arguments),
+    /// List streams, or types with --types
+    Ls(ls::Arguments),
+    /// Say what the store holds and how it is
+    Info(info::Arguments),
+    /// List the store's segment files
+    Segments(segments::Arguments),
+    /// Print every field of a segment file with its bytes' place; damage is marked
+    Dump(dump::Arguments),
+    /// Read and check every byte; exit code 3 if anything is damaged
+    Verify(verify::Arguments),
+}
+
+impl Cli {
+    /// Whether Ctrl-C may wait until what is in flight is answered.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self.verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_))
+    }
+
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Demo(arguments) => demo::run(&arguments),
+            Verb::Import(arguments) => import::run(&arguments),
+            Verb::Export(arguments) => export::run(&arguments),
+            Verb::Append(arguments) => append::run(&arguments),
+            Verb::Cat(arguments) => cat::run(&arguments),
+            Verb::Tail(arguments) => tail::run(&arguments),
+            Verb::Get(arguments) => get::run(&arguments),
+            Verb::Ls(arguments) => ls::run(&arguments),
+            Verb::Info(arguments) => info::run(&arguments),
+            Verb::Segments(arguments) => segments::run(&arguments),
+            Verb::Dump(arguments) => dump::run(&arguments),
+            Verb::Verify(arguments) => verify::run(&arguments),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `annals`: import, export, read and examine event stores from the command line.
+//!
+//! It stands on the public interface of the library like any user. One module a verb; [`lines`] is the JSON Lines form,
+//! [`event_print`] the other ways an event is shown, [`failure`] turns errors into one line, a hint and an exit code.
+
+mod append;
+mod cat;
+mod cli;
+mod demo;
+mod dump;
+mod event_print;
+mod export;
+mod failure;
+mod filter;
+mod get;
+mod import;
+mod info;
+mod lines;
+mod ls;
+mod opening;
+mod output;
+mod segments;
+mod signals;
+mod tail;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match signals::prepare(cli.writes()).and_then(|()| cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
