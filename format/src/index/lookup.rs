@@ -1,0 +1,183 @@
+//! Questions to an index. Each looks at a few rows by binary search and never goes beyond what is there, whatever the
+//! rows say.
+
+use std::ops::Range;
+
+use rkyv::rend::u32_le;
+
+use super::{ArchivedBatchRow, ArchivedIdRow, ArchivedIndexRoot, ArchivedNameRow};
+
+/// A batch, as the index knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchAt {
+    /// Relative position of its first record.
+    pub first: u32,
+    /// Offset of its header in the segment, in bytes.
+    pub offset: u64,
+    /// Its `recorded_at`.
+    pub recorded_at: u64,
+}
+
+/// A stream or type, as the index knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NameAt<'a> {
+    /// The name; whoever needs text checks that it is.
+    pub name: &'a [u8],
+    /// Last revision of a stream in this segment; for a type 0.
+    pub last_revision: u64,
+    /// Relative position of its first event.
+    pub first: u32,
+    /// Relative position of its last event.
+    pub last: u32,
+}
+
+impl From<&ArchivedBatchRow> for BatchAt {
+    fn from(row: &ArchivedBatchRow) -> Self {
+        Self {
+            first: row.first.to_native(),
+            offset: u64::from(row.offset.to_native()) * 8,
+            recorded_at: row.recorded_at.to_native(),
+        }
+    }
+}
+
+impl ArchivedIndexRoot {
+    /// Number of records in the segment.
+    #[inline]
+    pub fn record_count(&self) -> u32 {
+        self.offsets.len() as u32
+    }
+
+    /// Offset in the segment of the frame of the event at this relative position; `None` for a control record and beyond
+    /// the end.
+    #[inline]
+    pub fn offset(&self, position: u32) -> Option<u64> {
+        let offset = self.offsets.get(position as usize)?.to_native();
+        (offset != 0).then_some(u64::from(offset) * 8)
+    }
+
+    /// The batch that holds this relative position. Binary search over the batches.
+    pub fn batch_of(&self, position: u32) -> Option<BatchAt> {
+        if position as usize >= self.offsets.len() {
+            return None;
+        }
+        let after = self.batches.partition_point(|row| row.first.to_native() <= position);
+        self.batches.get(after.checked_sub(1)?).map(BatchAt::from)
+    }
+
+    /// The first batch recorded at `time` or later. Binary search over the batches.
+    pub fn batch_at_time(&self, time: u64) -> Option<BatchAt> {
+        let at = self.batches.partition_point(|row| row.recorded_at.to_native() < time);
+        self.batches.get(at).map(BatchAt::from)
+    }
+
+    /// All batches, in order.
+    pub fn batches(&self) -> impl ExactSizeIterator<Item = BatchAt> + DoubleEndedIterator + '_ {
+        self.batches.iter().map(BatchAt::from)
+    }
+
+    /// Relative positions of the events whose stream, type or tag has this hash, ascending. Other names may share the
+    /// hash: compare the name in the record.
+    #[inline]
+    pub fn find_key(&self, hash: u64) -> Option<&[u32_le]> {
+        let at = self.keys.partition_point(|row| row.hash.to_native() < hash);
+        let row = self.keys.get(at).filter(|row| row.hash.to_native() == hash)?;
+        let start = row.start.to_native() as usize;
+        self.postings.get(start..)?.get(..row.count.to_native() as usize)
+    }
+
+    /// Relative positions of the events whose id has this hash, ascending. Compare the id in the record.
+    #[inline]
+    pub fn find_ids(&self, hash: u64) -> Ids<'_> {
+        let at = self.ids.partition_point(|row| row.hash.to_native() < hash);
+        Ids { rows: self.ids.get(at..).unwrap_or_default(), hash }
+    }
+
+    /// Hash and relative position of every id, by hash.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = (u64, u32)> + '_ {
+        self.ids.iter().map(|row| (row.hash.to_native(), row.position.to_native()))
+    }
+
+    /// The stream with this name.
+    pub fn stream(&self, name: &[u8]) -> Option<NameAt<'_>> {
+        self.streams_from(name).next().filter(|found| found.name == name)
+    }
+
+    /// Streams whose name begins with `prefix`, by name; all for an empty one.
+    pub fn streams_from(&self, prefix: &[u8]) -> Names<'_> {
+        self.with_prefix(&self.streams, prefix)
+    }
+
+    /// Types whose name begins with `prefix`, by name; all for an empty one.
+    pub fn types_from(&self, prefix: &[u8]) -> Names<'_> {
+        self.with_prefix(&self.types, prefix)
+    }
+
+    fn with_prefix<'a>(&'a self, rows: &'a [ArchivedNameRow], prefix: &[u8]) -> Names<'a> {
+        let names = self.names.as_slice();
+        let from = rows.partition_point(|row| name_of(row, names) < prefix);
+        let rest = rows.get(from..).unwrap_or_default();
+        let count = rest.partition_point(|row| name_of(row, names).starts_with(prefix));
+        Names { rows: rest.get(..count).unwrap_or_default(), names }
+    }
+}
+
+/// The name of a row; empty if the row points beyond the names.
+#[inline]
+fn name_of<'a>(row: &ArchivedNameRow, names: &'a [u8]) -> &'a [u8] {
+    let start = row.offset.to_native() as usize;
+    let range: Range<usize> = start..start.saturating_add(row.len.to_native() as usize);
+    names.get(range).unwrap_or_default()
+}
+
+/// Relative positions that share an id's hash.
+#[derive(Clone)]
+pub struct Ids<'a> {
+    rows: &'a [ArchivedIdRow],
+    hash: u64,
+}
+
+impl Iterator for Ids<'_> {
+    type Item = u32;
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        let (row, rest) = self.rows.split_first()?;
+        if row.hash.to_native() != self.hash {
+            return None;
+        }
+        self.rows = rest;
+        Some(row.position.to_native())
+    }
+}
+
+impl std::iter::FusedIterator for Ids<'_> {}
+
+/// Streams or types, by name.
+#[derive(Clone)]
+pub struct Names<'a> {
+    rows: &'a [ArchivedNameRow],
+    names: &'a [u8],
+}
+
+impl<'a> Iterator for Names<'a> {
+    type Item = NameAt<'a>;
+
+    fn next(&mut self) -> Option<NameAt<'a>> {
+        let (row, rest) = self.rows.split_first()?;
+        self.rows = rest;
+        Some(NameAt {
+            name: name_of(row, self.names),
+            last_revision: row.last_revision.to_native(),
+            first: row.first.to_native(),
+            last: row.last.to_native(),
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.rows.len(), Some(self.rows.len()))
+    }
+}
+
+impl ExactSizeIterator for Names<'_> {}
+impl std::iter::FusedIterator for Names<'_> {}

@@ -1,0 +1,64 @@
+//! The on-disk format of the annals event store, version 1: encoders, and decoders that verify before they hand out.
+//!
+//! `docs/format.md` describes the bytes and comes first; this crate follows it. It does no I/O, reads no clock, starts
+//! no thread, and holds no unsafe code. A decoder answers a [`Fault`] for anything that is not exactly what an encoder
+//! would have written; no input makes one panic.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`checksum`] | the checksum and the seeds that tie it to a store, a segment and a position |
+//! | [`segment`] | segment header, end mark, final checksum |
+//! | [`batch`] | batch header, [`BatchEncoder`](batch::BatchEncoder): events in, log bytes out |
+//! | [`record`] | one event or control record, read in place |
+//! | [`scan`] | what stands at a place of a segment; whole batches |
+//! | [`mark`], [`ring`] | the two small files beside the log |
+//! | [`manifest`] | which segments make up the log |
+//! | [`index`] | the index of a sealed segment |
+//!
+//! Every decoder takes the part of a writer and refuses flags that *must be understood to write*. Each has a
+//! `decode_for` beside it; with [`Purpose::Read`] it passes over them.
+//!
+//! ```
+//! use annals_format::batch::BatchEncoder;
+//! use annals_format::checksum::{Identity, Seed};
+//! use annals_format::record::{EventParts, Record};
+//! use annals_format::scan::{self, Step};
+//!
+//! let seed = Seed::of(&Identity { store: [1; 16], incarnation: [2; 16], segment: 1 });
+//! let mut bytes = Vec::new();
+//! let mut batch = BatchEncoder::begin(&mut bytes, seed, 1);
+//! batch.event(&EventParts { payload: b"{}", ..EventParts::new([7; 16], "order-1", "Placed") }, 1);
+//! batch.finish(1_700_000_000_000_000_000, 0, false);
+//!
+//! let Step::Batch(header) = scan::next(&bytes, seed)? else { panic!("a batch stands here") };
+//! scan::verify_batch(&bytes, &header, seed, |_offset, position, record| {
+//!     let Record::Event(event) = record else { panic!("an event stands here") };
+//!     assert_eq!((position, event.stream(), event.payload()), (1, "order-1", &b"{}"[..]));
+//! })?;
+//! # Ok::<(), annals_format::Fault>(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod checksum;
+mod fault;
+mod field;
+mod header;
+pub mod index;
+pub mod manifest;
+pub mod mark;
+pub mod name;
+pub mod record;
+pub mod ring;
+pub mod scan;
+pub mod segment;
+
+pub use fault::Fault;
+pub use header::Purpose;
+
+/// The version this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Largest position, revision, segment number, generation, sequence, and length anywhere in a file: adding one to a
+/// decoded number never overflows.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;

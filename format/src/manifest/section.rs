@@ -1,0 +1,131 @@
+//! The manifest's sections: lists of entries, each behind its kind and length.
+
+use super::{IncarnationEntry, SegmentEntry, SegmentState};
+use crate::Fault;
+use crate::field::{array_at, check_reserved, number_at, numbered_at, put, u8_at, u32_at, u64_at};
+use crate::segment::SegmentKind;
+
+/// Sections that an encoder writes, be they empty.
+pub(super) const COUNT: u32 = 2;
+const KIND_INCARNATIONS: u32 = 1;
+const KIND_SEGMENTS: u32 = 2;
+/// A section that may be passed over by who does not know its kind.
+const MAY_IGNORE: u32 = 1 << 31;
+const SECTION_HEADER_LEN: usize = 8;
+const INCARNATION_LEN: usize = 24;
+const SEGMENT_LEN: usize = 112;
+
+pub(super) fn encode(bytes: &mut Vec<u8>, incarnations: &[IncarnationEntry], segments: &[SegmentEntry]) {
+    begin(bytes, KIND_INCARNATIONS, incarnations.len() * INCARNATION_LEN);
+    for entry in incarnations {
+        bytes.extend_from_slice(&entry.incarnation);
+        bytes.extend_from_slice(&entry.first_position.to_le_bytes());
+    }
+    begin(bytes, KIND_SEGMENTS, segments.len() * SEGMENT_LEN);
+    for entry in segments {
+        bytes.extend_from_slice(&encode_segment(entry));
+    }
+}
+
+fn begin(bytes: &mut Vec<u8>, kind: u32, len: usize) {
+    let len = u32::try_from(len).expect("a store has fewer than 38 million segments");
+    bytes.extend_from_slice(&kind.to_le_bytes());
+    bytes.extend_from_slice(&len.to_le_bytes());
+}
+
+fn encode_segment(entry: &SegmentEntry) -> [u8; SEGMENT_LEN] {
+    let mut bytes = [0; SEGMENT_LEN];
+    put(&mut bytes, 0, entry.number.to_le_bytes());
+    put(&mut bytes, 8, entry.generation.to_le_bytes());
+    put(&mut bytes, 16, entry.incarnation);
+    put(&mut bytes, 32, entry.store);
+    let numbers = [entry.len, entry.end, entry.first_position, entry.last_position, entry.first_time, entry.last_time];
+    for (n, number) in numbers.into_iter().enumerate() {
+        put(&mut bytes, 48 + 8 * n, number.to_le_bytes());
+    }
+    put(&mut bytes, 96, entry.final_checksum.to_le_bytes());
+    bytes[100] = match entry.state {
+        SegmentState::Sealed => 1,
+        SegmentState::Cut => 2,
+    };
+    bytes[101] = entry.kind.to_byte();
+    put(&mut bytes, 104, entry.event_count.to_le_bytes());
+    bytes
+}
+
+fn decode_segment(bytes: &[u8]) -> Result<SegmentEntry, Fault> {
+    check_reserved(bytes, 102, 104, "reserved bytes of a segment entry")?;
+    Ok(SegmentEntry {
+        number: numbered_at(bytes, 0, "segment number")?,
+        generation: number_at(bytes, 8, "segment generation")?,
+        incarnation: array_at(bytes, 16),
+        store: array_at(bytes, 32),
+        len: number_at(bytes, 48, "segment length")?,
+        end: number_at(bytes, 56, "end of a segment")?,
+        first_position: numbered_at(bytes, 64, "first position of a segment")?,
+        last_position: number_at(bytes, 72, "last position of a segment")?,
+        first_time: u64_at(bytes, 80),
+        last_time: u64_at(bytes, 88),
+        final_checksum: u32_at(bytes, 96),
+        state: match u8_at(bytes, 100) {
+            1 => SegmentState::Sealed,
+            2 => SegmentState::Cut,
+            state => return Err(Fault::Unsupported { what: "segment state", value: state.into() }),
+        },
+        kind: SegmentKind::from_byte(u8_at(bytes, 101))?,
+        event_count: number_at(bytes, 104, "number of events of a segment")?,
+    })
+}
+
+fn decode_incarnation(bytes: &[u8]) -> Result<IncarnationEntry, Fault> {
+    Ok(IncarnationEntry {
+        incarnation: array_at(bytes, 0),
+        first_position: numbered_at(bytes, 16, "first position of an incarnation")?,
+    })
+}
+
+/// What the known sections hold.
+pub(super) struct Sections {
+    pub(super) incarnations: Vec<IncarnationEntry>,
+    pub(super) segments: Vec<SegmentEntry>,
+}
+
+impl Sections {
+    /// Reads `count` sections that fill `bytes`.
+    pub(super) fn decode(mut bytes: &[u8], count: u32) -> Result<Self, Fault> {
+        let mut incarnations = None;
+        let mut segments = None;
+        for _ in 0..count {
+            if bytes.len() < SECTION_HEADER_LEN {
+                return Err(Fault::Truncated { need: SECTION_HEADER_LEN as u64, have: bytes.len() as u64 });
+            }
+            let (kind, len) = (u32_at(bytes, 0), u32_at(bytes, 4));
+            let body = bytes.get(SECTION_HEADER_LEN..).unwrap_or_default();
+            let Some((section, rest)) = body.split_at_checked(len as usize) else {
+                return Err(Fault::Length { what: "length of a section", value: len.into() });
+            };
+            bytes = rest;
+            match kind {
+                KIND_INCARNATIONS => fill(&mut incarnations, entries(section, INCARNATION_LEN, decode_incarnation)?)?,
+                KIND_SEGMENTS => fill(&mut segments, entries(section, SEGMENT_LEN, decode_segment)?)?,
+                kind if kind & MAY_IGNORE != 0 => {}
+                kind => return Err(Fault::Unsupported { what: "section kind", value: kind.into() }),
+            }
+        }
+        if !bytes.is_empty() {
+            return Err(Fault::Length { what: "bytes after the last section", value: bytes.len() as u64 });
+        }
+        Ok(Self { incarnations: incarnations.unwrap_or_default(), segments: segments.unwrap_or_default() })
+    }
+}
+
+fn fill<T>(slot: &mut Option<Vec<T>>, entries: Vec<T>) -> Result<(), Fault> {
+    if slot.replace(entries).is_some() { Err(Fault::Order { what: "sections" }) } else { Ok(()) }
+}
+
+fn entries<T>(bytes: &[u8], len: usize, decode: impl Fn(&[u8]) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
+    if !bytes.len().is_multiple_of(len) {
+        return Err(Fault::Length { what: "length of a section", value: bytes.len() as u64 });
+    }
+    bytes.chunks_exact(len).map(decode).collect()
+}
