@@ -14,7 +14,7 @@ use crate::output::Output;
 /// What `append` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints position, revision and id of the event. With --id a second run finds the event and says so; --expect makes it
+Prints position, revision and id of the event. With --id a second run finds the event and says so; --expect makes it \
 fail with exit code 4 if the stream is not as expected.")]
 pub(crate) struct Arguments {
     /// Directory of the store; made if it is missing or empty

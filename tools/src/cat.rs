@@ -14,9 +14,10 @@ use crate::output::Output;
 /// What `cat` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --json an object a line: position, revision, stream, type, id, time (the producer's, or null), recorded_at,
-batch_first, batch_len, tags, data, meta; content_type, schema_version, correlation, causation where an event has them.
+With --json an object a line: position, revision, stream, type, id, time (the producer's, or null), recorded_at, \
+batch_first, batch_len, tags, data, meta; content_type, schema_version, correlation, causation where an event has them. \
 data and meta are the JSON that is stored; where it is none they are null, and data_base64, meta_base64 hold the bytes.
+
 Without --json: position, time, stream@revision, type, and the first 100 characters of the payload.")]
 pub(crate) struct Arguments {
     /// Directory of the store

@@ -16,7 +16,7 @@ Exit codes:
     6  not found: no such store, file, stream or event
   130  interrupted
 
-Data goes to standard output, everything else to standard error. Verbs that read change nothing and work beside a
+Data goes to standard output, everything else to standard error. Verbs that read change nothing and work beside a \
 running writer.";
 
 /// Reads, writes and examines annals event stores.

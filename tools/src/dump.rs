@@ -12,8 +12,8 @@ use crate::output::Output;
 /// What `dump` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A line a field: offset in the file, length, name, value; indented by what it lies in. A field that does not verify ends
-in `!!` and what is wrong, and the exit code is 3. With --json an object a line: {offset, length, depth, name, value,
+A line a field: offset in the file, length, name, value; indented by what it lies in. A field that does not verify ends \
+in `!!` and what is wrong, and the exit code is 3. With --json an object a line: {offset, length, depth, name, value, \
 fault}.")]
 pub(crate) struct Arguments {
     /// Directory of the store

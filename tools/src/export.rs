@@ -15,8 +15,8 @@ use crate::output::Output;
 /// What `export` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints {\"stream\",\"type\",\"id\",\"time\",\"data\",\"meta\",\"batch\"}, `batch` for events that were written as a batch, counted
-from 0 over what is printed. Bytes that are no JSON object on one line stand in `data_base64` and `meta_base64`; tags and
+Prints {\"stream\",\"type\",\"id\",\"time\",\"data\",\"meta\",\"batch\"}, `batch` for events that were written as a batch, counted \
+from 0 over what is printed. Bytes that are no JSON object on one line stand in `data_base64` and `meta_base64`; tags and \
 the like follow `meta` where an event has them. An event whose id was made shows that id.")]
 pub(crate) struct Arguments {
     /// Directory of the store

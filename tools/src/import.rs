@@ -26,9 +26,12 @@ const BATCH_EVENTS_MAX: usize = 1 << 20;
 /// What `import` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A line: {\"stream\":text,\"type\":text,\"id\":uuid,\"time\":RFC 3339 in UTC or null,\"data\":object,\"meta\":object,\"batch\":number}
-Neighbours with the same `batch` are one atomic append; without it an event is an append of its own. An event without an
-`id` gets one made from the file's text up to its line. Only `stream`, `type` and `data` must be there.")]
+A line:
+  {\"stream\":text,\"type\":text,\"id\":uuid,\"time\":RFC 3339 in UTC or null,
+   \"data\":object,\"meta\":object,\"batch\":number}
+Neighbours with the same `batch` are one atomic append; without it an event is an append of its own. \
+An event without an `id` gets one made from the file's text up to its line. \
+Only `stream`, `type` and `data` must be there.")]
 pub(crate) struct Arguments {
     /// Directory of the store; made if it is missing or empty
     store: PathBuf,
@@ -165,46 +168,52 @@ pub(crate) fn import(
 
 /// Reads lines, gathers those of a batch, and hands each group to the pipeline.
 fn feed(source: &mut Source, pipeline: &mut Pipeline<'_>, progress: &Progress, file: &Path) -> Result<(), Failure> {
-    let place = |number: u64, column: usize| match column {
-        0 => format!("{} line {number}", file.display()),
-        _ => format!("{} line {number} column {column}", file.display()),
-    };
     let mut group: Vec<(Entry, EventId)> = Vec::new();
-    let mut group_line = 1;
+    let mut group_line = 0;
     let mut last_batch = None;
     let mut line = Vec::new();
-    let hint = "mend the line, then run the same command again: what is stored is found and not stored twice";
-    let fault = |number, column, what: &str| Failure::new(Code::Operation, what, hint).at(&place(number, column));
     loop {
         let more = source.next_line(&mut line);
         let number = source.line_number();
-        if !more.map_err(|error| fault(number, 0, &error.to_string()))? {
+        if !more.map_err(|error| broken_line(file, number, 0, &error.to_string()))? {
             break;
         }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let entry = Entry::parse(&line).map_err(|wrong| fault(number, wrong.column, &wrong.what))?;
-        let joins = entry.batch.is_some() && group.last().is_some_and(|(last, _)| last.batch == entry.batch);
+        let entry = Entry::parse(&line).map_err(|wrong| broken_line(file, number, wrong.column, &wrong.what))?;
+        let joins = group.last().is_some_and(|(last, _)| last.batch == entry.batch);
         if !joins {
             pipeline.append(&group, group_line)?;
+            group.clear();
+            group_line = number;
+            if let Some(batch) = entry.batch.filter(|batch| last_batch >= Some(*batch)) {
+                let what = format!("`batch` falls to {batch}; lines of a batch stand together");
+                return Err(broken_line(file, number, 0, &what));
+            }
+            last_batch = entry.batch.or(last_batch);
             progress.step(&pipeline.tally());
             if signals::interrupted() {
                 return Err(Failure::new(Code::Interrupted, "the import", "run the same command again to finish it"));
             }
-            group.clear();
-            group_line = number;
-            if entry.batch.is_some() && entry.batch <= last_batch {
-                let what = format!("`batch` falls to {}; lines of a batch stand together", entry.batch.unwrap_or(0));
-                return Err(fault(number, 0, &what));
-            }
-            last_batch = entry.batch.or(last_batch);
         }
         if group.len() == BATCH_EVENTS_MAX {
-            return Err(fault(group_line, 0, &format!("a batch of more than {BATCH_EVENTS_MAX} events")));
+            let what = format!("a batch of more than {BATCH_EVENTS_MAX} events");
+            return Err(broken_line(file, group_line, 0, &what));
         }
         let id = entry.id.unwrap_or_else(|| source.made_id());
+        let alone = entry.batch.is_none();
         group.push((entry, id));
+        if alone {
+            pipeline.append(&group, group_line)?;
+            group.clear();
+        }
     }
     pipeline.append(&group, group_line)
+}
+
+fn broken_line(file: &Path, number: u64, column: usize, what: &str) -> Failure {
+    let hint = "mend the line, then run the same command again: what is stored is found and not stored twice";
+    let column = if column > 0 { format!(" column {column}") } else { String::new() };
+    Failure::new(Code::Operation, what, hint).at(&format!("{} line {number}{column}", file.display()))
 }

@@ -14,7 +14,7 @@ use crate::output::Output;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Streams: last revision, last position, name; types: number of events, name. In the order of the names' bytes.
-With --json an object a line: {stream, state, first_revision, last_revision, first_position, last_position} or
+With --json an object a line: {stream, state, first_revision, last_revision, first_position, last_position} or \
 {type, events}.")]
 pub(crate) struct Arguments {
     /// Directory of the store

@@ -13,7 +13,7 @@ use crate::output::{Output, human_bytes, human_count, is_watched};
 /// What `verify` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Reads by ordinary calls, changes nothing, works on damaged stores and beside a writer. Findings are `damage` (exit code
+Reads by ordinary calls, changes nothing, works on damaged stores and beside a writer. Findings are `damage` (exit code \
 3) or `notice` (nothing is lost, for example an index that will be rebuilt).")]
 pub(crate) struct Arguments {
     /// Directory of the store

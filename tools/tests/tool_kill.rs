@@ -1,5 +1,7 @@
 //! An import killed at random moments and run again finishes without loss and without a duplicate.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::process::Stdio;

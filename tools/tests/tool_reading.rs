@@ -1,5 +1,7 @@
 //! The verbs that read: what they print, that they change nothing, that they work beside a writer.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

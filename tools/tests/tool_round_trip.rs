@@ -1,5 +1,7 @@
 //! Import and export give back exactly what went in.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -80,6 +80,10 @@ impl Entry {
     pub(crate) fn parse(line: &[u8]) -> Result<Self, LineFault> {
         let text = std::str::from_utf8(line)
             .map_err(|error| LineFault { column: error.valid_up_to() + 1, what: "bad UTF-8".to_owned() })?;
+        // An array of the right values would pass as well.
+        if !text.trim_start().starts_with('{') {
+            return Err(LineFault { column: 1, what: "not a JSON object".to_owned() });
+        }
         let written: Written<'_> = serde_json::from_str(text).map_err(json_fault)?;
         let meta = match written.meta {
             None => None,
