@@ -1,0 +1,224 @@
+//! The two threads of an open store.
+//!
+//! The *committer* moves ring bytes into the segment while appends go on, and syncs for tickets. The *keeper* makes the
+//! next segment, seals ended ones, and syncs `Buffered` commits at their interval. Neither is needed for correctness:
+//! an append flushes by itself when the ring is half full, makes the next segment if there is none, and waits for its
+//! own sync.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use annals_format::manifest::Manifest;
+use parking_lot::{Condvar, Mutex};
+
+use crate::Result;
+use crate::log::page_floor;
+use crate::manifest;
+use crate::recovery::segment_entry;
+use crate::sealed_index::SealedIndex;
+use crate::segment::{Segment, SegmentIndex};
+use crate::store::Inner;
+
+/// Unflushed bytes at which the committer is woken.
+const BACKLOG: u64 = 64 << 10;
+/// How long the committer looks for work before it sleeps.
+const LOOK_AROUND: Duration = Duration::from_millis(1);
+
+/// How appenders reach the committer thread.
+#[derive(Debug, Default)]
+pub(crate) struct Committer {
+    asleep: AtomicBool,
+    /// Position up to which tickets want the log durable.
+    requested: AtomicU64,
+    lock: Mutex<()>,
+    wake: Condvar,
+    /// Log offset below which everything is durable, for counting what is in flight.
+    durable_end: AtomicU64,
+}
+
+impl Committer {
+    pub(crate) fn wake(&self) {
+        let _guard = self.lock.lock();
+        self.asleep.store(false, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    #[inline]
+    pub(crate) fn wake_if_asleep(&self) {
+        if self.asleep.load(Ordering::Acquire) {
+            self.wake();
+        }
+    }
+
+    /// Asks for a sync that covers `position`.
+    pub(crate) fn request(&self, position: u64) {
+        self.requested.fetch_max(position, Ordering::AcqRel);
+        self.wake_if_asleep();
+    }
+
+    pub(crate) fn set_durable_end(&self, end: u64) {
+        self.durable_end.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Bytes written and not yet durable.
+    pub(crate) fn in_flight(&self, inner: &Inner) -> u64 {
+        inner.core.log.watermark.written_end().saturating_sub(self.durable_end.load(Ordering::Acquire))
+    }
+
+    /// Returns when fewer bytes are in flight than allowed.
+    pub(crate) fn wait_for_room(&self, inner: &Inner) -> Result<()> {
+        if self.in_flight(inner) < inner.options.in_flight_bytes {
+            return Ok(());
+        }
+        let durable = inner.core.log.watermark.durable();
+        inner.core.log.check_poison()?;
+        inner.wait_durable(durable + 1)
+    }
+
+    fn sleep(&self, until: Instant) {
+        let mut guard = self.lock.lock();
+        if self.asleep.load(Ordering::Acquire) {
+            self.wake.wait_until(&mut guard, until);
+        }
+        self.asleep.store(false, Ordering::Release);
+    }
+}
+
+/// The manifest as last written, for the next one.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    pub(crate) manifest: Manifest,
+    /// Times that an index or manifest could not be written; the store works without, and a reopening rebuilds.
+    pub(crate) failures: u64,
+}
+
+pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
+    let run = |name: &str, body: fn(&Inner)| {
+        let inner = inner.clone();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&inner))
+    };
+    // Without its threads the store still works, only with less done ahead.
+    [run("annals-committer", commit_loop), run("annals-keeper", keep_loop)].into_iter().flatten().collect()
+}
+
+/// What an append owes before it may be answered, besides its own durability.
+#[inline]
+pub(crate) fn after_append(inner: &Inner) -> Result<()> {
+    let log = &inner.core.log;
+    let Some(ring) = &log.ring else { return Ok(()) };
+    let written = log.watermark.written_end();
+    if !ring.survives_kill {
+        log.flush(written, true)?;
+    }
+    let backlog = written.saturating_sub(log.watermark.flushed());
+    if backlog >= ring.len() / 2 {
+        log.flush(written, false)?;
+    } else if backlog >= BACKLOG.min(ring.len() / 4) && inner.options.background {
+        inner.committer.wake_if_asleep();
+    }
+    if !inner.options.background {
+        seal_all(inner);
+    }
+    Ok(())
+}
+
+fn commit_loop(inner: &Inner) {
+    let mut idle_since: Option<Instant> = None;
+    while !inner.stopping.load(Ordering::Acquire) {
+        if commit_once(inner) {
+            idle_since = None;
+            continue;
+        }
+        let since = *idle_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < LOOK_AROUND {
+            std::thread::yield_now();
+            continue;
+        }
+        inner.committer.asleep.store(true, Ordering::SeqCst);
+        if !commit_once(inner) {
+            inner.committer.sleep(Instant::now() + Duration::from_millis(100));
+        }
+        inner.committer.asleep.store(false, Ordering::Release);
+        idle_since = None;
+    }
+}
+
+/// Flushes and syncs what is there to be; false if there was nothing.
+fn commit_once(inner: &Inner) -> bool {
+    let log = &inner.core.log;
+    if log.watermark.is_poisoned() {
+        return false;
+    }
+    if inner.committer.requested.load(Ordering::Acquire) > log.watermark.durable() {
+        inner.commit.sync_if_idle(&inner.committing());
+        return true;
+    }
+    let written = log.watermark.written_end();
+    if page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
+        return log.flush(written, false).is_ok();
+    }
+    false
+}
+
+fn keep_loop(inner: &Inner) {
+    let mut synced_at = Instant::now();
+    let mut synced_end = inner.core.log.watermark.written_end();
+    while !inner.stopping.load(Ordering::Acquire) {
+        inner.preparer.wait(synced_at + inner.options.sync_interval);
+        inner.preparer.make_wanted();
+        let end = inner.core.log.watermark.written_end();
+        let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
+        if due {
+            if inner.core.log.watermark.written() > inner.core.log.watermark.durable() {
+                inner.commit.sync_if_idle(&inner.committing());
+            }
+            synced_at = Instant::now();
+            synced_end = end;
+        }
+        if let Some(segment) = inner.preparer.next_to_seal() {
+            seal(inner, &segment);
+        }
+    }
+}
+
+/// Seals what waits for it, in the calling thread.
+pub(crate) fn seal_all(inner: &Inner) {
+    while let Some(segment) = inner.preparer.next_to_seal() {
+        seal(inner, &segment);
+    }
+}
+
+/// Makes an ended segment durable, then its index, then the manifest that lists it. Whatever fails is left to the next
+/// opening: the log alone is enough.
+fn seal(inner: &Inner, segment: &Arc<Segment>) {
+    let Some(closing) = segment.closing() else { return };
+    if inner.wait_durable(closing.tally.last_position).is_err() {
+        return;
+    }
+    match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
+        Ok(index) => segment.set_index(SegmentIndex::Sealed(Arc::new(index))),
+        Err(_) => inner.sealing.lock().failures += 1,
+    }
+    let mut sealing = inner.sealing.lock();
+    let number = segment.header.identity.segment;
+    if sealing.manifest.segments.iter().any(|entry| entry.number == number) {
+        return;
+    }
+    let mut next = sealing.manifest.clone();
+    next.generation += 1;
+    next.next_segment = inner.preparer.next_number();
+    next.segments.push(segment_entry(segment, closing));
+    match manifest::save(inner.storage.as_ref(), &next) {
+        Ok(()) => {
+            inner.preparer.set_manifest_generation(next.generation);
+            sealing.manifest = next;
+        }
+        Err(_) => {
+            // Listed with the next one that is sealed, in order.
+            sealing.failures += 1;
+            sealing.manifest.segments = next.segments;
+        }
+    }
+}

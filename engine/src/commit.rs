@@ -1,0 +1,167 @@
+//! Group commit: one sync serves all that wait.
+//!
+//! Whoever needs a position durable and finds nobody syncing becomes the leader: it waits a moment for as many companions
+//! as the last group had, flushes the ring, syncs, writes the mark, moves the durable head, and wakes the others.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use annals_format::mark::Mark;
+use parking_lot::{Condvar, Mutex};
+
+use crate::background::Committer;
+use crate::core::Core;
+use crate::error::Error;
+use crate::mark::MarkFile;
+use crate::prepare::Preparer;
+use crate::writer::{Tip, Writer};
+
+/// Longest wait of a leader for companions.
+const LINGER: Duration = Duration::from_micros(60);
+
+#[derive(Debug, Default)]
+struct Gate {
+    leading: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Commit {
+    gate: Mutex<Gate>,
+    done: Condvar,
+    /// How many wait for a sync now, the leader included.
+    waiting: AtomicU32,
+    /// How many the last sync served.
+    last_group: AtomicU32,
+    mark: Mutex<MarkFile>,
+    pub(crate) sync_count: AtomicU64,
+}
+
+impl Commit {
+    pub(crate) fn new(mark: MarkFile) -> Self {
+        Self {
+            gate: Mutex::default(),
+            done: Condvar::new(),
+            waiting: AtomicU32::new(0),
+            last_group: AtomicU32::new(1),
+            mark: Mutex::new(mark),
+            sync_count: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns when everything up to `position` is durable. An error says that a write or sync failed.
+    pub(crate) fn wait_durable(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
+        if log.core.log.watermark.durable() >= position {
+            return Ok(());
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let outcome = self.wait_or_lead(log, position);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        outcome
+    }
+
+    fn wait_or_lead(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
+        let mut gate = self.gate.lock();
+        loop {
+            if log.core.log.watermark.durable() >= position {
+                return Ok(());
+            }
+            log.core.log.check_poison()?;
+            if gate.leading {
+                self.done.wait(&mut gate);
+                continue;
+            }
+            gate.leading = true;
+            drop(gate);
+            self.linger();
+            self.lead(log);
+            gate = self.gate.lock();
+            gate.leading = false;
+            self.done.notify_all();
+        }
+    }
+
+    /// Syncs what is written now, unless somebody else is at it.
+    pub(crate) fn sync_if_idle(&self, log: &Committing<'_>) {
+        let mut gate = self.gate.lock();
+        if gate.leading {
+            return;
+        }
+        gate.leading = true;
+        drop(gate);
+        self.lead(log);
+        self.gate.lock().leading = false;
+        self.done.notify_all();
+    }
+
+    /// Lets companions of the last group come back with their next append before this group is closed.
+    fn linger(&self) {
+        let expected = self.last_group.load(Ordering::Relaxed);
+        if expected > 1 {
+            let begun = Instant::now();
+            while self.waiting.load(Ordering::Relaxed) < expected && begun.elapsed() < LINGER {
+                std::thread::yield_now();
+            }
+        }
+        self.last_group.store(self.waiting.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
+    }
+
+    /// One group: flush, sync, mark, show. A failure poisons the log.
+    fn lead(&self, log: &Committing<'_>) {
+        let tip = log.writer.lock().tip();
+        if tip.head == log.core.log.watermark.durable() && tip.ended.is_empty() {
+            return;
+        }
+        if let Err(reason) = self.sync_up_to(log, &tip) {
+            log.core.log.poison(reason);
+            return;
+        }
+        log.committer.set_durable_end(tip.end);
+        log.core.log.watermark.set_durable(tip.head);
+    }
+
+    fn sync_up_to(&self, log: &Committing<'_>, tip: &Tip) -> Result<(), String> {
+        log.core.log.flush(tip.end, true).map_err(|error| error.to_string())?;
+        for segment in tip.ended.iter().chain([&tip.segment]) {
+            segment.file.sync().map_err(|error| format!("sync {}: {error}", segment.name))?;
+            self.sync_count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.write_mark(log, tip, false).map_err(|error| format!("write MARK: {error}"))
+    }
+
+    fn write_mark(&self, log: &Committing<'_>, tip: &Tip, clean: bool) -> std::io::Result<()> {
+        let identity = tip.segment.header.identity;
+        let mut mark = self.mark.lock();
+        mark.write(Mark {
+            store: identity.store,
+            incarnation: identity.incarnation,
+            sequence: 0,
+            manifest_generation: log.preparer.manifest_generation(),
+            segment: identity.segment,
+            offset: tip.offset,
+            position: tip.head,
+            recorded_at: tip.recorded_at,
+            clean,
+        })
+    }
+
+    /// The last act of a clean close: everything synced, and the mark says so, durably.
+    pub(crate) fn finish(&self, log: &Committing<'_>) -> Result<(), Error> {
+        log.core.log.check_poison()?;
+        let tip = log.writer.lock().tip();
+        if let Err(reason) = self.sync_up_to(log, &tip) {
+            log.core.log.poison(reason);
+        }
+        log.core.log.check_poison()?;
+        log.core.log.watermark.set_durable(tip.head);
+        self.write_mark(log, &tip, true).map_err(Error::io("write", "MARK"))?;
+        self.mark.lock().sync().map_err(Error::io("sync", "MARK"))
+    }
+}
+
+/// What a sync touches.
+pub(crate) struct Committing<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) writer: &'a Mutex<Writer>,
+    pub(crate) preparer: &'a Preparer,
+    pub(crate) committer: &'a Committer,
+}

@@ -1,0 +1,102 @@
+//! The writer's memory of every stream: its name, last revision, last position.
+
+use hashbrown::HashTable;
+
+use crate::name::{KeyKind, NameHash};
+
+/// Number of a stream in the directory, valid as long as the store is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamNumber(u32);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    last_position: u64,
+    last_revision: u64,
+    name_start: u32,
+    name_len: u8,
+}
+
+/// A stream's last event; zeros for a stream that was never written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamTip {
+    pub(crate) revision: u64,
+    pub(crate) position: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Directory {
+    hash: NameHash,
+    table: HashTable<u32>,
+    entries: Vec<Entry>,
+    names: Vec<u8>,
+}
+
+impl Directory {
+    pub(crate) fn new(hash: NameHash) -> Self {
+        Self { hash, table: HashTable::new(), entries: Vec::new(), names: Vec::new() }
+    }
+
+    pub(crate) fn hash_of(&self, stream: &str) -> u64 {
+        self.hash.key(KeyKind::Stream, stream)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn name(entry: &Entry, names: &[u8]) -> std::ops::Range<usize> {
+        let start = entry.name_start as usize;
+        debug_assert!(start + usize::from(entry.name_len) <= names.len());
+        start..start + usize::from(entry.name_len)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
+        let same = |number: &u32| {
+            let entry = &self.entries[*number as usize];
+            entry.hash == hash && &self.names[Self::name(entry, &self.names)] == stream.as_bytes()
+        };
+        self.table.find(hash, same).map(|number| StreamNumber(*number))
+    }
+
+    /// The stream's number; a new one if it is not known yet. Only a new name allocates.
+    #[inline]
+    pub(crate) fn find_or_add(&mut self, hash: u64, stream: &str) -> StreamNumber {
+        if let Some(found) = self.find(hash, stream) {
+            return found;
+        }
+        let number = u32::try_from(self.entries.len()).expect("fewer than 2^32 streams");
+        let name_start = u32::try_from(self.names.len()).expect("stream names take less than 4 GiB");
+        self.names.extend_from_slice(stream.as_bytes());
+        let name_len = u8::try_from(stream.len()).expect("names are checked before");
+        self.entries.push(Entry { hash, last_position: 0, last_revision: 0, name_start, name_len });
+        let entries = &self.entries;
+        self.table.insert_unique(hash, number, |other| entries[*other as usize].hash);
+        StreamNumber(number)
+    }
+
+    #[inline]
+    pub(crate) fn tip(&self, number: StreamNumber) -> StreamTip {
+        let entry = &self.entries[number.0 as usize];
+        StreamTip { revision: entry.last_revision, position: entry.last_position }
+    }
+
+    /// Takes the next revision of a stream for the event at `position`.
+    #[inline]
+    pub(crate) fn advance(&mut self, number: StreamNumber, position: u64) -> u64 {
+        let entry = &mut self.entries[number.0 as usize];
+        entry.last_revision += 1;
+        entry.last_position = position;
+        entry.last_revision
+    }
+
+    /// Sets what recovery found.
+    pub(crate) fn set(&mut self, stream: &str, tip: StreamTip) {
+        let hash = self.hash_of(stream);
+        let number = self.find_or_add(hash, stream);
+        let entry = &mut self.entries[number.0 as usize];
+        entry.last_revision = tip.revision;
+        entry.last_position = tip.position;
+    }
+}

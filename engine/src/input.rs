@@ -1,0 +1,190 @@
+//! An append as the writer sees it, whichever call it came from, and the checks that need no lock.
+
+use std::cell::RefCell;
+
+use annals_format::manifest::Limits;
+use annals_format::record::EventParts;
+
+use crate::Result;
+use crate::append::{Batch, Condition, Durability, Expect, NewEvent};
+use crate::error::Error;
+use crate::name;
+
+/// Events with their streams, expectations and conditions: borrowed from the caller, never copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input<'a> {
+    One { stream: &'a str, expect: Expect, events: &'a [NewEvent<'a>], durability: Option<Durability> },
+    Many(&'a Batch<'a>),
+}
+
+impl<'a> Input<'a> {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::One { events, .. } => events.len(),
+            Self::Many(batch) => batch.events.len(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn event(&self, index: usize) -> (&'a str, &'a NewEvent<'a>) {
+        match self {
+            Self::One { stream, events, .. } => (stream, &events[index]),
+            Self::Many(batch) => {
+                let (stream, event) = &batch.events[index];
+                (stream, event)
+            }
+        }
+    }
+
+    pub(crate) fn expectations(&self) -> impl Iterator<Item = (&'a str, Expect)> {
+        let (one, many) = match *self {
+            Self::One { expect: Expect::Any, .. } => (None, &[][..]),
+            Self::One { stream, expect, .. } => (Some((stream, expect)), &[][..]),
+            Self::Many(batch) => (None, &batch.expectations[..]),
+        };
+        one.into_iter().chain(many.iter().copied())
+    }
+
+    pub(crate) fn conditions(&self) -> &'a [Condition] {
+        match self {
+            Self::One { .. } => &[],
+            Self::Many(batch) => &batch.conditions,
+        }
+    }
+
+    pub(crate) fn durability(&self) -> Option<Durability> {
+        match self {
+            Self::One { durability, .. } => *durability,
+            Self::Many(batch) => batch.durability,
+        }
+    }
+
+    pub(crate) fn as_batch(&self) -> bool {
+        matches!(self, Self::Many(batch) if batch.as_batch)
+    }
+
+    /// Whether the caller gave ids; checked to be so for all events or for none.
+    #[inline]
+    pub(crate) fn has_ids(&self) -> bool {
+        self.len() > 0 && self.event(0).1.id.is_some()
+    }
+
+    #[inline]
+    pub(crate) fn parts(&self, index: usize, id: [u8; 16]) -> EventParts<'a> {
+        let (stream, event) = self.event(index);
+        EventParts {
+            id,
+            id_generated: event.id.is_none(),
+            stream,
+            event_type: event.event_type,
+            tags: event.tags,
+            metadata: event.metadata,
+            payload: event.payload,
+            occurred_at: event.occurred_at,
+            schema_version: event.schema_version,
+            content_type: event.content_type,
+            correlation: event.correlation,
+            causation: event.causation,
+        }
+    }
+
+    /// Names, sizes, ids: everything that can be judged without the store.
+    pub(crate) fn check_form(&self, limits: &Limits) -> Result<()> {
+        if self.len() == 0 {
+            return Err(Error::Empty);
+        }
+        if self.len() as u64 > limits.batch_event_count {
+            return Err(Error::over_limit("too many events", None, self.len() as u64, limits.batch_event_count));
+        }
+        let has_ids = self.has_ids();
+        let mut last_stream: Option<&str> = None;
+        for index in 0..self.len() {
+            let (stream, event) = self.event(index);
+            // The same text at the same address needs no second look.
+            if last_stream.is_none_or(|last| !std::ptr::eq(last, stream)) {
+                check_name("the stream's name", stream, index)?;
+                last_stream = Some(stream);
+            }
+            check_event(event, index, limits)?;
+            if event.id.is_some() != has_ids {
+                return Err(Error::invalid("ids on some events only", Some(index)));
+            }
+        }
+        for (stream, _) in self.expectations() {
+            if !name::is_well_formed(stream.as_bytes()) {
+                return Err(Error::invalid("an expectation names a stream that cannot be", None));
+            }
+        }
+        for condition in self.conditions() {
+            condition.query.check()?;
+        }
+        if has_ids && self.len() > 1 { self.check_ids_differ() } else { Ok(()) }
+    }
+
+    fn check_ids_differ(&self) -> Result<()> {
+        thread_local! {
+            static SEEN: RefCell<hashbrown::HashSet<[u8; 16], foldhash::fast::FixedState>> = RefCell::default();
+        }
+        SEEN.with_borrow_mut(|seen| {
+            seen.clear();
+            for index in 0..self.len() {
+                let id = self.event(index).1.id.expect("all events have ids").to_bytes();
+                if !seen.insert(id) {
+                    return Err(Error::invalid("the same id twice in a batch", Some(index)));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[inline]
+fn check_name(what: &'static str, text: &str, index: usize) -> Result<()> {
+    if name::is_well_formed(text.as_bytes()) && text.as_bytes()[0] != b'$' {
+        return Ok(());
+    }
+    bad_name(what, text, index)
+}
+
+#[cold]
+fn bad_name(what: &'static str, text: &str, index: usize) -> Result<()> {
+    if text.len() > name::NAME_LEN_MAX {
+        return Err(Error::over_limit(what, Some(index), text.len() as u64, name::NAME_LEN_MAX as u64));
+    }
+    Err(Error::invalid(
+        match (what, text.is_empty(), text.starts_with('$')) {
+            ("the stream's name", true, _) => "the stream's name is empty",
+            ("the type's name", true, _) => "the type's name is empty",
+            (_, true, _) => "a tag is empty",
+            ("the stream's name", _, true) => "the stream's name begins with $, which is reserved",
+            ("the type's name", _, true) => "the type's name begins with $, which is reserved",
+            (_, _, true) => "a tag begins with $, which is reserved",
+            ("the stream's name", ..) => "the stream's name holds a control character",
+            ("the type's name", ..) => "the type's name holds a control character",
+            _ => "a tag holds a control character",
+        },
+        Some(index),
+    ))
+}
+
+#[inline]
+fn check_event(event: &NewEvent<'_>, index: usize, limits: &Limits) -> Result<()> {
+    check_name("the type's name", event.event_type, index)?;
+    let over = |what, size: usize, limit: u64| {
+        if size as u64 > limit { Err(Error::over_limit(what, Some(index), size as u64, limit)) } else { Ok(()) }
+    };
+    over("the payload", event.payload.len(), limits.payload_len)?;
+    over("the metadata", event.metadata.len(), limits.metadata_len)?;
+    over("the number of tags", event.tags.len(), limits.tag_count)?;
+    for tag in event.tags {
+        check_name("a tag", tag, index)?;
+    }
+    over("the content type", event.content_type.map_or(0, str::len), 255)?;
+    over("the correlation", event.correlation.map_or(0, <[u8]>::len), 255)?;
+    over("the causation", event.causation.map_or(0, <[u8]>::len), 255)?;
+    if event.occurred_at.is_some_and(|at| at.digits > 9) {
+        return Err(Error::invalid("occurred_at has more than 9 digits of fraction", Some(index)));
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+#![doc = include_str!("../../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod active_index;
+mod append;
+mod background;
+mod candidates;
+mod commit;
+mod core;
+mod directory;
+mod error;
+mod event;
+mod id_table;
+mod input;
+pub mod inspect;
+mod log;
+mod made_id;
+mod manifest;
+mod mark;
+mod name;
+mod options;
+mod position;
+mod prepare;
+mod query;
+mod read;
+mod read_only;
+mod reader;
+mod recovery;
+mod ring;
+mod sealed_index;
+mod segment;
+mod stats;
+pub mod storage;
+mod store;
+mod watermark;
+mod writer;
+
+pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
+pub use event::{Event, EventRef};
+pub use name::NAME_LEN_MAX;
+pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
+pub use position::{EventId, InvalidEventId, Position, Revision};
+pub use query::{Query, QueryItem, Seek};
+pub use read::Read;
+pub use read_only::ReadOnly;
+pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
+pub use recovery::RecoveryReport;
+pub use stats::Stats;
+pub use store::{Store, Ticket};
+
+/// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
+pub(crate) const VERSION: u32 = 1 << 8;
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,85 @@
+//! The file `MARK`: how far the log was known to be synced.
+
+use std::sync::Arc;
+
+use annals_format::mark::{MARK_LEN, Mark};
+
+use crate::Result;
+use crate::error::Error;
+use crate::storage::{Access, Fill, Storage, StorageFile};
+
+pub(crate) const MARK_NAME: &str = "MARK";
+
+#[derive(Debug)]
+pub(crate) struct MarkFile {
+    file: Arc<dyn StorageFile>,
+    last: Mark,
+}
+
+/// What was found in the file.
+#[derive(Debug, Default)]
+pub(crate) struct FoundMark {
+    pub(crate) newest: Option<Mark>,
+    pub(crate) notices: Vec<String>,
+}
+
+impl MarkFile {
+    /// A new, empty file; its content and name become durable with the caller's syncs of file and directory.
+    pub(crate) fn create(storage: &dyn Storage) -> Result<Arc<dyn StorageFile>> {
+        let file =
+            storage.create(MARK_NAME, MARK_LEN as u64, Fill::Zeroed).map_err(Error::io("create", MARK_NAME))?;
+        file.sync().map_err(Error::io("sync", MARK_NAME))?;
+        Ok(file)
+    }
+
+    /// Reads both slots. A missing file or a damaged slot is a notice, not an error: the mark only ever helps.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<FoundMark> {
+        let mut found = FoundMark::default();
+        let file = match storage.open(MARK_NAME, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                found.notices.push(format!("{MARK_NAME} is missing"));
+                return Ok(found);
+            }
+            Err(error) => return Err(Error::io("open", MARK_NAME)(error)),
+        };
+        let mut bytes = vec![0; MARK_LEN];
+        let got = file.read_at(0, &mut bytes).map_err(Error::io("read", MARK_NAME))?;
+        if got < MARK_LEN {
+            found.notices.push(format!("{MARK_NAME} is {got} bytes long instead of {MARK_LEN}"));
+        }
+        let (newest, faults) = Mark::newest(&bytes);
+        for (slot, fault) in faults.iter().enumerate() {
+            match fault {
+                Some(annals_format::Fault::Unsupported { what, value }) => {
+                    let what = format!("{what} {value:#x}");
+                    return Err(Error::Unsupported { file: MARK_NAME.to_owned(), what, written_by: 0 });
+                }
+                Some(fault) => found.notices.push(format!("{MARK_NAME} slot {slot}: {fault}")),
+                None => {}
+            }
+        }
+        found.newest = newest;
+        Ok(found)
+    }
+
+    pub(crate) fn open(file: Arc<dyn StorageFile>, last: Mark) -> Self {
+        Self { file, last }
+    }
+
+    pub(crate) fn last(&self) -> &Mark {
+        &self.last
+    }
+
+    /// Writes the next slot, with the next sequence; not synced.
+    pub(crate) fn write(&mut self, mark: Mark) -> std::io::Result<()> {
+        let mark = Mark { sequence: self.last.sequence + 1, ..mark };
+        self.file.write_at(Mark::slot_offset(mark.sequence), &[std::io::IoSlice::new(&mark.encode())])?;
+        self.last = mark;
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.file.sync()
+    }
+}

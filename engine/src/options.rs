@@ -1,0 +1,246 @@
+//! How a store is opened.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::append::Durability;
+use crate::error::Error;
+use crate::storage::{Disk, Storage};
+use crate::{ReadOnly, Result, Store, read_only, recovery};
+pub use annals_format::manifest::Limits;
+
+/// The store's clock: nanoseconds since 1970 UTC. Tests bring their own.
+pub trait Clock: Send + Sync + Debug {
+    /// The time now. May jump; the store never lets `recorded_at` fall.
+    fn now(&self) -> u64;
+}
+
+/// The system's wall clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[inline]
+    fn now(&self) -> u64 {
+        // A clock before 1970 reads as 0; one after 2554 stays at the largest value.
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Which part of the log a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// What is synced: nothing shown here is lost in a power cut. The default of a `Durable` store.
+    Durable,
+    /// What is written: every append of this process at once. The default of a `Buffered` store.
+    Written,
+}
+
+/// How segments are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ReadMode {
+    /// Through read-only memory maps, without a copy or a system call. A disk block that cannot be read, or a file
+    /// that somebody else cuts short, ends the process with SIGBUS.
+    #[default]
+    Mapped,
+    /// By ordinary reads: these two cases are errors, and each hand-out costs a copy.
+    Pread,
+}
+
+/// Settings of a store. All have defaults; [`Store::open`] uses these.
+///
+/// ```
+/// # fn main() -> annals::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("shop");
+/// let store = annals::Options::new()
+///     .durability(annals::Durability::Buffered)
+///     .segment_bytes_max(8 << 20)
+///     .open(&path)?;
+/// # store.close()
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) segment_bytes_max: u64,
+    pub(crate) segment_bytes_first: u64,
+    pub(crate) quota_bytes: Option<u64>,
+    pub(crate) create: bool,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) sync_interval: Duration,
+    pub(crate) sync_bytes: u64,
+    pub(crate) ring_bytes: u64,
+    pub(crate) in_flight_bytes: u64,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    pub(crate) removal_forbidden: bool,
+    pub(crate) background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const PAGE: u64 = 4096;
+
+impl Options {
+    /// The defaults: `Durable`, segments up to 64 MiB, mapped reading, a directory that may be created.
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::Durable,
+            segment_bytes_max: 64 << 20,
+            segment_bytes_first: 1 << 20,
+            quota_bytes: None,
+            create: true,
+            read_mode: ReadMode::Mapped,
+            sync_interval: Duration::from_secs(1),
+            sync_bytes: 64 << 20,
+            ring_bytes: 2 << 20,
+            in_flight_bytes: 4 << 20,
+            clock: Arc::new(SystemClock),
+            limits: Limits::default(),
+            removal_forbidden: false,
+            background: true,
+        }
+    }
+
+    /// Durability of commits that do not say, and with it the default view. Fixed when the store is created.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Largest ordinary segment, in bytes (rounded up to 4 KiB, at least 64 KiB). The first is 1 MiB or this; each next
+    /// doubles. Fixed when the store is created.
+    pub fn segment_bytes_max(mut self, bytes: u64) -> Self {
+        self.segment_bytes_max = bytes.clamp(64 << 10, 1 << 34).next_multiple_of(PAGE);
+        self
+    }
+
+    /// Total length of segments beyond which appends answer [`crate::Error::NoSpace`]. Fixed when the store is created.
+    pub fn quota_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.quota_bytes = bytes;
+        self
+    }
+
+    /// Whether a missing or empty directory becomes a new store (the default).
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How readers get at the bytes.
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
+        self
+    }
+
+    /// Longest time that a `Buffered` commit stays unsynced while the store is open.
+    pub fn sync_interval(mut self, interval: Duration) -> Self {
+        self.sync_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Bytes of `Buffered` commits after which a background sync begins before its time.
+    pub fn sync_bytes(mut self, bytes: u64) -> Self {
+        self.sync_bytes = bytes.max(PAGE);
+        self
+    }
+
+    /// Length of the ring that holds the newest bytes: a power of two, at least 64 KiB.
+    pub fn ring_bytes(mut self, bytes: u64) -> Self {
+        self.ring_bytes = bytes.clamp(64 << 10, 1 << 30).next_power_of_two();
+        self
+    }
+
+    /// Bytes that tickets may have in flight before `submit` waits and `try_submit` answers `Full`.
+    pub fn in_flight_bytes(mut self, bytes: u64) -> Self {
+        self.in_flight_bytes = bytes.max(1);
+        self
+    }
+
+    /// The clock that gives `recorded_at`.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Limits of a new store.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// A new store that refuses every removal for ever, as an audit log wants it.
+    pub fn removal_forbidden(mut self, forbidden: bool) -> Self {
+        self.removal_forbidden = forbidden;
+        self
+    }
+
+    /// Without background threads everything happens inside the calls, in one order: for simulations.
+    #[doc(hidden)]
+    pub fn background(mut self, background: bool) -> Self {
+        self.background = background;
+        self
+    }
+
+    /// Opens the store in directory `path` for reading and writing, creating it if allowed.
+    ///
+    /// Takes the writer's lock; recovers what an unclean end left; rebuilds what is missing of the index. The library
+    /// assumes that nobody else writes to or shortens the files of the store while it is open.
+    ///
+    /// # Errors
+    /// `Locked` at once if it is open for writing elsewhere; `NotAStore`; `Corrupt` if something known to be durable is
+    /// damaged; `Unsupported`; `ReadOnly` if the directory cannot be written; `NoSpace`; `Io`.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        let disk = directory(path.as_ref(), self.create)?;
+        self.open_storage(Arc::new(disk))
+    }
+
+    /// Opens a store on any storage.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Store> {
+        recovery::open(storage, self)
+    }
+
+    /// Opens the store in directory `path` for reading, beside a writer or alone. Takes no lock and writes nothing.
+    ///
+    /// # Errors
+    /// `NotAStore`, `Corrupt`, `Unsupported`, `Io`.
+    pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<ReadOnly> {
+        let disk = directory(path.as_ref(), false)?;
+        self.open_read_only_storage(Arc::new(disk))
+    }
+
+    /// As [`Options::open_read_only`], on any storage.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_read_only_storage(self, storage: Arc<dyn Storage>) -> Result<ReadOnly> {
+        read_only::open(storage, self)
+    }
+}
+
+/// The directory, made if it may be; errors name it.
+pub(crate) fn directory(path: &Path, create: bool) -> Result<Disk> {
+    let not_a_store = |reason: &str| Error::NotAStore { path: path.display().to_string(), reason: reason.to_owned() };
+    let disk = if create { Disk::create_dir(path) } else { Disk::open(path) };
+    disk.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound if create => not_a_store("the directory above it does not exist"),
+        std::io::ErrorKind::NotFound => not_a_store("there is no such directory"),
+        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => not_a_store("it is no directory"),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Error::ReadOnly { reason: format!("{}: {error}", path.display()) }
+        }
+        _ => Error::io("open", path.display().to_string())(error),
+    })
+}

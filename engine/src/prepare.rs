@@ -1,0 +1,227 @@
+//! Segment files made ahead, so that rolling never waits for the file system.
+//!
+//! A prepared file has its blocks, zeros, and a durable name; nothing of it belongs to the log until its header is
+//! written at the roll.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use annals_format::checksum::Identity;
+use parking_lot::{Condvar, Mutex};
+
+use crate::Result;
+use crate::error::Error;
+use crate::segment::Segment;
+use crate::storage::{Fill, Storage, StorageFile};
+
+const PREFIX: &str = "segment-";
+
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("{PREFIX}{number:020}.log")
+}
+
+pub(crate) fn index_name(number: u64) -> String {
+    format!("{PREFIX}{number:020}.idx")
+}
+
+/// Number in a segment's file name, and whether it is the index.
+pub(crate) fn segment_number(name: &str) -> Option<(u64, bool)> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let (digits, kind) = rest.split_at_checked(20)?;
+    let is_index = match kind {
+        ".log" => false,
+        ".idx" => true,
+        _ => return None,
+    };
+    let is_number = digits.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten().map(|number| (number, is_index))
+}
+
+/// A file ready to become the next segment.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) identity: Identity,
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn StorageFile>,
+    pub(crate) len: u64,
+}
+
+/// What is fixed for an opening.
+#[derive(Debug, Clone)]
+pub(crate) struct SegmentPlan {
+    pub(crate) store: [u8; 16],
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) len_max: u64,
+    pub(crate) quota: Option<u64>,
+    pub(crate) fill: Fill,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Option<Prepared>,
+    wanted: Option<u64>,
+    making: bool,
+    to_seal: VecDeque<Arc<Segment>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Preparer {
+    storage: Arc<dyn Storage>,
+    plan: SegmentPlan,
+    next_number: AtomicU64,
+    /// Length of all segments of the store.
+    total_len: AtomicU64,
+    manifest_generation: AtomicU64,
+    requested: AtomicBool,
+    state: Mutex<State>,
+    made: Condvar,
+    /// Wakes the background thread.
+    pub(crate) work: Condvar,
+}
+
+impl Preparer {
+    pub(crate) fn new(storage: Arc<dyn Storage>, plan: SegmentPlan, next_number: u64, total_len: u64) -> Self {
+        Self {
+            storage,
+            plan,
+            next_number: AtomicU64::new(next_number),
+            total_len: AtomicU64::new(total_len),
+            manifest_generation: AtomicU64::new(0),
+            requested: AtomicBool::new(false),
+            state: Mutex::default(),
+            made: Condvar::new(),
+            work: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn manifest_generation(&self) -> u64 {
+        self.manifest_generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_manifest_generation(&self, generation: u64) {
+        self.manifest_generation.store(generation, Ordering::Release);
+    }
+
+    /// Larger than any number used or handed out.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number.load(Ordering::Acquire)
+    }
+
+    /// Makes a file now. `needed` is the least length, `len` the ordinary one.
+    pub(crate) fn make(&self, len: u64, needed: u64) -> Result<Prepared> {
+        let len = len.min(self.plan.len_max).max(needed);
+        let total = self.total_len.load(Ordering::Relaxed) + len;
+        if let Some(quota) = self.plan.quota.filter(|quota| total > *quota) {
+            let reason = format!("the store's quota of {quota} bytes does not allow a segment of {len} more");
+            return Err(Error::NoSpace { action: "preparing a segment", reason });
+        }
+        let number = self.next_number.fetch_add(1, Ordering::AcqRel);
+        let name = segment_name(number);
+        let file = self.make_file(&name, len).map_err(|error| no_room(&name, error))?;
+        self.total_len.fetch_add(len, Ordering::Relaxed);
+        let identity = Identity { store: self.plan.store, incarnation: self.plan.incarnation, segment: number };
+        Ok(Prepared { identity, name, file, len })
+    }
+
+    fn make_file(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
+        let file = self.storage.create(name, len, self.plan.fill)?;
+        let durable = file.sync().and_then(|()| self.storage.sync_dir());
+        if let Err(error) = durable {
+            // What cannot be made durable is not kept; the error that counts is the first.
+            let _ = self.storage.remove(name);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    /// The next file for the log, of at least `needed` bytes: the prepared one, or one made now.
+    pub(crate) fn take(&self, old_len: u64, needed: u64) -> Result<Prepared> {
+        let mut state = self.state.lock();
+        while state.making {
+            self.made.wait(&mut state);
+        }
+        state.wanted = None;
+        self.requested.store(false, Ordering::Relaxed);
+        if let Some(ready) = state.ready.take() {
+            if ready.len >= needed {
+                return Ok(ready);
+            }
+            // Too short for this batch. Its number may not follow the one about to be made, so it goes.
+            self.discard(&ready);
+        }
+        drop(state);
+        self.make(old_len * 2, needed)
+    }
+
+    fn discard(&self, prepared: &Prepared) {
+        self.total_len.fetch_sub(prepared.len, Ordering::Relaxed);
+        // A file that stays behind holds nothing and is swept at the next open.
+        let _ = self.storage.remove(&prepared.name);
+    }
+
+    /// Asks for a file to be made in the background; costs one load when it was asked before.
+    #[inline]
+    pub(crate) fn request(&self, old_len: u64) {
+        if self.requested.load(Ordering::Relaxed) {
+            return;
+        }
+        self.requested.store(true, Ordering::Relaxed);
+        self.state.lock().wanted = Some(old_len * 2);
+        self.work.notify_one();
+    }
+
+    pub(crate) fn enqueue_seal(&self, segment: Arc<Segment>) {
+        self.state.lock().to_seal.push_back(segment);
+        self.work.notify_one();
+    }
+
+    /// The oldest ended segment that waits to be sealed.
+    pub(crate) fn next_to_seal(&self) -> Option<Arc<Segment>> {
+        self.state.lock().to_seal.pop_front()
+    }
+
+    /// Makes the file that was asked for. An error is forgotten: the roll tries again and reports it.
+    pub(crate) fn make_wanted(&self) {
+        let mut state = self.state.lock();
+        let Some(len) = state.wanted.take().filter(|_| state.ready.is_none()) else { return };
+        state.making = true;
+        drop(state);
+        let made = self.make(len, 0);
+        let mut state = self.state.lock();
+        state.making = false;
+        state.ready = made.ok();
+        self.made.notify_all();
+    }
+
+    /// Waits until there may be work, at most until `deadline`.
+    pub(crate) fn wait(&self, deadline: std::time::Instant) {
+        let mut state = self.state.lock();
+        if state.wanted.is_none() && state.to_seal.is_empty() {
+            self.work.wait_until(&mut state, deadline);
+        }
+    }
+
+    /// Wakes the background thread from its wait.
+    pub(crate) fn wake(&self) {
+        let _state = self.state.lock();
+        self.work.notify_all();
+    }
+
+    /// Removes the file that was made and not used.
+    pub(crate) fn release(&self) {
+        if let Some(ready) = self.state.lock().ready.take() {
+            self.discard(&ready);
+        }
+    }
+}
+
+/// `NoSpace` where that is what the system says.
+pub(crate) fn no_room(name: &str, error: io::Error) -> Error {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+        return Error::NoSpace { action: "preparing a segment", reason: format!("{name}: {error}") };
+    }
+    Error::io("prepare", name)(error)
+}

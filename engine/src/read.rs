@@ -1,0 +1,474 @@
+//! One read: an iterator over events, bounded by the head that was pinned when it was opened.
+//!
+//! `Query::all()` forward walks the log batch by batch; everything else takes candidate positions from each segment's
+//! index and confirms every event before handing it out. After an error it ends; it never skips.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use annals_format::batch::BATCH_HEADER_LEN;
+use annals_format::record::{self, Record};
+
+use crate::Result;
+use crate::candidates::candidates;
+use crate::core::{Core, SegmentList};
+use crate::error::{Error, StreamState};
+use crate::event::{Event, EventRef};
+use crate::name::KeyKind;
+use crate::query::Query;
+use crate::reader::{event_in, positions_of_key};
+use crate::segment::{BatchFacts, Segment, Window};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Positions `from ..= until`; empty when `until < from`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) from: u64,
+    pub(crate) until: u64,
+    pub(crate) direction: Direction,
+}
+
+/// Events in order, as `for` wants them; each a cheap handle that borrows nothing.
+///
+/// Bounded by [`Read::head`], which is therefore a safe `after` for an append condition on what was read.
+#[derive(Debug)]
+pub struct Read {
+    core: Arc<Core>,
+    segments: SegmentList,
+    bounds: Bounds,
+    head: u64,
+    state: Option<StreamState>,
+    plan: Plan,
+    done: bool,
+}
+
+#[derive(Debug)]
+enum Plan {
+    Scan(Scan),
+    Select { select: Select, pending: Pending },
+}
+
+/// How positions are chosen from a segment's index, and confirmed.
+#[derive(Debug)]
+enum Select {
+    Everything,
+    Query(Query),
+    /// The next revision to hand out, and the last one.
+    Stream { name: String, key: u64, next: u64, last: u64 },
+}
+
+/// Candidates of the segment that is being read.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Index in the list of the next segment to take candidates from.
+    next_segment: Option<usize>,
+    segment: Option<Arc<Segment>>,
+    /// In reverse order of reading, so that the next one is popped.
+    positions: Vec<u64>,
+    /// For whole segments backward: a range instead of a list.
+    range: Option<(u64, u64)>,
+}
+
+/// A walk along the log.
+#[derive(Debug)]
+struct Scan {
+    segment_index: usize,
+    position: u64,
+    place: Option<ScanPlace>,
+}
+
+#[derive(Debug)]
+struct ScanPlace {
+    segment: Arc<Segment>,
+    window: Window,
+    /// The batch being read, where its next frame stands, and where it ends.
+    facts: BatchFacts,
+    frame: u64,
+    batch_end: u64,
+}
+
+impl Read {
+    pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
+        let plan = match (query.is_all(), bounds.direction) {
+            (true, Direction::Forward) => Plan::Scan(Scan { segment_index: 0, position: bounds.from, place: None }),
+            (true, Direction::Backward) => Plan::Select { select: Select::Everything, pending: Pending::default() },
+            (false, _) => Plan::Select { select: Select::Query(query), pending: Pending::default() },
+        };
+        let segments = core.segments.load_full();
+        Self { core, segments, bounds, head, state: None, plan, done: bounds.until < bounds.from }
+    }
+
+    pub(crate) fn of_stream(
+        core: Arc<Core>,
+        stream: &str,
+        bounds: Bounds,
+        revisions: (u64, u64),
+        head: u64,
+        state: StreamState,
+    ) -> Self {
+        let (first, last) = revisions;
+        let timed = bounds.from > 1 || bounds.until < head;
+        let next = match (bounds.direction, timed) {
+            (Direction::Forward, false) => first,
+            (Direction::Backward, false) => last,
+            // Where a time falls in the stream is learnt from the first event found.
+            (_, true) => 0,
+        };
+        let end = if bounds.direction == Direction::Forward { last } else { first };
+        let key = core.hash.key(KeyKind::Stream, stream);
+        let select = Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end } };
+        let segments = core.segments.load_full();
+        let done = last < first || bounds.until < bounds.from;
+        let plan = Plan::Select { select, pending: Pending::default() };
+        Self { core, segments, bounds, head, state: Some(state), plan, done }
+    }
+
+    /// The head this read is bounded by: position of the last record it could see.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// For a read of a stream: the stream's state at that head, which tells an absent stream from an empty stretch.
+    pub fn state(&self) -> Option<StreamState> {
+        self.state
+    }
+
+    /// Hands every event to `each` as a borrowed view: the fastest form, without a reference count per event.
+    ///
+    /// Ends early with `Some` of what `each` breaks with.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` at the first thing that is damaged; events before it have been handed out.
+    pub fn for_each_event<B>(mut self, mut each: impl FnMut(EventRef<'_>) -> ControlFlow<B>) -> Result<Option<B>> {
+        if let Plan::Scan(scan) = &mut self.plan {
+            if self.done {
+                return Ok(None);
+            }
+            return scan.run(&self.core, &self.segments, self.bounds.until, &mut each);
+        }
+        for event in self {
+            if let ControlFlow::Break(value) = each(event?.as_event_ref()) {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    fn advance(&mut self) -> Result<Option<Event>> {
+        match &mut self.plan {
+            Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
+            Plan::Select { select, pending } => loop {
+                let Some((segment, position)) = pending.next(&self.core, &self.segments, self.bounds, select)? else {
+                    return select.check_complete(self.bounds.direction).map(|()| None);
+                };
+                let event = event_in(&segment, &self.core.log, position)?;
+                match event {
+                    Some(event) => {
+                        if select.confirms(&segment, &event, self.bounds.direction)? {
+                            return Ok(Some(event));
+                        }
+                    }
+                    None if segment.place(position)?.is_none() => {
+                        return Err(segment.damaged(0, Some(position), "the index knows no record at this position"));
+                    }
+                    None => {}
+                }
+            },
+        }
+    }
+}
+
+impl Iterator for Read {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        if self.done {
+            return None;
+        }
+        let next = self.advance().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.done = true;
+        }
+        next
+    }
+}
+
+impl std::iter::FusedIterator for Read {}
+
+impl Select {
+    /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
+    fn confirms(&mut self, segment: &Segment, event: &Event, direction: Direction) -> Result<bool> {
+        match self {
+            Self::Everything => Ok(true),
+            Self::Query(query) => Ok(query.matches(&event.as_event_ref())),
+            Self::Stream { name, next, last, .. } => {
+                if event.stream() != name {
+                    return Ok(false);
+                }
+                let revision = event.revision().get();
+                let is_before = match direction {
+                    Direction::Forward => revision < *next,
+                    Direction::Backward => *next != 0 && revision > *next,
+                };
+                let is_past = match direction {
+                    Direction::Forward => *last != 0 && revision > *last,
+                    Direction::Backward => revision < *last,
+                };
+                if is_before || is_past {
+                    return Ok(false);
+                }
+                if *next != 0 && revision != *next {
+                    let what = format!("stream {name:?} goes on with revision {revision} where {next} belongs");
+                    return Err(segment.damaged(0, Some(event.position().get()), what));
+                }
+                *next = match direction {
+                    Direction::Forward => revision + 1,
+                    Direction::Backward => revision - 1,
+                };
+                if *next == 0 {
+                    // Revision 1 was handed out; nothing lies before it.
+                    *last = u64::MAX;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// At the end of a stream: that the last revision asked for was reached.
+    fn check_complete(&self, direction: Direction) -> Result<()> {
+        let Self::Stream { name, next, last, .. } = self else { return Ok(()) };
+        let complete = match direction {
+            _ if *last == 0 || *last == u64::MAX => true,
+            Direction::Forward => *next > *last,
+            Direction::Backward => *next < *last,
+        };
+        if complete {
+            return Ok(());
+        }
+        let what = format!("stream {name:?} ends where revision {next} belongs");
+        Err(Error::corrupt("the index", 0, None, what))
+    }
+}
+
+impl Pending {
+    /// The next candidate in the direction of reading.
+    fn next(
+        &mut self,
+        core: &Core,
+        segments: &SegmentList,
+        bounds: Bounds,
+        select: &Select,
+    ) -> Result<Option<(Arc<Segment>, u64)>> {
+        loop {
+            if let Some(segment) = &self.segment {
+                if let Some(position) = self.positions.pop() {
+                    return Ok(Some((segment.clone(), position)));
+                }
+                if let Some((from, until)) = &mut self.range
+                    && *until >= *from
+                {
+                    *until -= 1;
+                    return Ok(Some((segment.clone(), *until + 1)));
+                }
+            }
+            let Some(index) = self.choose_segment(segments, bounds) else { return Ok(None) };
+            let segment = &segments[index];
+            let until = segment.last_position(bounds.until).min(bounds.until);
+            let from = bounds.from.max(segment.first_position());
+            self.range = None;
+            self.positions = match select {
+                Select::Everything => {
+                    self.range = (until > 0).then_some((from, until));
+                    Vec::new()
+                }
+                Select::Query(query) => candidates(core, segment, query, from, until)?,
+                Select::Stream { key, next, name, .. } => {
+                    let mut found = positions_of_key(segment, *key, from, until)?;
+                    if bounds.direction == Direction::Forward && *next > 1 {
+                        drop_revisions_before(core, segment, name, *next, &mut found)?;
+                    }
+                    found
+                }
+            };
+            if bounds.direction == Direction::Forward {
+                self.positions.reverse();
+            }
+            self.segment = Some(segment.clone());
+        }
+    }
+
+    /// Index of the next segment that overlaps the bounds.
+    fn choose_segment(&mut self, segments: &SegmentList, bounds: Bounds) -> Option<usize> {
+        let first = segments.partition_point(|s| s.first_position() <= bounds.from).saturating_sub(1);
+        let end = segments.partition_point(|s| s.first_position() <= bounds.until);
+        let index = match (self.next_segment, bounds.direction) {
+            (Some(index), _) => index,
+            (None, Direction::Forward) => first,
+            (None, Direction::Backward) => end.checked_sub(1)?,
+        };
+        if index < first || index >= end {
+            return None;
+        }
+        self.next_segment = Some(match bounds.direction {
+            Direction::Forward => index + 1,
+            // Below the first one lies `usize::MAX`, which is out of every bound.
+            Direction::Backward => index.wrapping_sub(1),
+        });
+        Some(index)
+    }
+}
+
+/// Skips the positions of earlier revisions without reading each: revisions rise with positions.
+fn drop_revisions_before(core: &Core, segment: &Segment, name: &str, wanted: u64, found: &mut Vec<u64>) -> Result<()> {
+    let (mut low, mut high) = (0, found.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match event_in(segment, &core.log, found[middle])? {
+            Some(event) if event.stream() == name => {
+                if event.revision().get() < wanted { low = middle + 1 } else { high = middle }
+            }
+            // Another name with the same hash: leave the list whole and let the confirmation sort it out.
+            _ => return Ok(()),
+        }
+    }
+    found.drain(..low);
+    Ok(())
+}
+
+impl Scan {
+    /// Stands at the first frame at or after `self.position`; false at the end.
+    fn settle(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<bool> {
+        loop {
+            if self.position > until {
+                return Ok(false);
+            }
+            match &mut self.place {
+                Some(place) if place.frame < place.batch_end => return Ok(true),
+                Some(place) if place.batch_end < place.segment.end() => {
+                    let offset = place.batch_end;
+                    place.enter_batch(core, offset, self.position)?;
+                }
+                Some(_) => {
+                    self.segment_index += 1;
+                    self.place = None;
+                    let Some(segment) = segments.get(self.segment_index) else {
+                        return Err(Error::corrupt("the log", 0, Some(self.position), "no segment holds this position"));
+                    };
+                    let start = annals_format::segment::SEGMENT_HEADER_LEN as u64;
+                    // A segment may have been rolled away from before anything was written to it.
+                    if segment.end() > start {
+                        self.place = Some(ScanPlace::begin(core, segment.clone(), start, self.position)?);
+                    }
+                }
+                None => self.start(core, segments)?,
+            }
+        }
+    }
+
+    /// Finds the batch that holds the first position by the index, and the frame in it.
+    fn start(&mut self, core: &Core, segments: &SegmentList) -> Result<()> {
+        let holding = segments.partition_point(|s| s.first_position() <= self.position).checked_sub(1);
+        let segment = holding.and_then(|index| segments.get(index));
+        let place = match segment {
+            Some(segment) => segment.place(self.position)?,
+            None => None,
+        };
+        let (Some(index), Some(segment), Some(place)) = (holding, segment, place) else {
+            return Err(Error::corrupt("the index", 0, Some(self.position), "no record is known at this position"));
+        };
+        self.segment_index = index;
+        let mut at = ScanPlace::begin(core, segment.clone(), place.batch, 0)?;
+        at.frame = place.frame;
+        self.place = Some(at);
+        Ok(())
+    }
+
+    fn next(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<Option<Event>> {
+        while self.settle(core, segments, until)? {
+            let place = self.place.as_mut().expect("settled");
+            let position = self.position;
+            let record = place.decode(position)?;
+            self.position += 1;
+            let at = place.frame;
+            match record {
+                Record::Event(frame) => {
+                    let layout = frame.layout();
+                    place.frame += layout.frame_len() as u64;
+                    let start = (at - place.window.start) as usize;
+                    return Ok(Some(Event::new(place.window.map.clone(), start, layout, place.facts)));
+                }
+                Record::Control(frame) => place.frame += frame.frame_len() as u64,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The inner loop of a scan: one decode an event, the batch header once a batch.
+    fn run<B>(
+        &mut self,
+        core: &Core,
+        segments: &SegmentList,
+        until: u64,
+        each: &mut impl FnMut(EventRef<'_>) -> ControlFlow<B>,
+    ) -> Result<Option<B>> {
+        while self.settle(core, segments, until)? {
+            let place = self.place.as_mut().expect("settled");
+            let bytes = place.window.between(place.frame, place.batch_end);
+            let mut at = 0;
+            while at < bytes.len() && self.position <= until {
+                let record = record::decode(&bytes[at..], place.segment.seed, self.position)
+                    .map_err(|fault| place.segment.faulty(place.frame + at as u64, Some(self.position), &fault))?;
+                self.position += 1;
+                at += record.frame_len();
+                if let Record::Event(frame) = record
+                    && let ControlFlow::Break(value) = each(EventRef::new(frame, place.facts))
+                {
+                    return Ok(Some(value));
+                }
+            }
+            place.frame += at as u64;
+        }
+        Ok(None)
+    }
+}
+
+impl ScanPlace {
+    /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
+    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64) -> Result<Self> {
+        let window = segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+        let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
+        let mut place = Self { segment, window, facts, frame: 0, batch_end: offset };
+        place.enter_batch(core, offset, position)?;
+        Ok(place)
+    }
+
+    #[inline]
+    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64) -> Result<()> {
+        if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
+            self.window = self.segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+        }
+        let header = self.segment.batch_header(&self.window, offset)?;
+        if position != 0 && header.first_position != position {
+            let what = format!("a batch begins with position {} where {position} belongs", header.first_position);
+            return Err(self.segment.damaged(offset, Some(position), what));
+        }
+        let len = header.len() as u64;
+        if !self.window.holds(offset, len) {
+            self.window = self.segment.window(&core.log, offset, len)?;
+        }
+        self.facts = BatchFacts::from(&header);
+        self.frame = offset + BATCH_HEADER_LEN as u64;
+        self.batch_end = offset + len;
+        Ok(())
+    }
+
+    fn decode(&self, position: u64) -> Result<Record<'_>> {
+        record::decode(self.window.between(self.frame, self.batch_end), self.segment.seed, position)
+            .map_err(|fault| self.segment.faulty(self.frame, Some(position), &fault))
+    }
+}

@@ -1,0 +1,149 @@
+//! A store opened for reading alone: beside a writer, after one, or on a disk that cannot be written.
+//!
+//! Takes no lock and writes nothing. What it shows is fixed when it is opened or refreshed: in the durable view all up
+//! to the newest mark, in the written view what a scan of segments and ring finds whole.
+
+use std::sync::Arc;
+
+use annals_format::manifest::{DurabilityKind, SegmentState};
+use arc_swap::ArcSwap;
+
+use crate::append::Durability;
+use crate::core::Core;
+use crate::error::Error;
+use crate::log::Log;
+use crate::manifest;
+use crate::name::NameHash;
+use crate::options::{Options, View};
+use crate::prepare::segment_number;
+use crate::reader::Reader;
+use crate::recovery::{self, Rebuild, open_listed_segment};
+use crate::segment::{Closing, Segment, SegmentIndex};
+use crate::storage::Storage;
+use crate::watermark::Watermark;
+use crate::Result;
+
+/// Reads a store without opening it for writing.
+#[derive(Debug)]
+pub struct ReadOnly {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    core: Arc<Core>,
+    notices: Vec<String>,
+}
+
+/// How often a look at a store that is being written is tried again when files changed under it.
+const TRIES: usize = 20;
+
+pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
+    let (core, notices) = look(&storage, &options, None)?;
+    Ok(ReadOnly { storage, options, core: Arc::new(core), notices })
+}
+
+impl ReadOnly {
+    /// A reader of the default view, fixed at the last look.
+    pub fn reader(&self) -> Reader {
+        self.reader_in(self.core.default_view())
+    }
+
+    /// A reader of the view asked for, fixed at the last look.
+    pub fn reader_in(&self, view: View) -> Reader {
+        Reader::new(self.core.clone(), view)
+    }
+
+    /// Looks again for what was appended since. Readers made before keep what they show.
+    ///
+    /// Costs a scan of the live segment.
+    ///
+    /// # Errors
+    /// As [`Options::open_read_only`].
+    pub fn refresh(&mut self) -> Result<()> {
+        let (core, notices) = look(&self.storage, &self.options, Some(&self.core))?;
+        self.core = Arc::new(core);
+        self.notices = notices;
+        Ok(())
+    }
+
+    /// Oddities met that did no harm.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+}
+
+/// A writer at work may roll, seal or recover between our looking at one file and the next; then we look again.
+fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
+    let mut tries = 0;
+    loop {
+        match look_once(storage, options, before) {
+            Err(error) if tries < TRIES && may_be_movement(&error) => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(2 * tries as u64));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn may_be_movement(error: &Error) -> bool {
+    match error {
+        Error::Corrupt(_) => true,
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
+    let names = recovery::list(&**storage)?;
+    let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
+        let reason = "it holds no manifest".to_owned();
+        return Err(Error::NotAStore { path: "the directory".to_owned(), reason });
+    };
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
+    numbers.sort_unstable();
+    let found = recovery::find_end(&**storage, &manifest, &numbers)?;
+    let hash = NameHash { seed: manifest.name_hash_seed };
+    let mut segments: Vec<Arc<Segment>> = Vec::new();
+    for entry in &manifest.segments {
+        if let Some(known) = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum)) {
+            segments.push(known);
+            continue;
+        }
+        let (segment, _) = open_listed_segment(&**storage, entry, options.read_mode, hash, Rebuild::Memory)?;
+        segments.push(Arc::new(segment));
+    }
+    let head = found.tail.last_position;
+    for scanned in found.tail.segments {
+        let of_index = SegmentIndex::Active(Arc::new(scanned.index));
+        let mut segment = Segment::new(scanned.header, scanned.name, scanned.file, options.read_mode, of_index)?;
+        if let Some(from) = scanned.from_ring {
+            segment = segment.with_tail(from, scanned.bytes[from as usize..scanned.end as usize].to_vec());
+        }
+        let state = if scanned.end_mark.is_some() { SegmentState::Sealed } else { SegmentState::Cut };
+        segment.close(Closing { end: scanned.end, state, tally: scanned.tally });
+        segments.push(Arc::new(segment));
+    }
+    let default_durability = match manifest.default_durability {
+        DurabilityKind::Durable => Durability::Durable,
+        DurabilityKind::Buffered => Durability::Buffered,
+    };
+    let core = Core {
+        log: Log::new(None, Watermark::start(head, found.known_durable.min(head), 0)),
+        segments: ArcSwap::from_pointee(segments),
+        hash,
+        limits: manifest.limits,
+        default_durability,
+        read_mode: options.read_mode,
+    };
+    Ok((core, found.notices))
+}
+
+/// A sealed segment that was opened at an earlier look.
+fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
+    let segments = core.segments.load();
+    let same = |segment: &&Arc<Segment>| {
+        segment.header.identity.segment == number
+            && segment.closing().is_some_and(|c| c.tally.final_checksum.value() == final_checksum)
+            && matches!(&**segment.index(), SegmentIndex::Sealed(_))
+    };
+    segments.iter().find(same).cloned()
+}

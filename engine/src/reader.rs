@@ -1,0 +1,440 @@
+//! The reader's door: a view of the log, and every question that can be put to it. Takes no lock.
+
+use std::sync::Arc;
+
+use crate::core::Core;
+use crate::error::{Error, StreamState};
+use crate::event::Event;
+use crate::log::Log;
+use crate::name::{self, KeyKind};
+use crate::options::View;
+use crate::query::{Query, Seek};
+use crate::read::{Bounds, Direction, Read};
+use crate::segment::{Segment, SegmentIndex};
+use crate::{EventId, Position, Result, Revision};
+
+/// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
+///
+/// Each call pins the head it finds when it begins; nothing appended later shows in its answer.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    core: Arc<Core>,
+    view: View,
+}
+
+/// Answer to a question for an id.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// The event.
+    Found(Event),
+    /// No event has or had this id.
+    NotFound,
+    /// There was such an event, and it was removed.
+    Removed {
+        /// Where it stood.
+        at: Position,
+        /// What removed it.
+        why: RemovalReason,
+    },
+}
+
+/// What removed an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RemovalReason {
+    /// Its stream was cut before a later revision.
+    Truncated,
+    /// Its stream was deleted.
+    Deleted,
+    /// Its stream was ended for good.
+    Tombstoned,
+    /// Its time or its number ran out.
+    Expired,
+}
+
+/// One stream of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// Its state at the head.
+    pub state: StreamState,
+    /// Position of its first event.
+    pub first_position: Position,
+    /// Position of its last event.
+    pub last_position: Position,
+}
+
+/// One type of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeInfo {
+    /// Its name.
+    pub name: String,
+    /// How many events have it.
+    pub count: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
+        Self { core, view }
+    }
+
+    /// The view this reader shows.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// Position of the last record visible now; 0 in an empty store.
+    pub fn head(&self) -> u64 {
+        self.core.head(self.view)
+    }
+
+    /// Events that match `query`, in position order, from `seek` (positions) to the head pinned now.
+    ///
+    /// `Query::all()` walks the log; any other query jumps by the indexes and confirms each event against it.
+    ///
+    /// # Errors
+    /// `Invalid` for a query without items or parts; `AheadOfLog` if `seek` lies beyond `head + 1` (`At`) or the head
+    /// (`After`). What is damaged is an error when the reading comes to it.
+    pub fn read_all(&self, query: &Query, seek: Seek) -> Result<Read> {
+        self.read(query, seek, Direction::Forward)
+    }
+
+    /// As [`Reader::read_all`], towards the beginning.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_all_back(&self, query: &Query, seek: Seek) -> Result<Read> {
+        self.read(query, seek, Direction::Backward)
+    }
+
+    fn read(&self, query: &Query, seek: Seek, direction: Direction) -> Result<Read> {
+        query.check()?;
+        let head = self.head();
+        let bounds = self.bounds(seek, direction, head)?;
+        Ok(Read::of_query(self.core.clone(), query.clone(), bounds, head))
+    }
+
+    /// Which positions a read from `seek` covers.
+    fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
+        let ahead = |given: u64| Err(Error::AheadOfLog { given, head });
+        let (from, until) = match (seek, direction) {
+            (Seek::After(p), _) if p > head => return ahead(p),
+            (Seek::At(p), _) if p > head + 1 => return ahead(p),
+            (Seek::Beginning, Direction::Forward) | (Seek::End, Direction::Backward) => (1, head),
+            (Seek::Beginning, Direction::Backward) | (Seek::End, Direction::Forward) => (1, 0),
+            (Seek::After(p), Direction::Forward) => (p + 1, head),
+            (Seek::At(p), Direction::Forward) => (p.max(1), head),
+            (Seek::After(p), Direction::Backward) => (1, p.saturating_sub(1)),
+            (Seek::At(p), Direction::Backward) => (1, p.min(head)),
+            (Seek::Time(t), Direction::Forward) => (self.first_at_time(t, head)?.unwrap_or(head + 1), head),
+            (Seek::Time(t), Direction::Backward) => {
+                let beyond = match t.checked_add(1) {
+                    Some(next) => self.first_at_time(next, head)?,
+                    None => None,
+                };
+                (1, beyond.map_or(head, |p| p - 1))
+            }
+        };
+        Ok(Bounds { from, until, direction })
+    }
+
+    /// Events of one stream in revision order, from `seek` (revisions) to the head pinned now.
+    ///
+    /// An absent stream is empty; [`Read::state`] says why. A place past the last revision is empty as well.
+    ///
+    /// # Errors
+    /// `Invalid` if the name cannot be one. What is damaged is an error when the reading comes to it.
+    pub fn read_stream(&self, stream: &str, seek: Seek) -> Result<Read> {
+        self.stream_read(stream, seek, Direction::Forward)
+    }
+
+    /// As [`Reader::read_stream`], towards the beginning.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_stream_back(&self, stream: &str, seek: Seek) -> Result<Read> {
+        self.stream_read(stream, seek, Direction::Backward)
+    }
+
+    fn stream_read(&self, stream: &str, seek: Seek, direction: Direction) -> Result<Read> {
+        check_stream_name(stream)?;
+        let head = self.head();
+        let (state, _) = self.state_at(stream, head)?;
+        let last = state.last().map_or(0, Revision::get);
+        let (from, until) = match (seek, direction) {
+            (Seek::Beginning, Direction::Forward) | (Seek::End, Direction::Backward) => (1, last),
+            (Seek::Beginning, Direction::Backward) | (Seek::End, Direction::Forward) => (1, 0),
+            (Seek::After(r), Direction::Forward) => (r.saturating_add(1), last),
+            (Seek::At(r), Direction::Forward) => (r.max(1), last),
+            (Seek::After(r), Direction::Backward) => (1, r.saturating_sub(1).min(last)),
+            (Seek::At(r), Direction::Backward) => (1, r.min(last)),
+            (Seek::Time(_), _) => {
+                let positions = self.bounds(seek, direction, head)?;
+                return Ok(Read::of_stream(self.core.clone(), stream, positions, (1, last), head, state));
+            }
+        };
+        let positions = Bounds { from: 1, until: head, direction };
+        Ok(Read::of_stream(self.core.clone(), stream, positions, (from, until), head, state))
+    }
+
+    /// The event with this id.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if what must be looked at is damaged.
+    pub fn by_id(&self, id: EventId) -> Result<Lookup> {
+        let head = self.head();
+        let hash = self.core.hash.id(&id.to_bytes());
+        let segments = self.core.segments.load();
+        for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
+            let records: Vec<u32> = match &**segment.index() {
+                SegmentIndex::Active(index) => index.by_id(hash).collect(),
+                SegmentIndex::Sealed(index) => index.by_id(hash)?,
+            };
+            for record in records {
+                if segment.first_position() + u64::from(record) > head {
+                    continue;
+                }
+                let event = event_of_record(segment, &self.core.log, record)?;
+                if let Some(event) = event.filter(|event| event.id() == id) {
+                    return Ok(Lookup::Found(event));
+                }
+            }
+        }
+        Ok(Lookup::NotFound)
+    }
+
+    /// The event at this position; `None` if a control record stands there.
+    ///
+    /// # Errors
+    /// `AheadOfLog` beyond the head; `Corrupt` or `Io` if it is damaged.
+    pub fn at(&self, position: Position) -> Result<Option<Event>> {
+        let head = self.head();
+        if position.get() > head {
+            return Err(Error::AheadOfLog { given: position.get(), head });
+        }
+        event_at(&self.core, position.get())
+    }
+
+    /// The first position recorded at or after `time` (nanoseconds since 1970 UTC).
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if what must be looked at is damaged.
+    pub fn position_at(&self, time: u64) -> Result<Option<Position>> {
+        Ok(self.first_at_time(time, self.head())?.and_then(Position::new))
+    }
+
+    /// Binary search: times never fall along the log.
+    fn first_at_time(&self, time: u64, head: u64) -> Result<Option<u64>> {
+        let (mut low, mut high) = (1, head + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if recorded_at(&self.core, middle)? >= time { high = middle } else { low = middle + 1 }
+        }
+        Ok((low <= head).then_some(low))
+    }
+
+    /// State of a stream at the head.
+    ///
+    /// # Errors
+    /// `Invalid` if the name cannot be one; `Corrupt` or `Io` if its last event is damaged.
+    pub fn stream_state(&self, stream: &str) -> Result<StreamState> {
+        check_stream_name(stream)?;
+        Ok(self.state_at(stream, self.head())?.0)
+    }
+
+    /// State and last position of a stream at `head`.
+    fn state_at(&self, stream: &str, head: u64) -> Result<(StreamState, u64)> {
+        let key = self.core.hash.key(KeyKind::Stream, stream);
+        let segments = self.core.segments.load();
+        for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
+            for position in positions_of_key(segment, key, 1, head)?.into_iter().rev() {
+                let event = event_in(segment, &self.core.log, position)?;
+                if let Some(event) = event.filter(|event| event.stream() == stream) {
+                    let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
+                    return Ok((state, event.position().get()));
+                }
+            }
+        }
+        Ok((StreamState::Absent, 0))
+    }
+
+    /// All streams whose name begins with `prefix`, in byte order of the names.
+    ///
+    /// Allocates the answer; costs a look at each segment that has such a stream.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if what must be looked at is damaged.
+    pub fn streams(&self, prefix: &str) -> Result<Vec<StreamInfo>> {
+        let head = self.head();
+        let mut found = std::collections::BTreeMap::<String, u64>::new();
+        for segment in self.core.segments.load().iter().filter(|s| s.first_position() <= head) {
+            each_stream(segment, &self.core.log, prefix, head, |name, first| {
+                if first <= head {
+                    found.entry(name.to_owned()).or_insert(first);
+                }
+            })?;
+        }
+        let mut streams = Vec::with_capacity(found.len());
+        for (name, first) in found {
+            let (state, last) = self.state_at(&name, head)?;
+            let (Some(first_position), Some(last_position)) = (Position::new(first), Position::new(last)) else {
+                continue;
+            };
+            streams.push(StreamInfo { name, state, first_position, last_position });
+        }
+        Ok(streams)
+    }
+
+    /// All types with their numbers of events, in byte order of the names.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if what must be looked at is damaged.
+    pub fn types(&self) -> Result<Vec<TypeInfo>> {
+        let head = self.head();
+        let mut found = std::collections::BTreeMap::<String, u64>::new();
+        for segment in self.core.segments.load().iter().filter(|s| s.first_position() <= head) {
+            let mut names = Vec::new();
+            each_type(segment, &self.core.log, head, |name| names.push(name.to_owned()))?;
+            for name in names {
+                let key = self.core.hash.key(KeyKind::Type, &name);
+                let count = positions_of_key(segment, key, 1, head)?.len() as u64;
+                if count > 0 {
+                    *found.entry(name).or_insert(0) += count;
+                }
+            }
+        }
+        Ok(found.into_iter().map(|(name, count)| TypeInfo { name, count }).collect())
+    }
+
+    /// Number of events that match.
+    ///
+    /// # Errors
+    /// As [`Reader::read_all`].
+    pub fn count(&self, query: &Query) -> Result<u64> {
+        let mut count = 0;
+        self.read_all(query, Seek::Beginning)?.for_each_event(|_| {
+            count += 1;
+            std::ops::ControlFlow::<()>::Continue(())
+        })?;
+        Ok(count)
+    }
+
+    /// The newest event that matches.
+    ///
+    /// # Errors
+    /// As [`Reader::read_all`].
+    pub fn last(&self, query: &Query) -> Result<Option<Event>> {
+        query.check()?;
+        newest_match(&self.core, query, self.head(), 0)
+    }
+}
+
+fn check_stream_name(stream: &str) -> Result<()> {
+    if name::is_well_formed(stream.as_bytes()) { Ok(()) } else { Err(Error::invalid("no stream can have this name", None)) }
+}
+
+/// The newest event after `after` and up to `head` that matches `query`.
+pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u64) -> Result<Option<Event>> {
+    let bounds = Bounds { from: after + 1, until: head, direction: Direction::Backward };
+    Read::of_query(core.clone(), query.clone(), bounds, head).next().transpose()
+}
+
+/// The event at a position that the writer has placed.
+pub(crate) fn event_at(core: &Core, position: u64) -> Result<Option<Event>> {
+    let Some(segment) = core.segment_of(position) else { return Ok(None) };
+    match segment.place(position)? {
+        Some(place) => segment.event_at(&core.log, position, place),
+        None => Ok(None),
+    }
+}
+
+/// The event at `position` of this segment.
+pub(crate) fn event_in(segment: &Segment, log: &Log, position: u64) -> Result<Option<Event>> {
+    match segment.place(position)? {
+        Some(place) => segment.event_at(log, position, place),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn event_of_record(segment: &Segment, log: &Log, record: u32) -> Result<Option<Event>> {
+    event_in(segment, log, segment.first_position() + u64::from(record))
+}
+
+/// Time of the batch that holds `position`.
+fn recorded_at(core: &Core, position: u64) -> Result<u64> {
+    let segment = core.segment_of(position);
+    let place = match &segment {
+        Some(segment) => segment.place(position)?,
+        None => None,
+    };
+    let (Some(segment), Some(place)) = (segment, place) else {
+        return Err(Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
+    };
+    let window = segment.window(&core.log, place.batch, annals_format::batch::BATCH_HEADER_LEN as u64)?;
+    Ok(segment.batch_header(&window, place.batch)?.recorded_at)
+}
+
+/// Positions of a key in a segment that lie in `from ..= until`, ascending, each once.
+pub(crate) fn positions_of_key(segment: &Segment, key: u64, from: u64, until: u64) -> Result<Vec<u64>> {
+    let first = segment.first_position();
+    if until < first || until < from {
+        return Ok(Vec::new());
+    }
+    let low = u32::try_from(from.saturating_sub(first)).unwrap_or(u32::MAX);
+    let high = u32::try_from(until - first).unwrap_or(u32::MAX);
+    let mut records: Vec<u32> = match &**segment.index() {
+        SegmentIndex::Active(index) => {
+            let newest_first = index.postings(key).skip_while(|record| *record > high);
+            let mut records: Vec<u32> = newest_first.take_while(|record| *record >= low).collect();
+            records.reverse();
+            records
+        }
+        SegmentIndex::Sealed(index) => index.postings(key, low, high)?,
+    };
+    // An event that carries a tag twice is entered twice.
+    records.dedup();
+    Ok(records.into_iter().map(|record| first + u64::from(record)).collect())
+}
+
+/// Streams of a segment whose name begins with `prefix`: name and first position. Records of an active segment beyond
+/// `head` may still be on their way and are not looked at.
+pub(crate) fn each_stream(
+    segment: &Segment,
+    log: &Log,
+    prefix: &str,
+    head: u64,
+    mut each: impl FnMut(&str, u64),
+) -> Result<()> {
+    let first = segment.first_position();
+    match &**segment.index() {
+        SegmentIndex::Active(index) => {
+            for record in index.stream_firsts().take_while(|record| first + u64::from(*record) <= head) {
+                if let Some(event) = event_of_record(segment, log, record)?
+                    && event.stream().starts_with(prefix)
+                {
+                    each(event.stream(), first + u64::from(record));
+                }
+            }
+            Ok(())
+        }
+        SegmentIndex::Sealed(index) => {
+            index.streams_with_prefix(prefix, |name, record| each(name, first + u64::from(record)))
+        }
+    }
+}
+
+fn each_type(segment: &Segment, log: &Log, head: u64, mut each: impl FnMut(&str)) -> Result<()> {
+    let first = segment.first_position();
+    match &**segment.index() {
+        SegmentIndex::Active(index) => {
+            for record in index.type_firsts().take_while(|record| first + u64::from(*record) <= head) {
+                if let Some(event) = event_of_record(segment, log, record)? {
+                    each(event.event_type());
+                }
+            }
+            Ok(())
+        }
+        SegmentIndex::Sealed(index) => index.each_type(each),
+    }
+}

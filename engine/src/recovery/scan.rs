@@ -1,0 +1,441 @@
+//! Reading the unlisted end of the log: which batches are whole, from segment or ring, up to the first that is not.
+//!
+//! Writes nothing; used by recovery and by read-only openings. All reading is by ordinary calls.
+
+use std::sync::Arc;
+
+use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
+use annals_format::checksum::Seed;
+use annals_format::manifest::Manifest;
+use annals_format::record::Record;
+use annals_format::ring::{RING_HEADER_LEN, RingHeader};
+use annals_format::scan::{self, Step};
+use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
+use annals_format::Fault;
+
+use crate::Result;
+use crate::active_index::{ActiveIndex, Expected, Place};
+use crate::error::Error;
+use crate::log::page_ceiling;
+use crate::name::{KeyKind, NameHash};
+use crate::prepare::segment_name;
+use crate::segment::Tally;
+use crate::storage::{Access, Storage, StorageFile};
+
+pub(crate) const RING_NAME: &str = "RING";
+/// Larger than any ring this library makes.
+const RING_LEN_MAX: u64 = (1 << 30) + RING_HEADER_LEN as u64;
+
+/// The ring as it lay in its file.
+pub(crate) struct RingImage {
+    pub(crate) header: RingHeader,
+    bytes: Vec<u8>,
+}
+
+impl RingImage {
+    /// Reads the ring file. `Err` texts say why it cannot be used.
+    pub(crate) fn read(storage: &dyn Storage, store: [u8; 16]) -> Result<std::result::Result<Self, String>> {
+        let file = match storage.open(RING_NAME, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Err(format!("{RING_NAME} is missing")));
+            }
+            Err(error) => return Err(Error::io("open", RING_NAME)(error)),
+        };
+        let len = file.len().map_err(Error::io("measure", RING_NAME))?;
+        if len > RING_LEN_MAX {
+            return Ok(Err(format!("{RING_NAME} is {len} bytes long")));
+        }
+        let mut bytes = vec![0; len as usize];
+        let got = file.read_at(0, &mut bytes).map_err(Error::io("read", RING_NAME))?;
+        bytes.truncate(got);
+        let (newest, faults) = RingHeader::newest(&bytes);
+        if let Some(Fault::Unsupported { what, value }) = faults.iter().flatten().find(|f| is_unsupported(f)) {
+            let what = format!("{what} {value:#x}");
+            return Err(Error::Unsupported { file: RING_NAME.to_owned(), what, written_by: 0 });
+        }
+        let Some(header) = newest else {
+            let told = faults.iter().flatten().next().map_or("it holds no header".to_owned(), ToString::to_string);
+            return Ok(Err(format!("{RING_NAME}: {told}")));
+        };
+        if header.store != store {
+            return Ok(Err(format!("{RING_NAME} belongs to another store")));
+        }
+        if (RING_HEADER_LEN as u64).checked_add(header.ring_len) != Some(bytes.len() as u64) {
+            return Ok(Err(format!("{RING_NAME} is {} bytes long, its header says otherwise", bytes.len())));
+        }
+        Ok(Ok(Self { header, bytes: bytes.split_off(RING_HEADER_LEN) }))
+    }
+
+    fn holds_log(&self) -> bool {
+        self.header.holds_log
+    }
+
+    /// Copies log offsets `at .. at + len`.
+    fn copy(&self, at: u64, len: usize) -> Vec<u8> {
+        let start = (at % self.bytes.len() as u64) as usize;
+        let until_wrap = len.min(self.bytes.len() - start);
+        let mut out = self.bytes[start..start + until_wrap].to_vec();
+        out.extend_from_slice(&self.bytes[..len - until_wrap]);
+        out
+    }
+}
+
+pub(crate) fn is_unsupported(fault: &Fault) -> bool {
+    matches!(fault, Fault::Unsupported { .. })
+}
+
+/// A segment beyond the manifest's last, as the scan found it.
+pub(crate) struct Scanned {
+    pub(crate) header: SegmentHeader,
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn StorageFile>,
+    /// The segment's bytes up to `end`, those that only the ring held put in their place.
+    pub(crate) bytes: Vec<u8>,
+    /// Offset from which on the ring supplied bytes.
+    pub(crate) from_ring: Option<u64>,
+    pub(crate) end: u64,
+    pub(crate) tally: Tally,
+    pub(crate) index: ActiveIndex,
+    pub(crate) end_mark: Option<EndMark>,
+}
+
+/// Why the scan ended.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Zeros: nothing was written here.
+    Clean,
+    /// Something stands here that is no whole batch: a torn tail, or damage.
+    Torn(Fault),
+    /// The segment ended properly and its successor was never begun.
+    NoSuccessor,
+    /// No segment follows the manifest's last.
+    NoSegment,
+}
+
+/// The end of the log beyond the manifest.
+pub(crate) struct Tail {
+    pub(crate) segments: Vec<Scanned>,
+    pub(crate) stop: Stop,
+    /// The last position found whole.
+    pub(crate) last_position: u64,
+    pub(crate) last_time: u64,
+    /// The largest `durable_upto` that any surviving batch carries, beyond the stop included.
+    pub(crate) durable_upto: u64,
+    /// Whole batches that stand beyond the stop: file, offset, first position.
+    pub(crate) beyond: Vec<(String, u64, u64)>,
+}
+
+pub(crate) struct Scanner<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) hash: NameHash,
+    pub(crate) ring: Option<&'a RingImage>,
+    /// Numbers of the segment files in the directory, ascending.
+    pub(crate) numbers: &'a [u64],
+}
+
+impl Scanner<'_> {
+    /// Walks every segment beyond the manifest's last.
+    pub(crate) fn scan(&self) -> Result<Tail> {
+        let listed = self.manifest.segments.last();
+        let mut tail = Tail {
+            segments: Vec::new(),
+            stop: Stop::NoSegment,
+            last_position: listed.map_or(0, |entry| entry.last_position),
+            last_time: listed.map_or(0, |entry| entry.last_time),
+            durable_upto: listed.map_or(0, |entry| entry.last_position),
+            beyond: Vec::new(),
+        };
+        let link = listed.map(|entry| Link { number: entry.number, final_checksum: entry.final_checksum });
+        let mut next = self.first_successor(link, tail.last_position + 1)?;
+        while let Some((header, file, image)) = next.take() {
+            let mut scanned = self.begin(header, file, image);
+            tail.stop = self.walk(&mut scanned, &mut tail)?;
+            let successor = scanned.end_mark.as_ref().map(|mark| mark.next_segment);
+            let link = Link {
+                number: scanned.header.identity.segment,
+                final_checksum: scanned.tally.final_checksum.value(),
+            };
+            let base = page_ceiling(scanned.header.base + scanned.end + END_MARK_LEN as u64);
+            tail.segments.push(scanned);
+            if let Some(number) = successor {
+                next = self.open_successor(number, Some(link), tail.last_position + 1, Some(base))?;
+                if next.is_none() {
+                    tail.stop = Stop::NoSuccessor;
+                }
+            }
+        }
+        self.look_beyond(&mut tail)?;
+        Ok(tail)
+    }
+
+    /// The live segment: it links to the manifest's last one and was begun by the manifest's newest incarnation.
+    fn first_successor(&self, link: Option<Link>, position: u64) -> Result<Option<Opened>> {
+        let after = link.map_or(0, |link| link.number);
+        for number in self.numbers.iter().copied().filter(|number| *number > after) {
+            // Only the very first segment's place in the ring is known here; any other begins with a durable link.
+            let base = if link.is_none() { Some(0) } else { self.base_after(link)? };
+            if let Some(found) = self.open_successor(number, link, position, base)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Log offset at which the successor of a listed, sealed segment begins, if it was begun in the same opening.
+    fn base_after(&self, link: Option<Link>) -> Result<Option<u64>> {
+        let Some(entry) = link.and(self.manifest.segments.last()) else { return Ok(None) };
+        let name = segment_name(entry.number);
+        let Ok(file) = self.storage.open(&name, Access::Read) else { return Ok(None) };
+        let mut page = vec![0; SEGMENT_HEADER_LEN];
+        file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
+        let header = SegmentHeader::decode(&page).ok().flatten();
+        Ok(header.map(|header| page_ceiling(header.base + entry.end + END_MARK_LEN as u64)))
+    }
+
+    /// Opens segment `number` if its header, in the file or in the ring at log offset `base`, continues the log.
+    fn open_successor(
+        &self,
+        number: u64,
+        link: Option<Link>,
+        position: u64,
+        base: Option<u64>,
+    ) -> Result<Option<Opened>> {
+        let name = segment_name(number);
+        let file = match self.storage.open(&name, Access::ReadWrite) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                self.storage.open(&name, Access::Read)
+            }
+            other => other,
+        };
+        let file = match file {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", &name)(error)),
+        };
+        let len = file.len().map_err(Error::io("measure", &name))?;
+        let mut image = vec![0; len.min(SEGMENT_LEN_MAX) as usize];
+        let got = file.read_at(0, &mut image).map_err(Error::io("read", &name))?;
+        image.truncate(got);
+        let fits = |header: &SegmentHeader| {
+            header.identity.store == self.manifest.store
+                && header.identity.segment == number
+                && Some(header.identity.incarnation) == self.manifest.incarnations.last().map(|i| i.incarnation)
+                && header.previous == link
+                && header.first_position == position
+        };
+        match SegmentHeader::decode(&image) {
+            Ok(Some(header)) if fits(&header) => return self.checked(header, file, image, &name),
+            Err(fault) if is_unsupported(&fault) => return Err(Error::damaged(&name, 0, None, &fault, 0)),
+            _ => {}
+        }
+        let ring = self.ring.filter(|ring| ring.holds_log());
+        if let (Some(ring), Some(base)) = (ring, base) {
+            let page = ring.copy(base, SEGMENT_HEADER_LEN);
+            if let Ok(Some(header)) = SegmentHeader::decode(&page)
+                && fits(&header)
+                && image.len() >= SEGMENT_HEADER_LEN
+            {
+                image[..SEGMENT_HEADER_LEN].copy_from_slice(&page);
+                return self.checked(header, file, image, &name);
+            }
+        }
+        Ok(None)
+    }
+
+    fn checked(
+        &self,
+        header: SegmentHeader,
+        file: Arc<dyn StorageFile>,
+        image: Vec<u8>,
+        name: &str,
+    ) -> Result<Option<Opened>> {
+        if header.segment_len != image.len() as u64 {
+            let what = format!("the file is {} bytes long, its header says {}", image.len(), header.segment_len);
+            return Err(Error::corrupt(name, image.len() as u64, None, what));
+        }
+        Ok(Some((header, file, image)))
+    }
+
+    fn begin(&self, header: SegmentHeader, file: Arc<dyn StorageFile>, bytes: Vec<u8>) -> Scanned {
+        let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
+        Scanned {
+            name: segment_name(header.identity.segment),
+            file,
+            bytes,
+            from_ring: None,
+            end: SEGMENT_HEADER_LEN as u64,
+            tally: Tally::new(header.seed()),
+            index: ActiveIndex::new(header.first_position, expected),
+            end_mark: None,
+            header,
+        }
+    }
+
+    /// Takes whole batches one after the other until something else stands there.
+    fn walk(&self, segment: &mut Scanned, tail: &mut Tail) -> Result<Stop> {
+        let seed = segment.header.seed();
+        loop {
+            match self.step(segment, seed, tail.last_position + 1, tail.last_time) {
+                Found::Batch(header) => {
+                    let from = segment.end as usize;
+                    let batch = &segment.bytes[from..from + header.len()];
+                    let controls = index_batch(&segment.index, self.hash, batch, &header, seed, segment.end)
+                        .map_err(|fault| Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by))?;
+                    segment.tally.add(&header, batch, controls);
+                    segment.end += header.len() as u64;
+                    tail.last_position = header.last_position();
+                    tail.last_time = header.recorded_at;
+                    tail.durable_upto = tail.durable_upto.max(header.durable_upto().unwrap_or(0));
+                }
+                Found::End(mark) => {
+                    segment.end_mark = Some(mark);
+                    return Ok(Stop::Clean);
+                }
+                Found::Clean => return Ok(Stop::Clean),
+                Found::Fault(fault) if is_unsupported(&fault) => {
+                    return Err(Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by));
+                }
+                Found::Fault(fault) => return Ok(Stop::Torn(fault)),
+            }
+        }
+    }
+
+    /// What stands at the segment's end: in its file, else in the ring.
+    fn step(&self, segment: &mut Scanned, seed: Seed, position: u64, time: u64) -> Found {
+        let at = segment.end as usize;
+        let in_file = judge(&segment.bytes[at..], seed, position, time, &segment.tally);
+        if matches!(in_file, Found::Batch(_) | Found::End(_)) {
+            return in_file;
+        }
+        if let Found::Fault(fault) = &in_file
+            && is_unsupported(fault)
+        {
+            return in_file;
+        }
+        let Some(ring) = self.ring.filter(|ring| ring.holds_log()) else { return in_file };
+        let log_at = segment.header.base + segment.end;
+        let room = (segment.bytes.len() - at).min(ring.bytes.len());
+        let mut copy = ring.copy(log_at, room.min(END_MARK_LEN));
+        if let Ok(header) = BatchHeader::decode(&copy, seed) {
+            copy = ring.copy(log_at, room.min(header.len()));
+        }
+        let in_ring = judge(&copy, seed, position, time, &segment.tally);
+        let len = match &in_ring {
+            Found::Batch(header) => header.len(),
+            Found::End(_) => END_MARK_LEN,
+            _ => return in_file,
+        };
+        segment.bytes[at..at + len].copy_from_slice(&copy[..len]);
+        segment.from_ring.get_or_insert(segment.end);
+        in_ring
+    }
+
+    /// Whole batches beyond the stop tell a damaged middle from a torn end.
+    fn look_beyond(&self, tail: &mut Tail) -> Result<()> {
+        if let Some(last) = tail.segments.last() {
+            let seed = last.header.seed();
+            let from = last.end as usize;
+            let zeros = last.bytes[from..].iter().all(|byte| *byte == 0);
+            if !zeros && last.end_mark.is_none() {
+                find_batches(&last.bytes, from, seed, |offset, header| {
+                    if header.first_position > tail.last_position {
+                        tail.durable_upto = tail.durable_upto.max(header.durable_upto().unwrap_or(0));
+                        tail.beyond.push((last.name.clone(), offset as u64, header.first_position));
+                    }
+                });
+            }
+        }
+        let newest = self.manifest.incarnations.last().map(|i| i.incarnation);
+        let seen = tail.segments.last().map_or(0, |last| last.header.identity.segment);
+        for number in self.numbers.iter().copied().filter(|number| *number > seen) {
+            let name = segment_name(number);
+            let Ok(bytes) = crate::manifest::read_whole(self.storage, &name, SEGMENT_LEN_MAX) else { continue };
+            let Ok(Some(header)) = SegmentHeader::decode(&bytes) else { continue };
+            if Some(header.identity.incarnation) != newest || header.first_position <= tail.last_position {
+                continue;
+            }
+            find_batches(&bytes, SEGMENT_HEADER_LEN, header.seed(), |offset, batch| {
+                tail.durable_upto = tail.durable_upto.max(batch.durable_upto().unwrap_or(0));
+                tail.beyond.push((name.clone(), offset as u64, batch.first_position));
+            });
+        }
+        Ok(())
+    }
+}
+
+/// No segment file is read beyond this, whatever its length.
+pub(crate) const SEGMENT_LEN_MAX: u64 = 1 << 36;
+
+type Opened = (SegmentHeader, Arc<dyn StorageFile>, Vec<u8>);
+
+enum Found {
+    Batch(BatchHeader),
+    End(EndMark),
+    Clean,
+    Fault(Fault),
+}
+
+/// Whether a whole batch that continues the log, or the end mark that belongs here, stands at the start of `bytes`.
+fn judge(bytes: &[u8], seed: Seed, position: u64, time: u64, tally: &Tally) -> Found {
+    match scan::next(bytes, seed) {
+        Ok(Step::Batch(header)) => {
+            if header.first_position != position {
+                return Found::Fault(Fault::Position { expected: position, found: header.first_position });
+            }
+            if header.recorded_at < time {
+                return Found::Fault(Fault::Order { what: "recorded_at" });
+            }
+            match scan::verify_batch(bytes, &header, seed, |_, _, _| {}) {
+                Ok(()) => Found::Batch(header),
+                Err(fault) => Found::Fault(fault),
+            }
+        }
+        Ok(Step::End(mark)) if mark.final_checksum == tally.final_checksum.value() => Found::End(mark),
+        Ok(Step::End(_)) => Found::Fault(Fault::Identity { what: "final checksum of the end mark" }),
+        Ok(Step::Clean) => Found::Clean,
+        Err(fault) => Found::Fault(fault),
+    }
+}
+
+/// Every place from `from` on where the header of a batch of this segment verifies.
+fn find_batches(bytes: &[u8], from: usize, seed: Seed, mut each: impl FnMut(usize, BatchHeader)) {
+    let mut at = from.next_multiple_of(8);
+    while at + BATCH_HEADER_LEN <= bytes.len() {
+        if bytes[at + 4] == annals_format::batch::BATCH_KIND
+            && let Ok(header) = BatchHeader::decode(&bytes[at..], seed)
+        {
+            each(at, header);
+        }
+        at += 8;
+    }
+}
+
+/// Enters a verified batch into an index; answers the number of its control records.
+pub(crate) fn index_batch(
+    index: &ActiveIndex,
+    hash: NameHash,
+    batch: &[u8],
+    header: &BatchHeader,
+    seed: Seed,
+    batch_at: u64,
+) -> std::result::Result<u64, Fault> {
+    let mut controls = 0;
+    scan::verify_batch(batch, header, seed, |offset, _, record| {
+        let place = Place { frame: batch_at + offset as u64, batch: batch_at };
+        let number = index.add_record(place);
+        match record {
+            Record::Event(event) => {
+                index.add_key(KeyKind::Stream, hash.key(KeyKind::Stream, event.stream()), number);
+                index.add_key(KeyKind::Type, hash.key(KeyKind::Type, event.event_type()), number);
+                for tag in event.tags() {
+                    index.add_key(KeyKind::Tag, hash.key(KeyKind::Tag, tag), number);
+                }
+                index.add_id(hash.id(&event.id()), number);
+            }
+            Record::Control(_) => controls += 1,
+        }
+    })?;
+    Ok(controls)
+}

@@ -1,0 +1,248 @@
+//! Index of a sealed segment: one file, mapped, checked once, looked up without decoding.
+
+use std::io::IoSlice;
+
+use annals_format::index::{self, ArchivedIndexRoot, BatchRow, IdRow, IndexHeader, IndexRoot, KeyRow, NameRow};
+use annals_format::manifest::SegmentEntry;
+use annals_format::segment::SegmentHeader;
+
+use crate::Result;
+use crate::active_index::{ActiveIndex, Place};
+use crate::error::Error;
+use crate::event::Event;
+use crate::log::Log;
+use crate::name::{KeyKind, NameHash};
+use crate::options::ReadMode;
+use crate::prepare::{index_name, no_room};
+use crate::reader::event_of_record;
+use crate::segment::{Segment, SegmentIndex};
+use crate::storage::{Access, Fill, Map, Storage, StorageFile};
+
+/// Larger than the index of any segment; rkyv's relative pointers end there.
+const INDEX_LEN_MAX: u64 = 1 << 31;
+
+#[derive(Debug)]
+pub(crate) struct SealedIndex {
+    name: String,
+    map: Map,
+}
+
+impl SealedIndex {
+    /// Opens and verifies the index of a listed segment. Any error means: rebuild it.
+    pub(crate) fn load(
+        storage: &dyn Storage,
+        header: &SegmentHeader,
+        entry: &SegmentEntry,
+        mode: ReadMode,
+        hash: NameHash,
+    ) -> Result<Self> {
+        let expected = IndexHeader {
+            store: header.identity.store,
+            segment: entry.number,
+            generation: entry.generation,
+            final_checksum: entry.final_checksum,
+            name_hash_seed: hash.seed,
+        };
+        let name = index_name(entry.number);
+        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        Self::of_file(&*file, name, &expected, mode)
+    }
+
+    fn of_file(file: &dyn StorageFile, name: String, expected: &IndexHeader, mode: ReadMode) -> Result<Self> {
+        let len = file.len().map_err(Error::io("measure", &name))?;
+        if len > INDEX_LEN_MAX {
+            return Err(Error::corrupt(&name, INDEX_LEN_MAX, None, format!("the file is {len} bytes long")));
+        }
+        let map = match mode {
+            ReadMode::Mapped => file.map().map_err(Error::io("map", &name))?,
+            ReadMode::Pread => {
+                let mut bytes = vec![0; len as usize];
+                let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
+                bytes.truncate(got);
+                Map::from(bytes)
+            }
+        };
+        let (header, _) = index::open(&map).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+        if header != *expected {
+            return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
+        }
+        Ok(Self { name, map })
+    }
+
+    /// Makes the index file of an ended segment from its index in memory, and opens it.
+    pub(crate) fn build(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
+        let number = segment.header.identity.segment;
+        let name = index_name(number);
+        let closing = segment.closing().expect("only an ended segment is sealed");
+        let expected = IndexHeader {
+            store: segment.header.identity.store,
+            segment: number,
+            generation: segment.header.generation,
+            final_checksum: closing.tally.final_checksum.value(),
+            name_hash_seed: hash.seed,
+        };
+        let root = match &**segment.index() {
+            SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
+            SegmentIndex::Sealed(_) => return Err(Error::corrupt(&name, 0, None, "the segment has an index already")),
+        };
+        let bytes = index::encode(&expected, &root).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+        replace(storage, &name, &bytes)?;
+        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        Self::of_file(&*file, name, &expected, ReadMode::Mapped)
+    }
+
+    fn root(&self) -> Result<&ArchivedIndexRoot> {
+        index::access(&self.map).map_err(|fault| Error::damaged(&self.name, 0, None, &fault, 0))
+    }
+
+    pub(crate) fn place(&self, record: u32) -> Result<Option<Place>> {
+        let root = self.root()?;
+        Ok(root.offset(record).zip(root.batch_of(record)).map(|(frame, batch)| Place { frame, batch: batch.offset }))
+    }
+
+    /// Records of a key in `low ..= high`, ascending.
+    pub(crate) fn postings(&self, key: u64, low: u32, high: u32) -> Result<Vec<u32>> {
+        let all = self.root()?.find_key(key).unwrap_or_default();
+        let from = all.partition_point(|record| record.to_native() < low);
+        let until = all.partition_point(|record| record.to_native() <= high);
+        Ok(all.get(from..until).unwrap_or_default().iter().map(|record| record.to_native()).collect())
+    }
+
+    pub(crate) fn by_id(&self, hash: u64) -> Result<Vec<u32>> {
+        Ok(self.root()?.find_ids(hash).collect())
+    }
+
+    /// Hash and record of every id.
+    pub(crate) fn each_id(&self, mut each: impl FnMut(u64, u32)) -> Result<()> {
+        self.root()?.ids().for_each(|(hash, record)| each(hash, record));
+        Ok(())
+    }
+
+    /// Name, last revision and last record of every stream.
+    pub(crate) fn each_stream(&self, mut each: impl FnMut(&str, u64, u32)) -> Result<()> {
+        for row in self.root()?.streams_from(b"") {
+            each(self.text(row.name)?, row.last_revision, row.last);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn streams_with_prefix(&self, prefix: &str, mut each: impl FnMut(&str, u32)) -> Result<()> {
+        for row in self.root()?.streams_from(prefix.as_bytes()) {
+            each(self.text(row.name)?, row.first);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn each_type(&self, mut each: impl FnMut(&str)) -> Result<()> {
+        for row in self.root()?.types_from(b"") {
+            each(self.text(row.name)?);
+        }
+        Ok(())
+    }
+
+    fn text<'a>(&self, name: &'a [u8]) -> Result<&'a str> {
+        std::str::from_utf8(name).map_err(|_| Error::corrupt(&self.name, 0, None, "a name in the index is not UTF-8"))
+    }
+}
+
+/// Writes beside, syncs, renames. The directory is not synced: an index that is lost is made anew.
+fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
+    let beside = format!("{name}.new");
+    let _ = storage.remove(&beside);
+    let file =
+        storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;
+    file.write_at(0, &[IoSlice::new(bytes)]).map_err(Error::io("write", &beside))?;
+    file.sync().map_err(Error::io("sync", &beside))?;
+    storage.rename(&beside, name).map_err(Error::io("rename", name))
+}
+
+/// Turns the index in memory into the arrays of the file.
+struct Building<'a> {
+    segment: &'a Segment,
+    log: &'a Log,
+    hash: NameHash,
+    index: &'a ActiveIndex,
+}
+
+impl Building<'_> {
+    fn root(&self) -> Result<IndexRoot> {
+        let mut root = IndexRoot { first_position: self.segment.first_position(), ..IndexRoot::default() };
+        self.put_places(&mut root)?;
+        self.put_keys(&mut root);
+        self.put_ids(&mut root);
+        self.put_names(&mut root)?;
+        Ok(root)
+    }
+
+    fn put_places(&self, root: &mut IndexRoot) -> Result<()> {
+        let mut batch_at = 0;
+        for record in 0..self.index.record_count() {
+            let place = self.index.place(record).unwrap_or(Place { frame: 0, batch: 0 });
+            root.offsets.push((place.frame / 8) as u32);
+            if place.batch != batch_at {
+                batch_at = place.batch;
+                let window = self.segment.window(self.log, batch_at, annals_format::batch::BATCH_HEADER_LEN as u64)?;
+                let recorded_at = self.segment.batch_header(&window, batch_at)?.recorded_at;
+                root.batches.push(BatchRow { first: record, offset: (batch_at / 8) as u32, recorded_at });
+            }
+        }
+        root.first_time = root.batches.first().map_or(0, |batch| batch.recorded_at);
+        root.last_time = root.batches.last().map_or(0, |batch| batch.recorded_at);
+        Ok(())
+    }
+
+    fn put_keys(&self, root: &mut IndexRoot) {
+        let mut keys = self.index.keys();
+        keys.sort_unstable();
+        for (hash, _) in keys {
+            let start = root.postings.len();
+            root.postings.extend(self.index.postings(hash));
+            root.postings[start..].reverse();
+            let count = (root.postings.len() - start) as u32;
+            root.keys.push(KeyRow { hash, start: start as u32, count });
+        }
+    }
+
+    fn put_ids(&self, root: &mut IndexRoot) {
+        let records = 0..self.index.record_count();
+        let with_id = records.filter_map(|record| self.index.id_hash(record).map(|hash| (hash, record)));
+        root.ids = with_id.map(|(hash, record)| IdRow { hash, position: record, reserved: 0 }).collect();
+        root.ids.sort_unstable_by_key(|row| (row.hash, row.position));
+    }
+
+    fn put_names(&self, root: &mut IndexRoot) -> Result<()> {
+        let streams: Vec<u32> = self.index.stream_firsts().collect();
+        let types: Vec<u32> = self.index.type_firsts().collect();
+        root.streams = self.name_rows(&streams, KeyKind::Stream, &mut root.names)?;
+        root.types = self.name_rows(&types, KeyKind::Type, &mut root.names)?;
+        Ok(())
+    }
+
+    fn name_rows(&self, firsts: &[u32], kind: KeyKind, names: &mut Vec<u8>) -> Result<Vec<NameRow>> {
+        let name_of = |event: &Event| match kind {
+            KeyKind::Stream => event.stream().to_owned(),
+            _ => event.event_type().to_owned(),
+        };
+        let mut found = Vec::with_capacity(firsts.len());
+        for first in firsts {
+            let Some(event) = event_of_record(self.segment, self.log, *first)? else { continue };
+            let name = name_of(&event);
+            // Names that share a hash share postings: the newest one of this name is looked for.
+            for newest in self.index.postings(self.hash.key(kind, &name)) {
+                let Some(last) = event_of_record(self.segment, self.log, newest)? else { continue };
+                if name_of(&last) == name {
+                    let last_revision = if kind == KeyKind::Stream { last.revision().get() } else { 0 };
+                    found.push((name, last_revision, *first, newest));
+                    break;
+                }
+            }
+        }
+        found.sort_unstable();
+        let rows = found.into_iter().map(|(name, last_revision, first, last)| {
+            let offset = names.len() as u32;
+            names.extend_from_slice(name.as_bytes());
+            NameRow { offset, len: name.len() as u32, last_revision, first, last }
+        });
+        Ok(rows.collect())
+    }
+}

@@ -1,0 +1,47 @@
+//! Counters of an open store.
+
+use std::sync::atomic::Ordering;
+
+use crate::store::Inner;
+
+/// What an open store has counted since it was opened, and how large it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Position of the last record written.
+    pub written: u64,
+    /// Position of the last record that is durable.
+    pub durable: u64,
+    /// Syncs of segment files.
+    pub syncs: u64,
+    /// Streams ever written.
+    pub streams: u64,
+    /// Segments of the log.
+    pub segments: u64,
+    /// Bytes of all segment files.
+    pub segment_bytes: u64,
+    /// Times that the wall clock stood behind the last batch.
+    pub clock_steps_back: u64,
+    /// Times that an index or manifest could not be written; nothing is lost by it, a reopening rebuilds.
+    pub seal_failures: u64,
+}
+
+impl Stats {
+    pub(crate) fn of(inner: &Inner) -> Self {
+        let segments = inner.core.segments.load();
+        let (streams, clock_steps_back) = {
+            let writer = inner.writer.lock();
+            (writer.directory.len() as u64, writer.clock_steps_back)
+        };
+        Self {
+            written: inner.core.log.watermark.written(),
+            durable: inner.core.log.watermark.durable(),
+            syncs: inner.commit.sync_count.load(Ordering::Relaxed),
+            streams,
+            segments: segments.len() as u64,
+            segment_bytes: segments.iter().map(|segment| segment.header.segment_len).sum(),
+            clock_steps_back,
+            seal_failures: inner.sealing.lock().failures,
+        }
+    }
+}

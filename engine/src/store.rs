@@ -1,0 +1,433 @@
+//! The store: what users hold. Thin; the rooms behind it do the work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
+use crate::background::{self, Committer};
+use crate::commit::{Commit, Committing};
+use crate::core::Core;
+use crate::error::{Error, StreamState};
+use crate::input::Input;
+use crate::options::{Options, View};
+use crate::prepare::Preparer;
+use crate::query::{Query, Seek};
+use crate::read::Read;
+use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
+use crate::recovery::RecoveryReport;
+use crate::stats::Stats;
+use crate::storage::{LockGuard, Memory, Storage};
+use crate::writer::{Refused, Writer};
+use crate::{Event, EventId, Position, Result};
+
+/// Everything an open store consists of; shared with its background threads.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) commit: Commit,
+    pub(crate) preparer: Arc<Preparer>,
+    pub(crate) committer: Committer,
+    pub(crate) sealing: Mutex<background::Sealing>,
+    pub(crate) options: Options,
+    pub(crate) report: RecoveryReport,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl Inner {
+    pub(crate) fn committing(&self) -> Committing<'_> {
+        Committing {
+            core: &self.core,
+            writer: &self.writer,
+            preparer: &self.preparer,
+            committer: &self.committer,
+        }
+    }
+
+    /// Everything up to `position` is durable on return.
+    pub(crate) fn wait_durable(&self, position: u64) -> Result<()> {
+        self.commit.wait_durable(&self.committing(), position)
+    }
+}
+
+/// The last handle to go closes the store.
+#[derive(Debug)]
+struct Opened {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<LockGuard>>,
+}
+
+impl Opened {
+    fn close(&self) -> Result<()> {
+        let Some(lock) = self.lock.lock().take() else { return Ok(()) };
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.committer.wake();
+        self.inner.preparer.wake();
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+        background::seal_all(&self.inner);
+        self.inner.preparer.release();
+        let closed = self.inner.commit.finish(&self.inner.committing());
+        self.inner.core.log.poison("the store is closed".to_owned());
+        drop(lock);
+        closed
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error; the next opening recovers.
+        let _ = self.close();
+    }
+}
+
+/// An event store in one directory, open for writing and reading. Cheap to clone; all clones are the same store.
+///
+/// ```
+/// use annals::{Expect, NewEvent, Query, Seek, Store};
+/// # fn main() -> annals::Result<()> {
+/// let store = Store::in_memory()?;
+/// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
+/// for event in store.read_all(&Query::all(), Seek::Beginning)? {
+///     let event = event?;
+///     println!("{} {} {:?}", event.position(), event.stream(), event.payload());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Store {
+    opened: Arc<Opened>,
+}
+
+/// A submitted batch: written, and durable once [`Ticket::wait`] returns. Dropping it cancels nothing.
+#[must_use = "a ticket that nobody waits for tells nobody whether its batch became durable"]
+#[derive(Debug)]
+pub struct Ticket {
+    inner: Arc<Inner>,
+    outcome: std::result::Result<Receipt, Box<Refused>>,
+    rests_on: u64,
+}
+
+impl Store {
+    /// Opens the store in directory `path` with default [`Options`], creating it if it does not exist.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        Options::new().open(path)
+    }
+
+    /// A store without files, for tests: the same code on memory, gone when the last handle is.
+    ///
+    /// # Errors
+    /// Only if the system has no memory or randomness to give.
+    pub fn in_memory() -> Result<Self> {
+        Options::new().open_storage(Arc::new(Memory::new()))
+    }
+
+    pub(crate) fn start(inner: Inner, lock: LockGuard) -> Self {
+        let inner = Arc::new(inner);
+        let threads = if inner.options.background { background::spawn(&inner) } else { Vec::new() };
+        Self { opened: Arc::new(Opened { inner, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) }) }
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.opened.inner
+    }
+
+    /// Appends events to one stream with the store's default durability.
+    ///
+    /// Blocks until the commit is acknowledged as that durability promises. Costs one short lock; for `Buffered` no
+    /// system call in the ordinary case, for `Durable` one sync shared with all that wait.
+    ///
+    /// # Errors
+    /// `Empty`, `Invalid`; `Conflict` if the expectation does not hold; `DuplicateId`, `PartialDuplicate`; `NoSpace`;
+    /// `OutcomeUnknown` if a write or sync failed meanwhile, `Poisoned` after that.
+    pub fn append(&self, stream: &str, expect: Expect, events: &[NewEvent<'_>]) -> Result<Receipt> {
+        self.commit_input(&Input::One { stream, expect, events, durability: None })
+    }
+
+    /// As [`Store::append`], with a durability of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_with(
+        &self,
+        stream: &str,
+        expect: Expect,
+        events: &[NewEvent<'_>],
+        durability: Durability,
+    ) -> Result<Receipt> {
+        self.commit_input(&Input::One { stream, expect, events, durability: Some(durability) })
+    }
+
+    /// Appends a batch: events to one or many streams, expectations, guards, conditions; wholly or not at all.
+    ///
+    /// # Errors
+    /// As [`Store::append`]; `AheadOfLog` if a condition's `after` lies beyond the log.
+    pub fn commit(&self, batch: &Batch<'_>) -> Result<Receipt> {
+        self.commit_input(&Input::Many(batch))
+    }
+
+    fn commit_input(&self, input: &Input<'_>) -> Result<Receipt> {
+        let (outcome, rests_on) = self.write(input)?;
+        settle(self.inner(), outcome, rests_on)
+    }
+
+    /// Writes a batch and returns at once with a ticket; blocks only while [`Options::in_flight_bytes`] are in flight.
+    /// Tickets of one thread commit in order. A conflict is told by [`Ticket::wait`].
+    ///
+    /// # Errors
+    /// `Empty`, `Invalid`, `NoSpace`, `OutcomeUnknown`, `Poisoned`.
+    pub fn submit(&self, batch: &Batch<'_>) -> Result<Ticket> {
+        let inner = self.inner();
+        inner.committer.wait_for_room(inner)?;
+        self.submit_now(batch)
+    }
+
+    /// As [`Store::submit`], but answers `Full` instead of waiting.
+    ///
+    /// # Errors
+    /// `Full`, and as there.
+    pub fn try_submit(&self, batch: &Batch<'_>) -> Result<Ticket> {
+        let inner = self.inner();
+        let in_flight = inner.committer.in_flight(inner);
+        if in_flight >= inner.options.in_flight_bytes {
+            return Err(Error::Full { in_flight });
+        }
+        self.submit_now(batch)
+    }
+
+    fn submit_now(&self, batch: &Batch<'_>) -> Result<Ticket> {
+        let inner = self.inner();
+        let (outcome, rests_on) = self.write(&Input::Many(batch))?;
+        let waits_for = must_be_durable(inner, &outcome, rests_on);
+        if waits_for > inner.core.log.watermark.durable() {
+            inner.committer.request(waits_for);
+        }
+        Ok(Ticket { inner: inner.clone(), outcome: outcome.map_err(Box::new), rests_on })
+    }
+
+    /// Judges and writes; what remains is to wait for as much durability as the answer needs.
+    fn write(&self, input: &Input<'_>) -> Result<(std::result::Result<Receipt, Refused>, u64)> {
+        let inner = self.inner();
+        input.check_form(&inner.core.limits)?;
+        let durability = input.durability().unwrap_or(inner.core.default_durability);
+        let written = inner.writer.lock().append(input, durability);
+        let outcome = match written {
+            Ok(appended) => (Ok(appended.receipt), appended.rests_on),
+            Err(refused) => {
+                let rests_on = refused.rests_on;
+                if rests_on == 0 {
+                    return Err(refused.error);
+                }
+                (Err(refused), rests_on)
+            }
+        };
+        background::after_append(inner)?;
+        Ok(outcome)
+    }
+
+    /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
+    ///
+    /// # Errors
+    /// `Poisoned` if a write or sync failed, now or before.
+    pub fn sync(&self) -> Result<u64> {
+        let inner = self.inner();
+        let head = inner.writer.lock().head;
+        inner.wait_durable(head)?;
+        Ok(inner.core.log.watermark.durable())
+    }
+
+    /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.
+    /// Dropping the last clone does the same, without telling of errors.
+    ///
+    /// # Errors
+    /// `Poisoned` or `Io` if the last sync failed; what was acknowledged as durable is safe all the same.
+    pub fn close(self) -> Result<()> {
+        self.opened.close()
+    }
+
+    /// A reader of the default view: the durable one in a `Durable` store, the written one in a `Buffered` store.
+    pub fn reader(&self) -> Reader {
+        self.reader_in(self.inner().core.default_view())
+    }
+
+    /// A reader of the view asked for.
+    pub fn reader_in(&self, view: View) -> Reader {
+        Reader::new(self.inner().core.clone(), view)
+    }
+
+    /// What opening found and did.
+    pub fn recovery_report(&self) -> &RecoveryReport {
+        &self.inner().report
+    }
+
+    /// Counters of this opening.
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.inner())
+    }
+
+    /// Position of the last record the default view shows, 0 for an empty store.
+    pub fn head(&self) -> u64 {
+        self.reader().head()
+    }
+
+    /// See [`Reader::read_all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_all(&self, query: &Query, seek: Seek) -> Result<Read> {
+        self.reader().read_all(query, seek)
+    }
+
+    /// See [`Reader::read_all_back`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_all_back(&self, query: &Query, seek: Seek) -> Result<Read> {
+        self.reader().read_all_back(query, seek)
+    }
+
+    /// See [`Reader::read_stream`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_stream(&self, stream: &str, seek: Seek) -> Result<Read> {
+        self.reader().read_stream(stream, seek)
+    }
+
+    /// See [`Reader::read_stream_back`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_stream_back(&self, stream: &str, seek: Seek) -> Result<Read> {
+        self.reader().read_stream_back(stream, seek)
+    }
+
+    /// See [`Reader::by_id`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn by_id(&self, id: EventId) -> Result<Lookup> {
+        self.reader().by_id(id)
+    }
+
+    /// See [`Reader::at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn at(&self, position: Position) -> Result<Option<Event>> {
+        self.reader().at(position)
+    }
+
+    /// See [`Reader::position_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn position_at(&self, time: u64) -> Result<Option<Position>> {
+        self.reader().position_at(time)
+    }
+
+    /// See [`Reader::stream_state`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream_state(&self, stream: &str) -> Result<StreamState> {
+        self.reader().stream_state(stream)
+    }
+
+    /// See [`Reader::streams`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn streams(&self, prefix: &str) -> Result<Vec<StreamInfo>> {
+        self.reader().streams(prefix)
+    }
+
+    /// See [`Reader::types`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn types(&self) -> Result<Vec<TypeInfo>> {
+        self.reader().types()
+    }
+
+    /// See [`Reader::count`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn count(&self, query: &Query) -> Result<u64> {
+        self.reader().count(query)
+    }
+
+    /// See [`Reader::last`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn last(&self, query: &Query) -> Result<Option<Event>> {
+        self.reader().last(query)
+    }
+}
+
+/// Up to which position an answer needs the log durable.
+///
+/// A new batch: as its durability asks. An answer about what is stored already, or a refusal: until the default view
+/// shows what it rests on, so that a caller that reads again sees it.
+fn must_be_durable(inner: &Inner, outcome: &std::result::Result<Receipt, Refused>, rests_on: u64) -> u64 {
+    let shown_when_durable = inner.core.default_view() == View::Durable;
+    let wants = match outcome {
+        Ok(receipt) if receipt.durability == Durability::Durable => true,
+        Ok(receipt) => receipt.already_committed && shown_when_durable,
+        Err(_) => shown_when_durable,
+    };
+    if wants { rests_on } else { 0 }
+}
+
+/// Waits for what the answer needs, and gives it.
+fn settle(inner: &Inner, outcome: std::result::Result<Receipt, Refused>, rests_on: u64) -> Result<Receipt> {
+    let waits_for = must_be_durable(inner, &outcome, rests_on);
+    if waits_for > 0
+        && let Err(error) = inner.wait_durable(waits_for)
+    {
+        let ids = outcome.map(|receipt| receipt.events().iter().map(|event| event.id).collect()).unwrap_or_default();
+        return Err(Error::OutcomeUnknown { ids, reason: error.to_string() });
+    }
+    outcome.map_err(|refused| refused.error)
+}
+
+impl Ticket {
+    /// Waits until the batch is acknowledged as its durability promises.
+    ///
+    /// # Errors
+    /// `Conflict`, `DuplicateId`, `PartialDuplicate`; `OutcomeUnknown` if the log failed meanwhile.
+    pub fn wait(self) -> Result<Receipt> {
+        settle(&self.inner, self.outcome.map_err(|refused| *refused), self.rests_on)
+    }
+
+    /// Whether [`Ticket::wait`] would return without waiting.
+    pub fn is_done(&self) -> bool {
+        let log = &self.inner.core.log;
+        log.watermark.is_poisoned() || log.watermark.durable() >= self.waits_for()
+    }
+
+    fn waits_for(&self) -> u64 {
+        let durable = match &self.outcome {
+            Ok(receipt) => receipt.durability == Durability::Durable || receipt.already_committed,
+            Err(_) => true,
+        };
+        if durable { self.rests_on } else { 0 }
+    }
+
+    /// Position of the batch's last event, if it was not refused.
+    pub fn position(&self) -> Option<Position> {
+        self.outcome.as_ref().ok().map(Receipt::position)
+    }
+}

@@ -1,0 +1,432 @@
+//! The one writer: judges a batch against the store as it is, gives it positions and revisions, and puts it into the log.
+//!
+//! All of it happens under one short lock. The order of checks is the contract's: form (before the lock), poisoned,
+//! ids, space, expectations and conditions, then positions, encoding, and the publication of the new head.
+
+use std::sync::Arc;
+
+use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder};
+use annals_format::record::encoded_len;
+use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
+use annals_format::manifest::SegmentState;
+use smallvec::SmallVec;
+
+use crate::active_index::{ActiveIndex, Expected, Place};
+use crate::append::{Committed, Durability, Expect, Receipt};
+use crate::core::Core;
+use crate::directory::{Directory, StreamTip};
+use crate::error::{Conflict, Error, Refusal, StreamState};
+use crate::event::Event;
+use crate::id_table::IdTable;
+use crate::input::Input;
+use crate::log::page_ceiling;
+use crate::name::KeyKind;
+use crate::options::{Clock, ReadMode};
+use crate::prepare::{Prepared, Preparer};
+use crate::segment::{Closing, Segment, SegmentIndex, Tally};
+use crate::{EventId, Position, Result, Revision, reader};
+
+/// What the writer knows of the segment it writes to.
+#[derive(Debug)]
+pub(crate) struct ActiveSegment {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) index: Arc<ActiveIndex>,
+    /// Where the next batch goes.
+    pub(crate) offset: u64,
+    pub(crate) tally: Tally,
+}
+
+/// The end of the log at one moment, for whoever syncs it.
+#[derive(Debug)]
+pub(crate) struct Tip {
+    pub(crate) end: u64,
+    pub(crate) head: u64,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) offset: u64,
+    pub(crate) recorded_at: u64,
+    /// Segments that ended since the last sync.
+    pub(crate) ended: Vec<Arc<Segment>>,
+}
+
+/// What became of a batch that was not refused.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    pub(crate) receipt: Receipt,
+    /// The answer rests on this position being shown; that of the batch itself for a new one.
+    pub(crate) rests_on: u64,
+}
+
+/// A refusal, and the position that must be shown before it is told.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: Error,
+    pub(crate) rests_on: u64,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, rests_on: 0 }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) preparer: Arc<Preparer>,
+    pub(crate) active: ActiveSegment,
+    /// Position of the last record.
+    pub(crate) head: u64,
+    /// Log offset where the next batch goes.
+    pub(crate) end: u64,
+    pub(crate) last_time: u64,
+    pub(crate) directory: Directory,
+    pub(crate) ids: IdTable,
+    pub(crate) made_ids: crate::made_id::MadeIds,
+    pub(crate) staging: Vec<u8>,
+    pub(crate) ended: Vec<Arc<Segment>>,
+    /// Times that the wall clock stood behind the last batch.
+    pub(crate) clock_steps_back: u64,
+}
+
+impl Writer {
+    /// The end of the log now; takes the list of segments that a sync must include.
+    pub(crate) fn tip(&mut self) -> Tip {
+        Tip {
+            end: self.end,
+            head: self.head,
+            segment: self.active.segment.clone(),
+            offset: self.active.offset,
+            recorded_at: self.last_time,
+            ended: std::mem::take(&mut self.ended),
+        }
+    }
+
+    /// Judges and writes one batch. Its form was checked.
+    pub(crate) fn append(&mut self, input: &Input<'_>, durability: Durability) -> Result<Appended, Refused> {
+        self.core.log.check_poison()?;
+        if input.has_ids()
+            && let Some(answer) = self.judge_ids(input, durability)?
+        {
+            return Ok(answer);
+        }
+        let len = self.measure(input)?;
+        self.make_room(len)?;
+        self.judge_expectations(input)?;
+        let receipt = self.write(input, durability)?;
+        self.ask_for_next_segment();
+        Ok(Appended { receipt, rests_on: self.head })
+    }
+
+    /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
+    #[inline]
+    fn judge_ids(&mut self, input: &Input<'_>, durability: Durability) -> Result<Option<Appended>, Refused> {
+        let mut met = false;
+        for index in 0..input.len() {
+            let id = input.event(index).1.id.expect("all events have ids");
+            self.ids.find(self.core.hash.id(&id.to_bytes()), |_| met = true);
+        }
+        if met { self.judge_met_ids(input, durability) } else { Ok(None) }
+    }
+
+    #[cold]
+    fn judge_met_ids(&mut self, input: &Input<'_>, durability: Durability) -> Result<Option<Appended>, Refused> {
+        let mut found: Vec<(usize, Event)> = Vec::new();
+        for index in 0..input.len() {
+            let id = input.event(index).1.id.expect("all events have ids");
+            if let Some(event) = self.stored(id)? {
+                found.push((index, event));
+            }
+        }
+        let rests_on = found.iter().map(|(_, event)| event.position().get()).max().unwrap_or(0);
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let other = found.iter().find(|(index, event)| !same_content(input, *index, event));
+        if let Some((_, event)) = other {
+            let error = Error::DuplicateId { id: event.id(), at: event.position() };
+            return Err(Refused { error, rests_on: event.position().get() });
+        }
+        if found.len() < input.len() {
+            let ids = |wanted: bool| {
+                let is_present = |index: &usize| found.iter().any(|(found, _)| found == index);
+                let chosen = (0..input.len()).filter(move |index| is_present(index) == wanted);
+                chosen.filter_map(|index| input.event(index).1.id).collect()
+            };
+            return Err(Refused { error: Error::PartialDuplicate { present: ids(true), absent: ids(false) }, rests_on });
+        }
+        let events = found.iter().map(|(_, event)| Committed {
+            position: event.position(),
+            revision: event.revision(),
+            recorded_at: event.recorded_at(),
+            id: event.id(),
+        });
+        let receipt = Receipt { events: events.collect(), already_committed: true, durability };
+        Ok(Some(Appended { receipt, rests_on }))
+    }
+
+    /// The stored event with this id.
+    fn stored(&self, id: EventId) -> Result<Option<Event>> {
+        let mut candidates: SmallVec<[u64; 4]> = SmallVec::new();
+        self.ids.find(self.core.hash.id(&id.to_bytes()), |position| candidates.push(position));
+        for position in candidates {
+            let event = reader::event_at(&self.core, position)?;
+            if let Some(event) = event.filter(|event| event.id() == id) {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn tip_of(&self, stream: &str) -> StreamTip {
+        let found = self.directory.find(self.directory.hash_of(stream), stream);
+        found.map_or(StreamTip { revision: 0, position: 0 }, |number| self.directory.tip(number))
+    }
+
+    /// Every expectation and condition; all failures are collected.
+    #[inline]
+    fn judge_expectations(&mut self, input: &Input<'_>) -> Result<(), Refused> {
+        let mut failed: Vec<Refusal> = Vec::new();
+        for (stream, expected) in input.expectations() {
+            if expected == Expect::Any {
+                continue;
+            }
+            let tip = self.tip_of(stream);
+            if !holds(expected, tip) {
+                failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
+            }
+        }
+        if !input.conditions().is_empty() {
+            self.judge_conditions(input, &mut failed)?;
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let conflict = Conflict { head: self.head, failed };
+        // A caller that reads again must see all that refused it: the whole head this was judged against.
+        Err(Refused { error: Error::Conflict(Box::new(conflict)), rests_on: self.head })
+    }
+
+    fn judge_conditions(&mut self, input: &Input<'_>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
+        for (index, condition) in input.conditions().iter().enumerate() {
+            let after = condition.after.map_or(0, Position::get);
+            if after > self.head {
+                return Err(Error::AheadOfLog { given: after, head: self.head }.into());
+            }
+            if let Some(event) = reader::newest_match(&self.core, &condition.query, self.head, after)? {
+                let newest = event.position();
+                failed.push(Refusal::Condition { index, after: condition.after, newest, id: event.id() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Length of the encoded batch.
+    #[inline]
+    fn measure(&self, input: &Input<'_>) -> Result<u64> {
+        let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
+        let len = records + BATCH_HEADER_LEN as u64;
+        let limit = self.core.limits.batch_len;
+        if len > limit {
+            return Err(Error::over_limit("the batch's bytes", None, len, limit));
+        }
+        Ok(len)
+    }
+
+    /// Goes on to the next segment if `len` bytes do not fit in this one.
+    #[inline]
+    fn make_room(&mut self, len: u64) -> Result<()> {
+        let needed = self.active.offset + len + END_MARK_LEN as u64;
+        if needed <= self.active.segment.header.segment_len { Ok(()) } else { self.roll(len) }
+    }
+
+    /// Encodes, places, indexes and shows the batch. Only a failing write of the log can stop it, which poisons.
+    #[inline]
+    fn write(&mut self, input: &Input<'_>, durability: Durability) -> Result<Receipt, Refused> {
+        let now = self.clock.now();
+        if now < self.last_time {
+            self.clock_steps_back += 1;
+        }
+        let recorded_at = now.max(self.last_time);
+        let first_position = self.head + 1;
+        let batch_at = self.active.offset;
+        let mut events = SmallVec::with_capacity(input.len());
+
+        self.staging.clear();
+        let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
+        let mut last_stream: Option<(&str, u64, crate::directory::StreamNumber)> = None;
+        let mut last_type: Option<(&str, u64)> = None;
+        for index in 0..input.len() {
+            let (stream, event) = input.event(index);
+            let position = first_position + index as u64;
+            let (stream_hash, number) = match last_stream {
+                Some((last, hash, number)) if std::ptr::eq(last, stream) => (hash, number),
+                _ => {
+                    let hash = self.directory.hash_of(stream);
+                    (hash, self.directory.find_or_add(hash, stream))
+                }
+            };
+            last_stream = Some((stream, stream_hash, number));
+            let type_hash = match last_type {
+                Some((last, hash)) if std::ptr::eq(last, event.event_type) => hash,
+                _ => self.core.hash.key(KeyKind::Type, event.event_type),
+            };
+            last_type = Some((event.event_type, type_hash));
+            let id = event.id.map_or_else(|| self.made_ids.next(recorded_at), EventId::to_bytes);
+            let id_hash = self.core.hash.id(&id);
+            let revision = self.directory.advance(number, position);
+            let frame = batch.event(&input.parts(index, id), revision) as u64;
+
+            let place = Place { frame: batch_at + frame, batch: batch_at };
+            let record = self.active.index.add_record(place);
+            self.active.index.add_key(KeyKind::Stream, stream_hash, record);
+            self.active.index.add_key(KeyKind::Type, type_hash, record);
+            for tag in event.tags {
+                self.active.index.add_key(KeyKind::Tag, self.core.hash.key(KeyKind::Tag, tag), record);
+            }
+            self.active.index.add_id(id_hash, record);
+            self.ids.insert(id_hash, position);
+            events.push(Committed {
+                position: Position::new(position).expect("positions start at 1"),
+                revision: Revision::new(revision).expect("revisions start at 1"),
+                recorded_at,
+                id: EventId::from_bytes(id),
+            });
+        }
+        let header = batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch());
+
+        if let Err(error) = self.core.log.place(self.end, &self.staging) {
+            return Err(self.outcome_unknown(&events, &error).into());
+        }
+        self.active.tally.add(&header, &self.staging, 0);
+        self.active.offset += self.staging.len() as u64;
+        self.end += self.staging.len() as u64;
+        self.head = header.last_position();
+        self.last_time = recorded_at;
+        self.core.log.watermark.publish(self.head, self.end);
+        Ok(Receipt { events, already_committed: false, durability })
+    }
+
+    #[cold]
+    fn outcome_unknown(&self, events: &[Committed], error: &Error) -> Error {
+        Error::OutcomeUnknown { ids: events.iter().map(|event| event.id).collect(), reason: error.to_string() }
+    }
+
+    /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
+    /// the writer as it was.
+    #[cold]
+    fn roll(&mut self, batch_len: u64) -> Result<()> {
+        let old = self.active.segment.clone();
+        let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
+        let prepared = self.preparer.take(old.header.segment_len, needed)?;
+        let closing = Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally };
+        let base = page_ceiling(self.end + END_MARK_LEN as u64);
+        let previous = Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
+        let next = self.begin(prepared, base, Some(previous))?;
+
+        self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
+        let mark_end = self.end + END_MARK_LEN as u64;
+        self.core.log.place_zeros(mark_end, base)?;
+        self.core.log.add_extent(base, next.segment.file.clone(), &next.segment.name);
+        self.core.log.place(base, &next.segment.header.encode())?;
+        self.end = base + SEGMENT_HEADER_LEN as u64;
+        self.core.log.watermark.extend(self.end);
+
+        old.close(closing);
+        self.core.push_segment(next.segment.clone());
+        self.active = next;
+        self.ended.push(old.clone());
+        self.preparer.enqueue_seal(old);
+        Ok(())
+    }
+
+    /// The next segment on a prepared file; its header is not written yet.
+    fn begin(&self, prepared: Prepared, base: u64, previous: Option<Link>) -> Result<ActiveSegment> {
+        let header = SegmentHeader {
+            identity: prepared.identity,
+            generation: 0,
+            manifest_generation: self.preparer.manifest_generation(),
+            segment_len: prepared.len,
+            base,
+            first_position: self.head + 1,
+            previous,
+            created_at: self.clock.now(),
+            written_by: crate::VERSION,
+            kind: SegmentKind::Live,
+        };
+        begin_segment(self.core.read_mode, header, prepared, self.active.index.key_count(), self.active.index.record_count())
+    }
+
+    #[inline]
+    fn ask_for_next_segment(&self) {
+        let len = self.active.segment.header.segment_len;
+        if self.active.offset > len / 4 {
+            self.preparer.request(len);
+        }
+    }
+}
+
+/// An empty segment with this header, its index sized after the one before.
+pub(crate) fn begin_segment(
+    mode: ReadMode,
+    header: SegmentHeader,
+    prepared: Prepared,
+    keys: usize,
+    ids: u32,
+) -> Result<ActiveSegment> {
+    let expected = Expected { segment_len: header.segment_len, keys: keys * 5 / 4, ids: ids as usize * 5 / 4 };
+    let index = Arc::new(ActiveIndex::new(header.first_position, expected));
+    let seed = header.seed();
+    let of_index = SegmentIndex::Active(index.clone());
+    let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
+    let segment = Arc::new(segment);
+    Ok(ActiveSegment { segment, index, offset: SEGMENT_HEADER_LEN as u64, tally: Tally::new(seed) })
+}
+
+pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {
+    let tally = &closing.tally;
+    let has_records = tally.batch_count > 0;
+    EndMark {
+        final_checksum: tally.final_checksum.value(),
+        first_position: if has_records { next.first_position - tally.event_count - tally.control_count } else { 0 },
+        last_position: tally.last_position,
+        first_time: tally.first_time,
+        last_time: tally.last_time,
+        batch_count: tally.batch_count,
+        event_count: tally.event_count,
+        control_count: tally.control_count,
+        next_segment: next.identity.segment,
+    }
+}
+
+fn state(tip: StreamTip) -> StreamState {
+    Revision::new(tip.revision)
+        .map_or(StreamState::Absent, |last| StreamState::Live { first: Revision::FIRST, last })
+}
+
+#[inline]
+fn holds(expected: Expect, tip: StreamTip) -> bool {
+    match expected {
+        Expect::Any => true,
+        Expect::NoStream | Expect::Vacant => tip.revision == 0,
+        Expect::Exists => tip.revision > 0,
+        Expect::At(revision) => tip.revision == revision.get(),
+        // Nothing can be deleted yet.
+        Expect::Deleted => false,
+    }
+}
+
+/// Whether a stored event holds all that the caller gives now, whoever made its id.
+fn same_content(input: &Input<'_>, index: usize, stored: &Event) -> bool {
+    let (stream, event) = input.event(index);
+    stored.stream() == stream
+        && stored.event_type() == event.event_type
+        && stored.payload() == event.payload
+        && stored.metadata() == event.metadata
+        && stored.tags().eq(event.tags.iter().copied())
+        && stored.occurred_at() == event.occurred_at
+        && stored.schema_version() == event.schema_version
+        && stored.content_type() == event.content_type
+        && stored.correlation() == event.correlation
+        && stored.causation() == event.causation
+}
