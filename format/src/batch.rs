@@ -84,7 +84,7 @@ impl BatchHeader {
             return Err(Fault::Count { what: "number of records in the batch", value: count.into() });
         }
         let shortest = u64::from(count) * record::RECORD_HEADER_LEN as u64;
-        if self.body_len % 8 != 0 || u64::from(self.body_len) < shortest {
+        if !self.body_len.is_multiple_of(8) || u64::from(self.body_len) < shortest {
             return Err(Fault::Length { what: "length of the batch's body", value: self.body_len.into() });
         }
         if self.durable_lag != LAG_UNKNOWN && u64::from(self.durable_lag) >= self.first_position {
