@@ -32,27 +32,15 @@ impl Device {
         let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
         let link = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         // Flushes are not counted for partitions, only for the disk they lie on.
-        let disk = if link.join("partition").exists() {
-            link.parent()?.to_owned()
-        } else {
-            link
-        };
-        let device = Self {
-            stat: disk.join("stat"),
-        };
+        let disk = if link.join("partition").exists() { link.parent()?.to_owned() } else { link };
+        let device = Self { stat: disk.join("stat") };
         device.read().map(|_| device)
     }
 
     fn read(&self) -> Option<Counts> {
         let text = fs::read_to_string(&self.stat).ok()?;
-        let fields: Vec<u64> = text
-            .split_whitespace()
-            .filter_map(|field| field.parse().ok())
-            .collect();
-        Some(Counts {
-            bytes_written: fields.get(6)? * 512,
-            flushes: *fields.get(15)?,
-        })
+        let fields: Vec<u64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        Some(Counts { bytes_written: fields.get(6)? * 512, flushes: *fields.get(15)? })
     }
 
     /// A reading to be handed to [`Device::since`].
@@ -63,10 +51,7 @@ impl Device {
     /// What was counted since `mark`.
     pub fn since(&self, mark: Counts) -> Counts {
         let now = self.mark();
-        Counts {
-            flushes: now.flushes - mark.flushes,
-            bytes_written: now.bytes_written - mark.bytes_written,
-        }
+        Counts { flushes: now.flushes - mark.flushes, bytes_written: now.bytes_written - mark.bytes_written }
     }
 }
 
@@ -76,11 +61,7 @@ pub fn refuse_memory(dir: &Path) -> Result<()> {
     const RAMFS: i64 = 0x8584_58f6;
     let kind = rustix::fs::statfs(dir)?.f_type;
     if kind == TMPFS || kind == RAMFS {
-        return Err(format!(
-            "{} lies in memory; durable rows need a disk (--dir)",
-            dir.display()
-        )
-        .into());
+        return Err(format!("{} lies in memory; durable rows need a disk (--dir)", dir.display()).into());
     }
     Ok(())
 }
@@ -98,11 +79,7 @@ pub fn allocated(dir: &Path) -> Result<u64> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = entry.metadata()?;
-        sum += if meta.is_dir() {
-            allocated(&entry.path())?
-        } else {
-            meta.blocks() * 512
-        };
+        sum += if meta.is_dir() { allocated(&entry.path())? } else { meta.blocks() * 512 };
     }
     Ok(sum)
 }
@@ -116,10 +93,9 @@ pub fn written(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<u64> {
             sum += written(&entry.path(), wanted)?;
         } else if wanted(&entry.file_name().to_string_lossy()) {
             let bytes = fs::read(entry.path())?;
-            sum += bytes
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last as u64 + 1);
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+            // A file with holes takes less than its length.
+            sum += end.min(entry.metadata()?.blocks() * 512);
         }
     }
     Ok(sum)
@@ -144,9 +120,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.log"), [1, 0, 2, 0, 0]).unwrap();
         fs::write(dir.path().join("b.idx"), [1; 100]).unwrap();
-        assert_eq!(
-            written(dir.path(), &|name| name.ends_with(".log")).unwrap(),
-            3
-        );
+        assert_eq!(written(dir.path(), &|name| name.ends_with(".log")).unwrap(), 3);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Result;
+use crate::annals::{self, Annals};
 use crate::floor::FloorLog;
 use crate::floor::group::GroupLog;
 use crate::floor::scan::Place;
@@ -65,7 +66,7 @@ impl Engine {
     pub fn serves(&self, durability: Durability) -> bool {
         match durability {
             Durability::Buffered => self.buffered,
-            Durability::Durable => self.name != "floor-group",
+            Durability::Durable => self.name != "floor-group" && self.kind != Kind::Beside,
         }
     }
 
@@ -89,69 +90,22 @@ pub(crate) const BASE: Engine = Engine {
     places: None,
 };
 
+const OURS: Engine = Engine { log_files: &annals::holds_events, places: Some(annals::places), ..BASE };
+
 /// All engines, in the order of the tables.
 pub static ENGINES: &[Engine] = &[
-    Engine {
-        name: "floor",
-        kind: Kind::Floor,
-        many_writers: false,
-        open: FloorLog::open,
-        ..BASE
-    },
-    Engine {
-        name: "floor-group",
-        kind: Kind::Floor,
-        buffered: false,
-        open: GroupLog::open,
-        ..BASE
-    },
-    Engine {
-        name: "seglog",
-        kind: Kind::BareLog,
-        many_writers: false,
-        open: Seglog::open,
-        ..BASE
-    },
-    Engine {
-        name: "okaywal",
-        kind: Kind::BareLog,
-        buffered: false,
-        many_writers: false,
-        open: Okaywal::open,
-        ..BASE
-    },
-    Engine {
-        name: "raft-engine",
-        open: RaftEngine::open,
-        ..BASE
-    },
-    Engine {
-        name: "tephra",
-        buffered: false,
-        open: Tephra::open,
-        ..BASE
-    },
-    Engine {
-        name: "lmdb",
-        open: Lmdb::open,
-        ..BASE
-    },
-    Engine {
-        name: "sqlite",
-        open: Sqlite::open,
-        ..BASE
-    },
-    Engine {
-        name: "fjall",
-        open: Fjall::open,
-        ..BASE
-    },
-    Engine {
-        name: "redb",
-        buffered: false,
-        open: Redb::open,
-        ..BASE
-    },
+    Engine { name: "annals", kind: Kind::Annals, open: Annals::open, ..OURS },
+    Engine { name: "annals-ids", kind: Kind::Beside, open: Annals::open_with_generated_ids, ..OURS },
+    Engine { name: "floor", kind: Kind::Floor, many_writers: false, open: FloorLog::open, ..BASE },
+    Engine { name: "floor-group", kind: Kind::Floor, buffered: false, open: GroupLog::open, ..BASE },
+    Engine { name: "seglog", kind: Kind::BareLog, many_writers: false, open: Seglog::open, ..BASE },
+    Engine { name: "okaywal", kind: Kind::BareLog, buffered: false, many_writers: false, open: Okaywal::open, ..BASE },
+    Engine { name: "raft-engine", open: RaftEngine::open, ..BASE },
+    Engine { name: "tephra", buffered: false, open: Tephra::open, ..BASE },
+    Engine { name: "lmdb", open: Lmdb::open, ..BASE },
+    Engine { name: "sqlite", open: Sqlite::open, ..BASE },
+    Engine { name: "fjall", open: Fjall::open, ..BASE },
+    Engine { name: "redb", buffered: false, open: Redb::open, ..BASE },
 ];
 
 /// The engine of this name.

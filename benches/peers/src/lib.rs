@@ -3,6 +3,7 @@
 //! [`workload`] prepares the events, [`peer`] is what every engine is asked to do, [`engines`] lists them, [`rows`] are
 //! the measurements and [`report`] turns them into tables. See the README for how to run it and what each adapter does.
 
+pub mod annals;
 pub mod device;
 pub mod engines;
 pub mod floor;

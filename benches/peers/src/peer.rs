@@ -50,13 +50,8 @@ impl Scanned {
 #[inline]
 pub fn payload_sum(payload: &[u8]) -> u64 {
     let words = payload.chunks_exact(8);
-    let rest = words
-        .remainder()
-        .iter()
-        .fold(0u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
-    words.fold(rest, |sum, word| {
-        sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes")))
-    })
+    let rest = words.remainder().iter().fold(0u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+    words.fold(rest, |sum, word| sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes"))))
 }
 
 /// A log open for appending. One writer handle is taken for each thread that appends.

@@ -11,10 +11,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless chain needs no Option"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless chain needs no Option")]
     #[inline]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -40,8 +37,6 @@ impl Random {
     /// Two to ten small letters.
     pub fn word(&mut self) -> String {
         let len = 2 + self.next() % 9;
-        (0..len)
-            .map(|_| char::from(b'a' + (self.next() % 26) as u8))
-            .collect()
+        (0..len).map(|_| char::from(b'a' + (self.next() % 26) as u8)).collect()
     }
 }

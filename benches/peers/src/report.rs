@@ -79,20 +79,12 @@ pub struct Spread {
 impl Spread {
     /// Of no figures: `None`.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values
-            .into_iter()
-            .filter(|value| value.is_finite())
-            .collect();
+        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let count = values.len();
         let (min, max) = (*values.first()?, *values.last()?);
         let median = (values[(count - 1) / 2] + values[count / 2]) / 2.0;
-        Some(Self {
-            median,
-            min,
-            max,
-            count,
-        })
+        Some(Self { median, min, max, count })
     }
 }
 
@@ -102,43 +94,20 @@ const FLOOR_SPREAD: f64 = 1.5;
 impl Row {
     /// The floor of each run: the hand-written one, or a bare log that was better in that run.
     fn floors(&self) -> Vec<Option<f64>> {
-        let count = self
-            .results
-            .iter()
-            .map(|result| result.runs.len())
-            .max()
-            .unwrap_or(0);
+        let count = self.results.iter().map(|result| result.runs.len()).max().unwrap_or(0);
         let best = |run: usize| {
-            let floors = self
-                .results
-                .iter()
-                .filter(|result| matches!(result.kind, Kind::Floor | Kind::BareLog));
+            let floors = self.results.iter().filter(|result| matches!(result.kind, Kind::Floor | Kind::BareLog));
             let values = floors.filter_map(|result| Some((*result.runs.get(run)?)?.value));
-            values.reduce(|a, b| {
-                if (a > b) == (self.better == Better::Higher) {
-                    a
-                } else {
-                    b
-                }
-            })
+            values.reduce(|a, b| if (a > b) == (self.better == Better::Higher) { a } else { b })
         };
         (0..count).map(best).collect()
     }
 
     /// Runs in which the hand-written floor was far off its own median.
     fn dropped(&self) -> Vec<bool> {
-        let count = self
-            .results
-            .iter()
-            .map(|result| result.runs.len())
-            .max()
-            .unwrap_or(0);
+        let count = self.results.iter().map(|result| result.runs.len()).max().unwrap_or(0);
         let mut dropped = vec![false; count];
-        for floor in self
-            .results
-            .iter()
-            .filter(|result| result.kind == Kind::Floor)
-        {
+        for floor in self.results.iter().filter(|result| result.kind == Kind::Floor) {
             let Some(spread) = floor.spread(&vec![false; count]) else {
                 continue;
             };
@@ -150,19 +119,12 @@ impl Row {
         }
         // Two runs, or a floor that is off more often than not, have no spread to judge by: then all runs are shown.
         let too_many = count < 3 || 2 * dropped.iter().filter(|dropped| **dropped).count() > count;
-        if too_many {
-            vec![false; count]
-        } else {
-            dropped
-        }
+        if too_many { vec![false; count] } else { dropped }
     }
 
     /// The peer with the best median.
     fn best_peer(&self, dropped: &[bool]) -> Option<&EngineResult> {
-        let peers = self
-            .results
-            .iter()
-            .filter(|result| result.kind == Kind::Peer);
+        let peers = self.results.iter().filter(|result| result.kind == Kind::Peer);
         let peers = peers.filter_map(|result| Some((result, result.spread(dropped)?.median)));
         let better = |a: &(_, f64), b: &(_, f64)| match self.better {
             Better::Higher => a.1.total_cmp(&b.1),
@@ -173,41 +135,19 @@ impl Row {
 
     /// The ratio of annals to other figures, run by run; above 1 is better for annals whatever the unit.
     fn ratio(&self, others: &[Option<f64>], dropped: &[bool]) -> Option<Spread> {
-        let annals = self
-            .results
-            .iter()
-            .find(|result| result.kind == Kind::Annals)?;
-        let runs = annals
-            .runs
-            .iter()
-            .zip(others)
-            .zip(dropped)
-            .filter(|(_, dropped)| !**dropped);
+        let annals = self.results.iter().find(|result| result.kind == Kind::Annals)?;
+        let runs = annals.runs.iter().zip(others).zip(dropped).filter(|(_, dropped)| !**dropped);
         Spread::of(runs.filter_map(|((ours, other), _)| {
             let ratio = (*ours)?.value / (*other)?;
-            Some(if self.better == Better::Higher {
-                ratio
-            } else {
-                1.0 / ratio
-            })
+            Some(if self.better == Better::Higher { ratio } else { 1.0 / ratio })
         }))
     }
 
     /// The table with its ratios.
     pub fn render(&self, format: Format) -> String {
         let dropped = self.dropped();
-        let mut lines = vec![
-            [
-                "engine",
-                "median",
-                "min",
-                "max",
-                "syncs/append",
-                "device B/event",
-                "runs",
-            ]
-            .map(str::to_owned),
-        ];
+        let mut lines =
+            vec![["engine", "median", "min", "max", "syncs/append", "device B/event", "runs"].map(str::to_owned)];
         for result in &self.results {
             lines.push(result.line(self.unit, &dropped));
         }
@@ -227,21 +167,14 @@ impl Row {
 
     fn ratios(&self, dropped: &[bool]) -> Vec<String> {
         let shown = |what: &str, spread: Spread| {
-            format!(
-                "annals / {what}: {:.2} ({:.2}..{:.2})",
-                spread.median, spread.min, spread.max
-            )
+            format!("annals / {what}: {:.2} ({:.2}..{:.2})", spread.median, spread.min, spread.max)
         };
         let mut lines = Vec::new();
         if let Some(spread) = self.ratio(&self.floors(), dropped) {
             lines.push(shown("floor", spread));
         }
         if let Some(peer) = self.best_peer(dropped) {
-            let values: Vec<_> = peer
-                .runs
-                .iter()
-                .map(|sample| sample.map(|sample| sample.value))
-                .collect();
+            let values: Vec<_> = peer.runs.iter().map(|sample| sample.map(|sample| sample.value)).collect();
             if let Some(spread) = self.ratio(&values, dropped) {
                 lines.push(shown(&format!("best peer, {}", peer.name), spread));
             }
@@ -251,10 +184,7 @@ impl Row {
         }
         let count = dropped.iter().filter(|dropped| **dropped).count();
         if count > 0 {
-            lines.push(format!(
-                "{count} of {} runs dropped for the floor's own spread",
-                dropped.len()
-            ));
+            lines.push(format!("{count} of {} runs dropped for the floor's own spread", dropped.len()));
         }
         lines.push(format!("wanted: {}", self.wanted));
         lines
@@ -289,8 +219,7 @@ impl Row {
 impl EngineResult {
     fn kept<'a>(&'a self, dropped: &'a [bool]) -> impl Iterator<Item = Sample> + 'a {
         let runs = self.runs.iter().enumerate();
-        runs.filter(|(run, _)| !dropped.get(*run).copied().unwrap_or(false))
-            .filter_map(|(_, sample)| *sample)
+        runs.filter(|(run, _)| !dropped.get(*run).copied().unwrap_or(false)).filter_map(|(_, sample)| *sample)
     }
 
     fn spread(&self, dropped: &[bool]) -> Option<Spread> {
@@ -298,13 +227,7 @@ impl EngineResult {
     }
 
     fn syncs(&self, dropped: &[bool]) -> Option<f64> {
-        Some(
-            Spread::of(
-                self.kept(dropped)
-                    .filter_map(|sample| sample.syncs_per_append),
-            )?
-            .median,
-        )
+        Some(Spread::of(self.kept(dropped).filter_map(|sample| sample.syncs_per_append))?.median)
     }
 
     fn line(&self, unit: &str, dropped: &[bool]) -> [String; 7] {
@@ -313,22 +236,12 @@ impl EngineResult {
             Kind::Beside => format!("({})", self.name),
             _ => self.name.clone(),
         };
-        let written = Spread::of(
-            self.kept(dropped)
-                .filter_map(|sample| sample.written_per_event),
-        );
+        let written = Spread::of(self.kept(dropped).filter_map(|sample| sample.written_per_event));
         let [median, min, max, runs] = match self.spread(dropped) {
-            Some(spread) => [
-                figure(spread.median),
-                figure(spread.min),
-                figure(spread.max),
-                spread.count.to_string(),
-            ],
+            Some(spread) => [figure(spread.median), figure(spread.min), figure(spread.max), spread.count.to_string()],
             None => ["-".into(), "-".into(), "-".into(), "0".into()],
         };
-        let syncs = self
-            .syncs(dropped)
-            .map_or("-".to_owned(), |syncs| format!("{syncs:.3}"));
+        let syncs = self.syncs(dropped).map_or("-".to_owned(), |syncs| format!("{syncs:.3}"));
         let written = written.map_or("-".to_owned(), |written| format!("{:.0}", written.median));
         [name, median, min, max, syncs, written, runs]
     }
@@ -337,11 +250,7 @@ impl EngineResult {
 /// A figure in its unit, short.
 pub fn figure(value: f64, unit: &str) -> String {
     if unit != "events/s" {
-        return if value >= 100.0 {
-            format!("{value:.0}")
-        } else {
-            format!("{value:.2}")
-        };
+        return if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
     }
     match value {
         _ if value >= 1e6 => format!("{:.2} M", value / 1e6),
@@ -351,33 +260,19 @@ pub fn figure(value: f64, unit: &str) -> String {
 }
 
 fn table<const N: usize>(lines: &[[String; N]], format: Format) -> String {
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
     for (number, line) in lines.iter().enumerate() {
         let cells: Vec<String> = (0..N)
-            .map(|n| {
-                if n == 0 {
-                    format!("{:<1$}", line[n], widths[n])
-                } else {
-                    format!("{:>1$}", line[n], widths[n])
-                }
-            })
+            .map(|n| if n == 0 { format!("{:<1$}", line[n], widths[n]) } else { format!("{:>1$}", line[n], widths[n]) })
             .collect();
         match format {
             Format::Text => out += &format!("  {}\n", cells.join("  ")),
             Format::Markdown => out += &format!("| {} |\n", cells.join(" | ")),
         }
         if number == 0 && format == Format::Markdown {
-            let rule: Vec<&str> = (0..N)
-                .map(|n| if n == 0 { "---" } else { "---:" })
-                .collect();
+            let rule: Vec<&str> = (0..N).map(|n| if n == 0 { "---" } else { "---:" }).collect();
             out += &format!("| {} |\n", rule.join(" | "));
         }
     }
@@ -399,17 +294,8 @@ mod tests {
     use super::*;
 
     fn result(name: &str, kind: Kind, values: &[f64]) -> EngineResult {
-        let sample = |value: &f64| {
-            Some(Sample {
-                value: *value,
-                ..Sample::default()
-            })
-        };
-        EngineResult {
-            name: name.to_owned(),
-            kind,
-            runs: values.iter().map(sample).collect(),
-        }
+        let sample = |value: &f64| Some(Sample { value: *value, ..Sample::default() });
+        EngineResult { name: name.to_owned(), kind, runs: values.iter().map(sample).collect() }
     }
 
     fn row(results: Vec<EngineResult>) -> Row {
@@ -458,10 +344,7 @@ mod tests {
     fn less_is_better_where_it_is() {
         let row = Row {
             better: Better::Lower,
-            ..row(vec![
-                result("annals", Kind::Annals, &[50.0]),
-                result("floor", Kind::Floor, &[100.0]),
-            ])
+            ..row(vec![result("annals", Kind::Annals, &[50.0]), result("floor", Kind::Floor, &[100.0])])
         };
         assert_eq!(row.ratio(&row.floors(), &[false]).unwrap().median, 2.0);
     }

@@ -138,11 +138,7 @@ impl SyncProbe {
     /// Creates its file in `dir`.
     pub fn create(dir: &Path) -> Result<Self> {
         let path = dir.join("sync-probe");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .open(path)?;
+        let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
         file.write_all_at(&vec![1; 4096 * Self::PAGES as usize], 0)?;
         file.sync_all()?;
         Ok(Self { file, count: 0 })
@@ -153,8 +149,7 @@ impl SyncProbe {
         self.count += 1;
         let page = [self.count as u8; 4096];
         let began = Instant::now();
-        self.file
-            .write_all_at(&page, self.count % Self::PAGES * 4096)?;
+        self.file.write_all_at(&page, self.count % Self::PAGES * 4096)?;
         self.file.sync_data()?;
         Ok(began.elapsed())
     }
@@ -164,12 +159,8 @@ impl SyncProbe {
 /// for pages the others then find ready.
 pub fn touch_memory(bytes: usize) -> Result<()> {
     let free = std::fs::read_to_string("/proc/meminfo")?;
-    let available = free
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let available = available
-        .and_then(|text| text.trim().trim_end_matches(" kB").parse::<usize>().ok())
-        .unwrap_or(0);
+    let available = free.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = available.and_then(|text| text.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0);
     let bytes = bytes.min(available * 1024 / 2);
     let mut map = memmap2::MmapMut::map_anon(bytes.max(4096))?;
     for at in (0..map.len()).step_by(4096) {

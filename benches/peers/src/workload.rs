@@ -16,14 +16,8 @@ pub const PAYLOAD_LEN: usize = 256;
 /// Distinct payloads: 64 MiB of them, more than a processor caches.
 const POOL: usize = 1 << 18;
 /// Event types of twelve bytes.
-const TYPES: [&str; 6] = [
-    "OrderPlaced1",
-    "OrderPaid001",
-    "OrderPacked1",
-    "OrderShipped",
-    "ItemRemoved1",
-    "NoteWritten1",
-];
+const TYPES: [&str; 6] =
+    ["OrderPlaced1", "OrderPaid001", "OrderPacked1", "OrderShipped", "ItemRemoved1", "NoteWritten1"];
 
 /// Where payloads come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +91,7 @@ impl Workload {
             starts.push(at);
             at += u64::from(*len);
         }
-        let names = (0..STREAMS)
-            .map(|n| format!("stream-{n:06}"))
-            .collect::<Vec<_>>();
+        let names = (0..STREAMS).map(|n| format!("stream-{n:06}")).collect::<Vec<_>>();
         let mut zipf = Zipf::new(STREAMS, ZIPF);
         let mut random = Random::new(7);
         let items = (0..count).map(|n| Item {
@@ -119,8 +111,7 @@ impl Workload {
     }
 
     fn scoop(count: usize) -> Result<Self> {
-        let dir =
-            data_dir().ok_or("scoop.jsonl.zst is looked for in the directory ANNALS_DATA names")?;
+        let dir = data_dir().ok_or("scoop.jsonl.zst is looked for in the directory ANNALS_DATA names")?;
         let file = std::fs::File::open(dir.join("scoop.jsonl.zst"))?;
         let lines = std::io::BufReader::new(zstd::Decoder::new(file)?);
         let (mut names, mut types) = (Interner::default(), Interner::default());
@@ -147,13 +138,7 @@ impl Workload {
             arena.len() / lines_read.len(),
             names.names.len()
         );
-        Ok(Self::finish(
-            description,
-            names.names,
-            types.names,
-            arena,
-            items,
-        ))
+        Ok(Self::finish(description, names.names, types.names, arena, items))
     }
 
     fn finish(
@@ -170,14 +155,7 @@ impl Workload {
         }
         let mut random = Random::new(0x1d5);
         let ids = items.iter().map(|_| random.bytes16()).collect();
-        Self {
-            description,
-            names,
-            types,
-            arena,
-            items,
-            ids,
-        }
+        Self { description, names, types, arena, items, ids }
     }
 
     /// How many events there are.
@@ -192,10 +170,7 @@ impl Workload {
 
     /// Bytes of the payloads of the first `count` events.
     pub fn payload_bytes(&self, count: usize) -> u64 {
-        self.items[..count.min(self.items.len())]
-            .iter()
-            .map(|item| u64::from(item.payload_len))
-            .sum()
+        self.items[..count.min(self.items.len())].iter().map(|item| u64::from(item.payload_len)).sum()
     }
 
     /// The event of this number; `first_in_batch` is true.
@@ -254,16 +229,7 @@ fn synth_payloads(dir: &Path, count: usize, scratch: &Path) -> Result<(Vec<u8>, 
         let part = path.with_extension("part");
         let status = Command::new("python3")
             .arg(dir.join("synth.py"))
-            .args([
-                "--payload",
-                "fixed:256",
-                "--zipf",
-                "1.1",
-                "--seed",
-                "7",
-                "--streams",
-                "100000",
-            ])
+            .args(["--payload", "fixed:256", "--zipf", "1.1", "--seed", "7", "--streams", "100000"])
             .args(["--events", &count.to_string(), "--out"])
             .arg(&part)
             .status()?;
@@ -272,10 +238,7 @@ fn synth_payloads(dir: &Path, count: usize, scratch: &Path) -> Result<(Vec<u8>, 
         }
         std::fs::rename(part, &path)?;
     }
-    let (mut arena, mut lens) = (
-        Vec::with_capacity(count * PAYLOAD_LEN),
-        Vec::with_capacity(count),
-    );
+    let (mut arena, mut lens) = (Vec::with_capacity(count * PAYLOAD_LEN), Vec::with_capacity(count));
     for line in std::io::BufReader::new(std::fs::File::open(&path)?).lines() {
         let line = Line::parse(&line?)?;
         lens.push(line.data.len() as u32);
@@ -293,24 +256,13 @@ struct Line {
 
 impl Line {
     fn parse(line: &str) -> Result<Self> {
-        let fields: std::collections::HashMap<String, Box<serde_json::value::RawValue>> =
-            serde_json::from_str(line)?;
+        let fields: std::collections::HashMap<String, Box<serde_json::value::RawValue>> = serde_json::from_str(line)?;
         let text = |name: &str| -> Result<String> {
-            let raw = fields
-                .get(name)
-                .ok_or_else(|| format!("a line without {name}"))?;
+            let raw = fields.get(name).ok_or_else(|| format!("a line without {name}"))?;
             Ok(serde_json::from_str(raw.get())?)
         };
-        let data = fields
-            .get("data")
-            .ok_or("a line without data")?
-            .get()
-            .to_owned();
-        Ok(Self {
-            stream: text("stream")?,
-            event_type: text("type")?,
-            data,
-        })
+        let data = fields.get("data").ok_or("a line without data")?.get().to_owned();
+        Ok(Self { stream: text("stream")?, event_type: text("type")?, data })
     }
 }
 
@@ -331,9 +283,7 @@ fn own_payloads(count: usize) -> (Vec<u8>, Vec<u32>) {
         while payload.len() < PAYLOAD_LEN - 2 {
             match random.next() % 6 {
                 0 => payload.extend_from_slice(format!("{:016x}", random.next() >> 13).as_bytes()),
-                n => payload.extend_from_slice(
-                    words[(random.next() ^ n) as usize % words.len()].as_bytes(),
-                ),
+                n => payload.extend_from_slice(words[(random.next() ^ n) as usize % words.len()].as_bytes()),
             }
             payload.push(b' ');
         }
@@ -382,10 +332,7 @@ impl Zipf {
         for n in (1..count).rev() {
             scattered.swap(n, random.next() as usize % (n + 1));
         }
-        Self {
-            cumulated,
-            scattered,
-        }
+        Self { cumulated, scattered }
     }
 
     fn draw(&mut self, random: &mut Random) -> u32 {
@@ -409,22 +356,12 @@ mod tests {
         let mut heads = std::collections::HashMap::new();
         for number in 0..work.len() {
             let event = work.event(number);
-            assert_eq!(
-                (
-                    event.stream.len(),
-                    event.event_type.len(),
-                    event.payload.len()
-                ),
-                (13, 12, 256)
-            );
+            assert_eq!((event.stream.len(), event.event_type.len(), event.payload.len()), (13, 12, 256));
             let head = heads.entry(event.stream).or_insert(0u64);
             assert_eq!(event.revision, *head);
             *head += 1;
         }
-        assert_eq!(
-            work.heads(5_000).iter().map(|(_, head)| head).sum::<u64>(),
-            5_000
-        );
+        assert_eq!(work.heads(5_000).iter().map(|(_, head)| head).sum::<u64>(), 5_000);
     }
 
     #[test]

@@ -41,10 +41,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments
-        .iter()
-        .any(|argument| argument == "--help" || argument == "-h")
-    {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         print!("{HELP}");
         return ExitCode::SUCCESS;
     }
@@ -94,12 +91,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
     while let Some(name) = rest.next() {
         let value = rest.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
-            "--rows" => {
-                parsed.rows = value
-                    .split(',')
-                    .map(|row| row.trim().to_uppercase())
-                    .collect()
-            }
+            "--rows" => parsed.rows = value.split(',').map(|row| row.trim().to_uppercase()).collect(),
             "--runs" => parsed.settings.runs = value.parse()?,
             "--dir" => parsed.settings.dir = PathBuf::from(value),
             "--events" => parsed.settings.steady = value.parse()?,
@@ -114,23 +106,14 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             _ => return Err(format!("unknown: {name} {value}").into()),
         }
     }
-    let unknown = parsed
-        .rows
-        .iter()
-        .find(|row| !ROWS.contains(&row.as_str()) && *row != LONG);
+    let unknown = parsed.rows.iter().find(|row| !ROWS.contains(&row.as_str()) && *row != LONG);
     if let Some(row) = unknown {
         return Err(format!("no row {row}").into());
     }
-    let mean = if parsed.source == Source::Scoop {
-        1273
-    } else {
-        256
-    };
+    let mean = if parsed.source == Source::Scoop { 1273 } else { 256 };
     match parsed.bytes {
         Some(bytes) => parsed.settings.steady = (bytes / mean) as usize,
-        None if !quick && parsed.source == Source::Scoop => {
-            parsed.settings.steady = (1 << 30) / mean as usize
-        }
+        None if !quick && parsed.source == Source::Scoop => parsed.settings.steady = (1 << 30) / mean as usize,
         None => {}
     }
     Ok(parsed)
@@ -160,51 +143,27 @@ fn peers(list: &str) -> Result<Vec<&'static Engine>> {
             .map(|name| named(name.trim()).ok_or_else(|| format!("no engine {name}; see --list")))
             .collect::<Result<_, _>>()?,
     };
-    let wanted = |engine: &&'static Engine| {
-        engine.is_ours() || named.iter().any(|named| named.name == engine.name)
-    };
+    let wanted = |engine: &&'static Engine| engine.is_ours() || named.iter().any(|named| named.name == engine.name);
     Ok(ENGINES.iter().filter(wanted).collect())
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Arguments {
-        rows,
-        mut settings,
-        source,
-        format,
-        json,
-        ..
-    } = arguments;
+    let Arguments { rows, mut settings, source, format, json, .. } = arguments;
     std::fs::create_dir_all(&settings.dir)?;
     settings.dir = settings.dir.canonicalize()?;
     let began = Instant::now();
     let open_loop = (settings.open_loop.as_secs_f64() * settings.offered) as usize;
-    let needed = if rows.iter().any(|row| row == "A9") {
-        settings.events().max(open_loop)
-    } else {
-        settings.events()
-    };
+    let needed = if rows.iter().any(|row| row == "A9") { settings.events().max(open_loop) } else { settings.events() };
     let work = Workload::prepare(source, needed, &settings.dir)?;
     let device = Device::under(&settings.dir);
     let units = Units::measure(&settings.dir)?;
     println!("events: {}", work.description);
-    println!(
-        "machine: {} cores, {}",
-        std::thread::available_parallelism()?,
-        units.line()
-    );
+    println!("machine: {} cores, {}", std::thread::available_parallelism()?, units.line());
     if device.is_none() {
-        println!(
-            "no device counters under {}: syncs are not counted",
-            settings.dir.display()
-        );
+        println!("no device counters under {}: syncs are not counted", settings.dir.display());
     }
     println!("runs: {}, engines in turn\n", settings.runs);
-    let bench = Bench {
-        settings,
-        work,
-        device,
-    };
+    let bench = Bench { settings, work, device };
     let mut measured = Vec::new();
     for name in &rows {
         for row in bench.row(name)? {

@@ -32,11 +32,7 @@ pub fn sync(unsynced: &Unsynced) -> Result<()> {
 /// The size of the writes decides how large the page cache's folios become: small appends are fast in small ones,
 /// large appends in large ones.
 pub fn zeroed(path: &Path, chunk: usize) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SEGMENT_LEN)?;
     let zeros = vec![0; chunk];
     for at in (0..SEGMENT_LEN).step_by(chunk) {
@@ -68,15 +64,7 @@ impl Extents {
         }
         let current = ready.pop_front().expect("at least one segment");
         unsynced.lock().push(Arc::clone(&current));
-        Ok(Self {
-            dir: dir.to_owned(),
-            ready,
-            current,
-            number: 0,
-            created,
-            at: 0,
-            unsynced,
-        })
+        Ok(Self { dir: dir.to_owned(), ready, current, number: 0, created, at: 0, unsynced })
     }
 
     /// Segment and offset where `len` bytes go; rolls to the next segment when the rest of this one is too small.

@@ -51,19 +51,12 @@ impl GroupLog {
         let unsynced = Unsynced::default();
         let extents = Extents::prepare(dir, bytes_expected, Arc::clone(&unsynced))?;
         Ok(Box::new(Self {
-            staging: Mutex::new(Staging {
-                buffer: Vec::new(),
-                index: Vec::new(),
-            }),
+            staging: Mutex::new(Staging { buffer: Vec::new(), index: Vec::new() }),
             staged: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             leading: AtomicBool::new(false),
             groups: AtomicU32::new(0),
-            file: Mutex::new(Leading {
-                extents,
-                buffer: Vec::new(),
-                last_group: 1,
-            }),
+            file: Mutex::new(Leading { extents, buffer: Vec::new(), last_group: 1 }),
             unsynced,
         }))
     }
@@ -84,9 +77,7 @@ impl GroupLog {
         let leading = &mut *leading;
         let taken = self.durable.load(Ordering::Acquire);
         let began = Instant::now();
-        while self.staged.load(Ordering::Acquire) - taken < leading.last_group
-            && began.elapsed() < LINGER
-        {
+        while self.staged.load(Ordering::Acquire) - taken < leading.last_group && began.elapsed() < LINGER {
             std::thread::yield_now();
         }
         leading.buffer.clear();

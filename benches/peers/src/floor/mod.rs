@@ -59,31 +59,16 @@ impl FloorLog {
     /// Opens it with zero-filled segments for `bytes_expected` bytes of events.
     pub fn open(dir: &Path, durability: Durability, bytes_expected: u64) -> Result<Box<dyn Log>> {
         let unsynced = Unsynced::default();
-        let extents = Extents::prepare(
-            dir,
-            bytes_expected + bytes_expected / 3,
-            Arc::clone(&unsynced),
-        )?;
-        let state = State {
-            extents,
-            buffer: Vec::new(),
-            index: Vec::with_capacity(1 << 20),
-        };
-        Ok(Box::new(Self {
-            durability,
-            unsynced,
-            state: Mutex::new(Some(Box::new(state))),
-        }))
+        let extents = Extents::prepare(dir, bytes_expected + bytes_expected / 3, Arc::clone(&unsynced))?;
+        let state = State { extents, buffer: Vec::new(), index: Vec::with_capacity(1 << 20) };
+        Ok(Box::new(Self { durability, unsynced, state: Mutex::new(Some(Box::new(state))) }))
     }
 }
 
 impl Log for FloorLog {
     fn writer(&self) -> Result<Box<dyn Writer + '_>> {
         let state = self.state.lock().take().ok_or("the floor has one writer")?;
-        Ok(Box::new(FloorWriter {
-            log: self,
-            state: Some(state),
-        }))
+        Ok(Box::new(FloorWriter { log: self, state: Some(state) }))
     }
 
     fn sync(&self) -> Result<()> {
@@ -102,10 +87,7 @@ struct FloorWriter<'a> {
 
 impl Writer for FloorWriter<'_> {
     fn append(&mut self, batch: &[EventIn<'_>]) -> Result<Outcome> {
-        let state = self
-            .state
-            .as_mut()
-            .expect("held until the writer is dropped");
+        let state = self.state.as_mut().expect("held until the writer is dropped");
         state.buffer.clear();
         let first = state.index.len();
         for event in batch {

@@ -63,11 +63,7 @@ pub fn run(dir: &Path, work: &Workload, in_flight: usize, limit: Duration) -> Re
         let groups = committer.join().expect("the committer does not panic")?;
         let elapsed = began.elapsed();
         zeroing.join().expect("the zeroing thread does not panic")?;
-        Ok(Moved {
-            events,
-            elapsed,
-            groups,
-        })
+        Ok(Moved { events, elapsed, groups })
     })
 }
 
@@ -81,13 +77,7 @@ fn prepare(dir: &Path, ready: mpsc::SyncSender<File>) -> Result<()> {
     Ok(())
 }
 
-fn produce(
-    shared: &Shared,
-    work: &Workload,
-    in_flight: u64,
-    began: Instant,
-    limit: Duration,
-) -> u64 {
+fn produce(shared: &Shared, work: &Workload, in_flight: u64, began: Instant, limit: Duration) -> u64 {
     let mut chunk = Vec::with_capacity(2 * CHUNK);
     let (mut bytes, mut durable, mut events) = (0u64, 0, 0u64);
     for number in 0..work.len() {
@@ -168,11 +158,7 @@ mod tests {
         let moved = run(dir.path(), &work, 64 << 10, Duration::from_secs(60)).unwrap();
         assert_eq!(moved.events, 20_000);
         // 64 KiB at most in a group.
-        assert!(
-            moved.groups >= 20_000 * 256 / (64 << 10),
-            "{}",
-            moved.groups
-        );
+        assert!(moved.groups >= 20_000 * 256 / (64 << 10), "{}", moved.groups);
         let written = std::fs::read(extents::path(dir.path(), 0)).unwrap();
         for number in 0..work.len() {
             assert_eq!(written[number * 256..][..256], *work.event(number).payload);

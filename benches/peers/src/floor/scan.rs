@@ -32,10 +32,7 @@ pub struct RawScan {
 impl RawScan {
     /// Maps `files`; `places` name them by their order.
     pub fn open(files: &[PathBuf], places: Vec<Place>) -> Result<Self> {
-        let maps = files
-            .iter()
-            .map(|path| map(&File::open(path)?))
-            .collect::<Result<Vec<_>>>()?;
+        let maps = files.iter().map(|path| map(&File::open(path)?)).collect::<Result<Vec<_>>>()?;
         for place in &places {
             let file = maps.get(place.file as usize).ok_or("a place in no file")?;
             let end = u64::from(place.at) + u64::from(place.len);

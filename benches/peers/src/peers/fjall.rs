@@ -41,26 +41,11 @@ impl Fjall {
             Some(guard) => u64::from_be_bytes(guard.key()?.as_ref().try_into()?),
             None => 0,
         };
-        let head = Mutex::new(Head {
-            position,
-            ..Head::default()
-        });
-        Ok(Box::new(Self {
-            database,
-            events,
-            ids,
-            streams,
-            persist,
-            head,
-        }))
+        let head = Mutex::new(Head { position, ..Head::default() });
+        Ok(Box::new(Self { database, events, ids, streams, persist, head }))
     }
 
-    fn append(
-        &self,
-        batch: &[EventIn<'_>],
-        key: &mut Vec<u8>,
-        value: &mut Vec<u8>,
-    ) -> Result<Outcome> {
+    fn append(&self, batch: &[EventIn<'_>], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Outcome> {
         let mut head = self.head.lock();
         let head = &mut *head;
         let alone = batch.len() == 1;
@@ -70,15 +55,11 @@ impl Fjall {
         for event in batch {
             position += 1;
             let place = position.to_be_bytes();
-            if self.ids.contains_key(event.id)? || !alone && !head.pending.insert(event.id.to_vec())
-            {
+            if self.ids.contains_key(event.id)? || !alone && !head.pending.insert(event.id.to_vec()) {
                 return Ok(Outcome::Duplicate);
             }
             stream_key(key, event.stream, event.revision);
-            if event.revision > 0
-                && !head.pending.contains(key)
-                && !self.streams.contains_key(&*key)?
-            {
+            if event.revision > 0 && !head.pending.contains(key) && !self.streams.contains_key(&*key)? {
                 return Ok(Outcome::Conflict);
             }
             stream_key(key, event.stream, event.revision + 1);
@@ -98,11 +79,7 @@ impl Fjall {
 
 impl Log for Fjall {
     fn writer(&self) -> Result<Box<dyn Writer + '_>> {
-        Ok(Box::new(FjallWriter {
-            store: self,
-            key: Vec::new(),
-            value: Vec::new(),
-        }))
+        Ok(Box::new(FjallWriter { store: self, key: Vec::new(), value: Vec::new() }))
     }
 
     fn sync(&self) -> Result<()> {
@@ -140,10 +117,7 @@ impl Store for Fjall {
         stream_key(&mut prefix, stream, 0);
         prefix.truncate(stream.len() + 1);
         for row in self.streams.prefix(&prefix) {
-            let stored = self
-                .events
-                .get(row.value()?)?
-                .ok_or("an event of the index is missing")?;
+            let stored = self.events.get(row.value()?)?.ok_or("an event of the index is missing")?;
             each(payload(&stored));
         }
         Ok(())
@@ -153,12 +127,7 @@ impl Store for Fjall {
         let mut prefix = Vec::new();
         stream_key(&mut prefix, stream, 0);
         prefix.truncate(stream.len() + 1);
-        let last = self
-            .streams
-            .prefix(&prefix)
-            .next_back()
-            .map(|row| row.key())
-            .transpose()?;
+        let last = self.streams.prefix(&prefix).next_back().map(|row| row.key()).transpose()?;
         Ok(last.map_or(0, |key| revision_of(&key, stream)))
     }
 }

@@ -41,31 +41,17 @@ impl Lmdb {
         let streams = env.create_database(&mut txn, Some("streams"))?;
         let head = last_position(&events, &txn)?;
         txn.commit()?;
-        Ok(Box::new(Self {
-            env,
-            events,
-            ids,
-            streams,
-            head: Mutex::new(head),
-        }))
+        Ok(Box::new(Self { env, events, ids, streams, head: Mutex::new(head) }))
     }
 
-    fn append(
-        &self,
-        batch: &[EventIn<'_>],
-        key: &mut Vec<u8>,
-        value: &mut Vec<u8>,
-    ) -> Result<Outcome> {
+    fn append(&self, batch: &[EventIn<'_>], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Outcome> {
         let mut head = self.head.lock();
         let mut txn = self.env.write_txn()?;
         let mut position = *head;
         for event in batch {
             position += 1;
             let place = position.to_be_bytes();
-            match self
-                .ids
-                .put_with_flags(&mut txn, PutFlags::NO_OVERWRITE, &event.id, &place)
-            {
+            match self.ids.put_with_flags(&mut txn, PutFlags::NO_OVERWRITE, &event.id, &place) {
                 Err(heed::Error::Mdb(MdbError::KeyExist)) => return Ok(Outcome::Duplicate),
                 result => result?,
             }
@@ -76,16 +62,12 @@ impl Lmdb {
                 }
             }
             stream_key(key, event.stream, event.revision + 1);
-            match self
-                .streams
-                .put_with_flags(&mut txn, PutFlags::NO_OVERWRITE, key, &place)
-            {
+            match self.streams.put_with_flags(&mut txn, PutFlags::NO_OVERWRITE, key, &place) {
                 Err(heed::Error::Mdb(MdbError::KeyExist)) => return Ok(Outcome::Conflict),
                 result => result?,
             }
             encode(value, event);
-            self.events
-                .put_with_flags(&mut txn, PutFlags::APPEND, &place, value)?;
+            self.events.put_with_flags(&mut txn, PutFlags::APPEND, &place, value)?;
         }
         txn.commit()?;
         *head = position;
@@ -100,11 +82,7 @@ fn last_position(events: &Tree, txn: &heed::RoTxn<'_>) -> Result<u64> {
 
 impl Log for Lmdb {
     fn writer(&self) -> Result<Box<dyn Writer + '_>> {
-        Ok(Box::new(LmdbWriter {
-            store: self,
-            key: Vec::new(),
-            value: Vec::new(),
-        }))
+        Ok(Box::new(LmdbWriter { store: self, key: Vec::new(), value: Vec::new() }))
     }
 
     fn sync(&self) -> Result<()> {
@@ -144,10 +122,7 @@ impl Store for Lmdb {
         stream_key(&mut prefix, stream, 0);
         prefix.truncate(stream.len() + 1);
         for row in self.streams.prefix_iter(&txn, &prefix)? {
-            let stored = self
-                .events
-                .get(&txn, row?.1)?
-                .ok_or("an event of the index is missing")?;
+            let stored = self.events.get(&txn, row?.1)?.ok_or("an event of the index is missing")?;
             each(payload(stored));
         }
         Ok(())

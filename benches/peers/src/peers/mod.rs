@@ -59,10 +59,7 @@ fn revision_of(key: &[u8], stream: &str) -> u64 {
     let Some((name, revision)) = key.split_last_chunk::<8>() else {
         return 0;
     };
-    if name
-        .split_first()
-        .is_some_and(|(_, name)| name == stream.as_bytes())
-    {
+    if name.split_first().is_some_and(|(_, name)| name == stream.as_bytes()) {
         u64::from_be_bytes(*revision)
     } else {
         0

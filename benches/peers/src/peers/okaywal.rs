@@ -25,18 +25,13 @@ impl Okaywal {
             .preallocate_bytes(64 << 20)
             .checkpoint_after_bytes(60 << 20)
             .buffer_bytes(256 << 10);
-        Ok(Box::new(Self {
-            log: configuration.open(LogVoid)?,
-        }))
+        Ok(Box::new(Self { log: configuration.open(LogVoid)? }))
     }
 }
 
 impl Log for Okaywal {
     fn writer(&self) -> Result<Box<dyn Writer + '_>> {
-        Ok(Box::new(OkaywalWriter {
-            log: &self.log,
-            frame: Vec::new(),
-        }))
+        Ok(Box::new(OkaywalWriter { log: &self.log, frame: Vec::new() }))
     }
 
     fn sync(&self) -> Result<()> {

@@ -28,10 +28,7 @@ impl MessageExt for Entries {
     type Entry = BytesValue;
 
     fn index(entry: &BytesValue) -> u64 {
-        entry
-            .value
-            .first_chunk()
-            .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        entry.value.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
 }
 
@@ -56,11 +53,7 @@ impl RaftEngine {
     /// compression of large batches is left off: nobody else in the comparison compresses.
     pub fn open(dir: &Path, durability: Durability, _bytes_expected: u64) -> Result<Box<dyn Log>> {
         let config = Config {
-            dir: dir
-                .join("raft")
-                .to_str()
-                .ok_or("a directory that is no text")?
-                .to_owned(),
+            dir: dir.join("raft").to_str().ok_or("a directory that is no text")?.to_owned(),
             batch_compression_threshold: ReadableSize(0),
             purge_threshold: ReadableSize::gb(1 << 20),
             ..Config::default()
@@ -71,12 +64,7 @@ impl RaftEngine {
         }
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
         let sync = durability == Durability::Durable;
-        Ok(Box::new(Self {
-            engine,
-            sync,
-            stripes,
-            known: Mutex::default(),
-        }))
+        Ok(Box::new(Self { engine, sync, stripes, known: Mutex::default() }))
     }
 
     fn read(&self, group: u64, index: u64) -> Result<BytesValue> {
@@ -121,12 +109,7 @@ impl Known {
 impl Log for RaftEngine {
     fn writer(&self) -> Result<Box<dyn Writer + '_>> {
         let (batch, entry, stripes) = (LogBatch::default(), [BytesValue::new()], Vec::new());
-        Ok(Box::new(RaftWriter {
-            store: self,
-            batch,
-            entry,
-            stripes,
-        }))
+        Ok(Box::new(RaftWriter { store: self, batch, entry, stripes }))
     }
 
     fn sync(&self) -> Result<()> {
@@ -148,28 +131,19 @@ struct RaftWriter<'a> {
 impl Writer for RaftWriter<'_> {
     fn append(&mut self, batch: &[EventIn<'_>]) -> Result<Outcome> {
         self.stripes.clear();
-        self.stripes.extend(
-            batch
-                .iter()
-                .map(|event| group_of(event.stream) as usize % STRIPES),
-        );
+        self.stripes.extend(batch.iter().map(|event| group_of(event.stream) as usize % STRIPES));
         self.stripes.sort_unstable();
         self.stripes.dedup();
         let single = (self.stripes.len() == 1).then(|| self.store.stripes[self.stripes[0]].lock());
         let several: Vec<_> = match single {
             Some(_) => Vec::new(),
-            None => self
-                .stripes
-                .iter()
-                .map(|stripe| self.store.stripes[*stripe].lock())
-                .collect(),
+            None => self.stripes.iter().map(|stripe| self.store.stripes[*stripe].lock()).collect(),
         };
         let outcome = self.store.known.lock().take(batch);
         if outcome == Outcome::Committed {
             for event in batch {
                 encode(&mut self.entry[0].value, event);
-                self.batch
-                    .add_entries::<Entries>(group_of(event.stream), &self.entry)?;
+                self.batch.add_entries::<Entries>(group_of(event.stream), &self.entry)?;
             }
             self.store.engine.write(&mut self.batch, self.store.sync)?;
         }
@@ -191,13 +165,7 @@ impl Store for RaftEngine {
     fn read_stream(&self, stream: &str, each: &mut dyn FnMut(&[u8])) -> Result<()> {
         let mut entries = Vec::new();
         let head = self.latest(stream)?;
-        self.engine.fetch_entries_to::<Entries>(
-            group_of(stream),
-            1,
-            head + 1,
-            None,
-            &mut entries,
-        )?;
+        self.engine.fetch_entries_to::<Entries>(group_of(stream), 1, head + 1, None, &mut entries)?;
         entries.iter().for_each(|entry| each(payload(&entry.value)));
         Ok(())
     }

@@ -111,9 +111,7 @@ impl Store for Redb {
         stream_key(&mut from, stream, 0);
         stream_key(&mut to, stream, u64::MAX);
         for row in streams.range(from.as_slice()..to.as_slice())? {
-            let stored = events
-                .get(row?.1.value())?
-                .ok_or("an event of the index is missing")?;
+            let stored = events.get(row?.1.value())?.ok_or("an event of the index is missing")?;
             each(payload(stored.value()));
         }
         Ok(())
@@ -125,10 +123,7 @@ impl Store for Redb {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         stream_key(&mut from, stream, 0);
         stream_key(&mut to, stream, u64::MAX);
-        let last = streams
-            .range(from.as_slice()..to.as_slice())?
-            .next_back()
-            .transpose()?;
+        let last = streams.range(from.as_slice()..to.as_slice())?.next_back().transpose()?;
         Ok(last.map_or(0, |(key, _)| revision_of(key.value(), stream)))
     }
 }

@@ -30,26 +30,13 @@ impl Seglog {
     /// Opens it with segments of 64 MiB.
     pub fn open(dir: &Path, durability: Durability, _bytes_expected: u64) -> Result<Box<dyn Log>> {
         let segment = create(dir, 0)?;
-        let state = State {
-            dir: dir.to_owned(),
-            segment,
-            number: 0,
-            position: 0,
-            frame: Vec::new(),
-        };
-        Ok(Box::new(Self {
-            durability,
-            state: Mutex::new(state),
-        }))
+        let state = State { dir: dir.to_owned(), segment, number: 0, position: 0, frame: Vec::new() };
+        Ok(Box::new(Self { durability, state: Mutex::new(state) }))
     }
 }
 
 fn create(dir: &Path, number: u32) -> Result<Segment<0>> {
-    Ok(Segment::create(
-        dir.join(format!("{number:04}.seglog")),
-        SEGMENT_LEN as usize,
-        64,
-    )?)
+    Ok(Segment::create(dir.join(format!("{number:04}.seglog")), SEGMENT_LEN as usize, 64)?)
 }
 
 impl State {
@@ -80,12 +67,7 @@ impl Log for Seglog {
     }
 
     fn sync(&self) -> Result<()> {
-        self.state
-            .lock()
-            .segment
-            .sync()
-            .map(drop)
-            .map_err(|error: WriteError| error.into())
+        self.state.lock().segment.sync().map(drop).map_err(|error: WriteError| error.into())
     }
 
     fn store(&self) -> Option<&dyn Store> {

@@ -32,56 +32,34 @@ impl Sqlite {
                  revision INTEGER NOT NULL, type TEXT NOT NULL, payload BLOB NOT NULL, UNIQUE(stream, revision));"
         ))?;
         connection.set_prepared_statement_cache_capacity(16);
-        Ok(Box::new(Self {
-            connection: Mutex::new(connection),
-        }))
+        Ok(Box::new(Self { connection: Mutex::new(connection) }))
     }
 
     fn append(&self, batch: &[EventIn<'_>]) -> Result<Outcome> {
         let connection = self.connection.lock();
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let outcome = insert(&connection, batch);
-        let end = if matches!(outcome, Ok(Outcome::Committed)) {
-            "COMMIT"
-        } else {
-            "ROLLBACK"
-        };
+        let end = if matches!(outcome, Ok(Outcome::Committed)) { "COMMIT" } else { "ROLLBACK" };
         connection.prepare_cached(end)?.execute([])?;
         outcome
     }
 }
 
 fn insert(connection: &Connection, batch: &[EventIn<'_>]) -> Result<Outcome> {
-    let mut at =
-        connection.prepare_cached("SELECT 1 FROM events WHERE stream=?1 AND revision=?2")?;
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO events(id, stream, revision, type, payload) VALUES(?1,?2,?3,?4,?5)",
-    )?;
+    let mut at = connection.prepare_cached("SELECT 1 FROM events WHERE stream=?1 AND revision=?2")?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO events(id, stream, revision, type, payload) VALUES(?1,?2,?3,?4,?5)")?;
     for event in batch {
         if event.revision > 0 && !at.exists(params![event.stream, event.revision as i64])? {
             let stored = is_stored(connection, event)?;
-            return Ok(if stored {
-                Outcome::Duplicate
-            } else {
-                Outcome::Conflict
-            });
+            return Ok(if stored { Outcome::Duplicate } else { Outcome::Conflict });
         }
-        let row = params![
-            &event.id[..],
-            event.stream,
-            event.revision as i64 + 1,
-            event.event_type,
-            event.payload
-        ];
+        let row = params![&event.id[..], event.stream, event.revision as i64 + 1, event.event_type, event.payload];
         match insert.execute(row) {
             Ok(_) => {}
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                 let stored = is_stored(connection, event)?;
-                return Ok(if stored {
-                    Outcome::Duplicate
-                } else {
-                    Outcome::Conflict
-                });
+                return Ok(if stored { Outcome::Duplicate } else { Outcome::Conflict });
             }
             Err(error) => return Err(error.into()),
         }
@@ -90,9 +68,7 @@ fn insert(connection: &Connection, batch: &[EventIn<'_>]) -> Result<Outcome> {
 }
 
 fn is_stored(connection: &Connection, event: &EventIn<'_>) -> Result<bool> {
-    Ok(connection
-        .prepare_cached("SELECT 1 FROM events WHERE id=?1")?
-        .exists([&event.id[..]])?)
+    Ok(connection.prepare_cached("SELECT 1 FROM events WHERE id=?1")?.exists([&event.id[..]])?)
 }
 
 impl Log for Sqlite {
@@ -122,8 +98,7 @@ impl Writer for SqliteWriter<'_> {
 impl Store for Sqlite {
     fn scan(&self) -> Result<Scanned> {
         let connection = self.connection.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT payload FROM events ORDER BY position")?;
+        let mut statement = connection.prepare_cached("SELECT payload FROM events ORDER BY position")?;
         let (mut rows, mut scanned) = (statement.query([])?, Scanned::default());
         while let Some(row) = rows.next()? {
             scanned.add(row.get_ref(0)?.as_blob()?);
@@ -133,8 +108,8 @@ impl Store for Sqlite {
 
     fn read_stream(&self, stream: &str, each: &mut dyn FnMut(&[u8])) -> Result<()> {
         let connection = self.connection.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT payload FROM events WHERE stream=?1 ORDER BY revision")?;
+        let mut statement =
+            connection.prepare_cached("SELECT payload FROM events WHERE stream=?1 ORDER BY revision")?;
         let mut rows = statement.query([stream])?;
         while let Some(row) = rows.next()? {
             each(row.get_ref(0)?.as_blob()?);
@@ -144,10 +119,8 @@ impl Store for Sqlite {
 
     fn latest(&self, stream: &str) -> Result<u64> {
         let connection = self.connection.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT max(revision) FROM events WHERE stream=?1")?;
-        let found: Option<Option<i64>> =
-            statement.query_row([stream], |row| row.get(0)).optional()?;
+        let mut statement = connection.prepare_cached("SELECT max(revision) FROM events WHERE stream=?1")?;
+        let found: Option<Option<i64>> = statement.query_row([stream], |row| row.get(0)).optional()?;
         Ok(found.flatten().unwrap_or(0) as u64)
     }
 }

@@ -7,8 +7,8 @@ use flume::{Receiver, Sender};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tephra::{
-    AppendCondition, AppendError, ConflictClause, Event, EventType, Position, PositionRange, Query,
-    QueryItem, SegmentConfig, SegmentSet, Tag, Tags, WriteCoordinator, WriteHandle, WriterConfig,
+    AppendCondition, AppendError, ConflictClause, Event, EventType, Position, PositionRange, Query, QueryItem,
+    SegmentConfig, SegmentSet, Tag, Tags, WriteCoordinator, WriteHandle, WriterConfig,
 };
 
 use crate::Result;
@@ -32,11 +32,7 @@ impl Tephra {
         }
         let set = SegmentSet::open(dir, SegmentConfig::new(64 << 20))?;
         let (coordinator, handle) = WriteCoordinator::start(set, WriterConfig::default())?;
-        Ok(Box::new(Self {
-            handle,
-            _coordinator: coordinator,
-            revisions: Mutex::default(),
-        }))
+        Ok(Box::new(Self { handle, _coordinator: coordinator, revisions: Mutex::default() }))
     }
 
     /// The condition of a batch: its streams have nothing after what the callers saw, and no id stands in the log.
@@ -51,9 +47,7 @@ impl Tephra {
                 if known != event.revision {
                     return Ok(None);
                 }
-                streams.push(QueryItem::with_tags(Tags::new([stream_tag(
-                    event.stream,
-                )?])?));
+                streams.push(QueryItem::with_tags(Tags::new([stream_tag(event.stream)?])?));
             }
             ids.push(QueryItem::with_tags(Tags::new([id_tag(&event.id)?])?));
         }
@@ -64,11 +58,7 @@ impl Tephra {
             }
         }
         drop(revisions);
-        Ok(Some(
-            AppendCondition::new(Query::items(streams))
-                .after(seen)
-                .fail_if_exists(Query::items(ids)),
-        ))
+        Ok(Some(AppendCondition::new(Query::items(streams)).after(seen).fail_if_exists(Query::items(ids))))
     }
 
     /// Takes back what [`Tephra::condition`] noted, after a refusal.
@@ -91,11 +81,7 @@ fn id_tag(id: &[u8; 16]) -> Result<Tag> {
 fn encode(batch: &[EventIn<'_>]) -> Result<Vec<Event>> {
     let encode = |event: &EventIn<'_>| -> Result<Event> {
         let tags = Tags::new([stream_tag(event.stream)?, id_tag(&event.id)?])?;
-        Ok(Event::new(
-            &EventType::new(event.event_type)?,
-            &tags,
-            event.payload,
-        )?)
+        Ok(Event::new(&EventType::new(event.event_type)?, &tags, event.payload)?)
     };
     batch.iter().map(encode).collect()
 }
@@ -115,11 +101,7 @@ impl Log for Tephra {
 
     fn tickets(&self) -> Option<Box<dyn Tickets + '_>> {
         let (sender, receiver) = flume::unbounded();
-        Some(Box::new(TephraTickets {
-            store: self,
-            sender,
-            receiver,
-        }))
+        Some(Box::new(TephraTickets { store: self, sender, receiver }))
     }
 }
 
@@ -159,10 +141,7 @@ impl Tickets for TephraTickets<'_> {
         let id = Query::item(QueryItem::with_tags(Tags::new([id_tag(&event.id)?])?));
         let events = encode(std::slice::from_ref(event))?;
         let condition = Some(AppendCondition::exists_only(id));
-        Ok(self
-            .store
-            .handle
-            .append_submit(events, condition, 0, self.sender.clone())?)
+        Ok(self.store.handle.append_submit(events, condition, 0, self.sender.clone())?)
     }
 
     fn wait_oldest(&mut self) -> Result<()> {

@@ -21,8 +21,7 @@ pub(super) fn buffered(bench: &Bench, batch: usize) -> Result<Row> {
         units::touch_memory(3 * settings.events() * 400 + (1 << 30))?;
     }
     let results = interleaved(bench, &engines, |engine| {
-        let limit =
-            (!matches!(engine.kind, Kind::Annals | Kind::Floor)).then_some(settings.buffered_limit);
+        let limit = (!matches!(engine.kind, Kind::Annals | Kind::Floor)).then_some(settings.buffered_limit);
         one(bench, engine, Durability::Buffered, batch, &firsts, limit)
     });
     let gib = bench.work.payload_bytes(settings.steady) as f64 / f64::from(1 << 30);
@@ -32,29 +31,12 @@ pub(super) fn buffered(bench: &Bench, batch: usize) -> Result<Row> {
         settings.buffered_limit.as_secs_f64()
     ));
     let (id, wanted) = match batch {
-        1 => (
-            "A1",
-            ">= 2 x best peer, >= 1.0 of the floor; aim 2.5 x the floor",
-        ),
-        100 => (
-            "A2, batches of 100",
-            ">= 2 x best peer; aim 1.0 of the floor",
-        ),
-        _ => (
-            "A2, batches of 1,000",
-            ">= 2 x best peer; aim 1.0 of the floor",
-        ),
+        1 => ("A1", ">= 2 x best peer, >= 1.0 of the floor; aim 2.5 x the floor"),
+        100 => ("A2, batches of 100", ">= 2 x best peer; aim 1.0 of the floor"),
+        _ => ("A2, batches of 1,000", ">= 2 x best peer; aim 1.0 of the floor"),
     };
     let title = format!("Buffered append, batch {batch}, one thread");
-    Ok(Row {
-        id: id.into(),
-        title,
-        unit: "events/s",
-        better: Better::Higher,
-        wanted,
-        results,
-        notes,
-    })
+    Ok(Row { id: id.into(), title, unit: "events/s", better: Better::Higher, wanted, results, notes })
 }
 
 /// A3 and A4.
@@ -62,37 +44,15 @@ pub(super) fn durable(bench: &Bench, batch: usize) -> Result<Row> {
     let firsts = bench.work.firsts(batch);
     let engines = bench.settings.serving(Durability::Durable);
     let results = interleaved(bench, &engines, |engine| {
-        one(
-            bench,
-            engine,
-            Durability::Durable,
-            batch,
-            &firsts,
-            Some(bench.settings.durable_limit),
-        )
+        one(bench, engine, Durability::Durable, batch, &firsts, Some(bench.settings.durable_limit))
     });
     let (id, wanted) = match batch {
-        1 => (
-            "A3",
-            ">= 0.9 of the floor's rate of syncs, one sync per append, none more; aim equal",
-        ),
-        _ => (
-            "A4",
-            ">= 0.85 of the floor, >= 1.5 x best peer; aim 0.95 of the floor",
-        ),
+        1 => ("A3", ">= 0.9 of the floor's rate of syncs, one sync per append, none more; aim equal"),
+        _ => ("A4", ">= 0.85 of the floor, >= 1.5 x best peer; aim 0.95 of the floor"),
     };
     let title = format!("Durable append, batch {batch}, one writer");
-    let notes =
-        vec!["syncs are flush requests counted by the kernel for the whole device".to_owned()];
-    Ok(Row {
-        id: id.into(),
-        title,
-        unit: "events/s",
-        better: Better::Higher,
-        wanted,
-        results,
-        notes,
-    })
+    let notes = vec!["syncs are flush requests counted by the kernel for the whole device".to_owned()];
+    Ok(Row { id: id.into(), title, unit: "events/s", better: Better::Higher, wanted, results, notes })
 }
 
 /// Runs all engines in turn, as often as asked, beginning with another one each time.
@@ -101,11 +61,7 @@ pub(super) fn interleaved(
     engines: &[&'static Engine],
     measure: impl Fn(&'static Engine) -> Result<Sample>,
 ) -> Vec<EngineResult> {
-    let empty = |engine: &&Engine| EngineResult {
-        name: engine.name.to_owned(),
-        kind: engine.kind,
-        runs: Vec::new(),
-    };
+    let empty = |engine: &&Engine| EngineResult { name: engine.name.to_owned(), kind: engine.kind, runs: Vec::new() };
     let mut results: Vec<EngineResult> = engines.iter().map(empty).collect();
     for run in 0..bench.settings.runs {
         for turn in 0..engines.len() {
@@ -123,23 +79,9 @@ pub(super) fn interleaved(
 /// The first appends over memory nobody touched lately, before anything is warm.
 fn first_pass(bench: &Bench, engines: &[&'static Engine], firsts: &[bool]) -> Result<String> {
     let mut parts = Vec::new();
-    for engine in engines
-        .iter()
-        .filter(|engine| matches!(engine.kind, Kind::Annals | Kind::Floor))
-    {
-        let sample = one(
-            bench,
-            engine,
-            Durability::Buffered,
-            1,
-            firsts,
-            Some(bench.settings.buffered_limit),
-        )?;
-        parts.push(format!(
-            "{} {}/s",
-            engine.name,
-            figure(sample.value, "events/s")
-        ));
+    for engine in engines.iter().filter(|engine| matches!(engine.kind, Kind::Annals | Kind::Floor)) {
+        let sample = one(bench, engine, Durability::Buffered, 1, firsts, Some(bench.settings.buffered_limit))?;
+        parts.push(format!("{} {}/s", engine.name, figure(sample.value, "events/s")));
     }
     let note = format!(
         "first pass, memory as it was found (the table's runs come after it was touched): {}",
@@ -160,37 +102,16 @@ fn one(
     let (warm_up, expected) = match durability {
         Durability::Buffered => (settings.warm_up, work.payload_bytes(settings.events())),
         // A disk takes a few hundred megabytes a second of synced batches.
-        Durability::Durable => (
-            10 * batch,
-            if batch == 1 {
-                1 << 20
-            } else {
-                durable_bytes(settings.durable_limit)
-            },
-        ),
+        Durability::Durable => (10 * batch, if batch == 1 { 1 << 20 } else { durable_bytes(settings.durable_limit) }),
     };
     let opened = bench.open(engine, durability, expected)?;
-    let mut appender = Appender {
-        writer: opened.log().writer()?,
-        work,
-        firsts,
-        batch,
-        buffer: Vec::new(),
-        next: 0,
-    };
+    let mut appender = Appender { writer: opened.log().writer()?, work, firsts, batch, buffer: Vec::new(), next: 0 };
     appender.run(warm_up, limit.map(|limit| limit / 3))?;
-    let (mark, began) = (
-        bench.device.as_ref().map(|device| device.mark()),
-        Instant::now(),
-    );
+    let (mark, began) = (bench.device.as_ref().map(|device| device.mark()), Instant::now());
     let from = appender.next;
     appender.run(settings.events(), limit)?;
     let elapsed = began.elapsed();
-    let counts = bench
-        .device
-        .as_ref()
-        .zip(mark)
-        .map(|(device, mark)| device.since(mark));
+    let counts = bench.device.as_ref().zip(mark).map(|(device, mark)| device.since(mark));
     let events = (appender.next - from) as f64;
     let appends = events / batch as f64;
     drop(appender);
@@ -242,10 +163,7 @@ impl Appender<'_> {
             self.buffer.clear();
             for number in self.next..self.next + self.batch {
                 let event = self.work.event(number);
-                self.buffer.push(EventIn {
-                    first_in_batch: self.firsts[number],
-                    ..event
-                });
+                self.buffer.push(EventIn { first_in_batch: self.firsts[number], ..event });
             }
             self.writer.append(&self.buffer)?
         };

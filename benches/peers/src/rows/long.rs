@@ -17,21 +17,12 @@ const BATCH: usize = 100;
 /// Bytes of a plain write.
 const CHUNK: usize = 1 << 20;
 
-static RAW: Engine = Engine {
-    name: "plain writes",
-    kind: Kind::Floor,
-    ..BASE
-};
+static RAW: Engine = Engine { name: "plain writes", kind: Kind::Floor, ..BASE };
 
 /// The row.
 pub(super) fn row(bench: &Bench) -> Result<Row> {
     let firsts = bench.work.firsts(BATCH);
-    let ours = bench
-        .settings
-        .engines
-        .iter()
-        .copied()
-        .filter(|engine| engine.kind == Kind::Annals);
+    let ours = bench.settings.engines.iter().copied().filter(|engine| engine.kind == Kind::Annals);
     let engines: Vec<_> = std::iter::once(&RAW).chain(ours).collect();
     let events = bench.work.len() / BATCH * BATCH;
     let results = interleaved(bench, &engines, |engine| match engine.kind {
@@ -41,16 +32,12 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
     let gib = bench.work.payload_bytes(events) as f64 / f64::from(1 << 30);
     Ok(Row {
         id: "A1L".into(),
-        title: format!(
-            "Buffered append, batches of {BATCH}, {gib:.1} GiB of payload, the last sync included"
-        ),
+        title: format!("Buffered append, batches of {BATCH}, {gib:.1} GiB of payload, the last sync included"),
         unit: "MB/s",
         better: Better::Higher,
         wanted: "shown beside A1 and A2",
         results,
-        notes: vec![format!(
-            "plain writes are of {CHUNK} bytes into a growing file; figures are of bytes of payload"
-        )],
+        notes: vec![format!("plain writes are of {CHUNK} bytes into a growing file; figures are of bytes of payload")],
     })
 }
 
@@ -58,14 +45,7 @@ fn one(bench: &Bench, engine: &Engine, firsts: &[bool], events: usize) -> Result
     let opened = bench.open(engine, Durability::Buffered, 0)?;
     let began = Instant::now();
     let (writer, buffer) = (opened.log().writer()?, Vec::new());
-    let mut appender = Appender {
-        writer,
-        work: &bench.work,
-        firsts,
-        batch: BATCH,
-        buffer,
-        next: 0,
-    };
+    let mut appender = Appender { writer, work: &bench.work, firsts, batch: BATCH, buffer, next: 0 };
     appender.run(events, None)?;
     drop(appender);
     opened.log().sync()?;
@@ -81,10 +61,7 @@ fn one(bench: &Bench, engine: &Engine, firsts: &[bool], events: usize) -> Result
 
 fn plain(bench: &Bench, events: usize) -> Result<Sample> {
     let scratch = Scratch::create(&bench.settings.dir, "plain")?;
-    let file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(scratch.path.join("plain"))?;
+    let file = OpenOptions::new().create_new(true).write(true).open(scratch.path.join("plain"))?;
     let chunk = vec![0x5a; CHUNK];
     let bytes = bench.work.payload_bytes(events);
     let began = Instant::now();
@@ -94,8 +71,5 @@ fn plain(bench: &Bench, events: usize) -> Result<Sample> {
         at += CHUNK as u64;
     }
     file.sync_all()?;
-    Ok(Sample {
-        value: at as f64 / began.elapsed().as_secs_f64() / 1e6,
-        ..Sample::default()
-    })
+    Ok(Sample { value: at as f64 / began.elapsed().as_secs_f64() / 1e6, ..Sample::default() })
 }

@@ -51,11 +51,7 @@ pub struct Settings {
 impl Settings {
     /// Those that take part at this durability.
     fn serving(&self, durability: Durability) -> Vec<&'static Engine> {
-        self.engines
-            .iter()
-            .copied()
-            .filter(|engine| engine.serves(durability))
-            .collect()
+        self.engines.iter().copied().filter(|engine| engine.serves(durability)).collect()
     }
 
     /// Events the workload has to hold.
@@ -83,17 +79,11 @@ impl Bench {
         match name {
             "A1" => Ok(vec![appends::buffered(self, 1)?]),
             LONG => Ok(vec![long::row(self)?]),
-            "A2" => Ok(vec![
-                appends::buffered(self, 100)?,
-                appends::buffered(self, 1000)?,
-            ]),
+            "A2" => Ok(vec![appends::buffered(self, 100)?, appends::buffered(self, 1000)?]),
             "A3" => Ok(vec![appends::durable(self, 1)?]),
             "A4" => Ok(vec![appends::durable(self, 100)?]),
             "A5" => Ok(vec![writers::row(self, 8)?, writers::row(self, 64)?]),
-            "A6" => [64 << 10, 512 << 10, 4 << 20]
-                .iter()
-                .map(|bytes| tickets::row(self, *bytes))
-                .collect(),
+            "A6" => [64 << 10, 512 << 10, 4 << 20].iter().map(|bytes| tickets::row(self, *bytes)).collect(),
             "A7" => Ok(vec![scan::row(self)?]),
             "A8" => Ok(vec![size::row(self, 100)?, size::row(self, 1)?]),
             "A9" => Ok(vec![worst::row(self)?]),
@@ -105,10 +95,7 @@ impl Bench {
     fn open(&self, engine: &Engine, durability: Durability, bytes_expected: u64) -> Result<Opened> {
         let scratch = Scratch::create(&self.settings.dir, engine.name)?;
         let log = (engine.open)(&scratch.path, durability, bytes_expected)?;
-        Ok(Opened {
-            log: Some(log),
-            scratch,
-        })
+        Ok(Opened { log: Some(log), scratch })
     }
 }
 

@@ -21,12 +21,7 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
     let count = bench.settings.scanned.min(bench.work.len()) / BATCH * BATCH;
     let firsts = bench.work.firsts(BATCH);
     let mut filled = Vec::new();
-    for engine in bench
-        .settings
-        .engines
-        .iter()
-        .filter(|engine| engine.kind != Kind::Floor)
-    {
+    for engine in bench.settings.engines.iter().filter(|engine| !matches!(engine.kind, Kind::Floor | Kind::Beside)) {
         match fill(bench, engine, count, &firsts) {
             Ok(Some(opened)) => filled.push((*engine, opened)),
             Ok(None) => {}
@@ -34,27 +29,15 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
         }
     }
     let expected = expected(bench, count);
-    let ours = filled
-        .iter()
-        .find(|(engine, _)| engine.kind == Kind::Annals);
+    let ours = filled.iter().find(|(engine, _)| engine.kind == Kind::Annals);
     let (raw, files) = match ours.and_then(|(engine, opened)| places(engine, opened)) {
         Some(raw) => (raw?, "annals' own segments"),
         None => (floor(bench, count)?, "the floor's files"),
     };
     let raw = Raw { raw, expected };
-    let mut results = vec![EngineResult {
-        name: "raw CRC scan".into(),
-        kind: Kind::Floor,
-        runs: Vec::new(),
-    }];
-    let names = filled
-        .iter()
-        .map(|(engine, _)| (engine.name.to_owned(), engine.kind));
-    results.extend(names.map(|(name, kind)| EngineResult {
-        name,
-        kind,
-        runs: Vec::new(),
-    }));
+    let mut results = vec![EngineResult { name: "raw CRC scan".into(), kind: Kind::Floor, runs: Vec::new() }];
+    let names = filled.iter().map(|(engine, _)| (engine.name.to_owned(), engine.kind));
+    results.extend(names.map(|(name, kind)| EngineResult { name, kind, runs: Vec::new() }));
     // Once before the runs, so that every engine finds its pages mapped.
     for run in 0..=bench.settings.runs {
         for turn in 0..results.len() {
@@ -112,10 +95,7 @@ fn sample(scanned: Scanned, expected: Scanned, began: Instant) -> Result<Sample>
     if scanned != expected {
         return Err(format!("the scan saw {scanned:?}, stored was {expected:?}").into());
     }
-    Ok(Sample {
-        value: scanned.events as f64 / elapsed.as_secs_f64(),
-        ..Sample::default()
-    })
+    Ok(Sample { value: scanned.events as f64 / elapsed.as_secs_f64(), ..Sample::default() })
 }
 
 fn expected(bench: &Bench, count: usize) -> Scanned {
@@ -126,11 +106,7 @@ fn expected(bench: &Bench, count: usize) -> Scanned {
 
 /// An engine holding `count` events; `None` when it is no event store.
 fn fill(bench: &Bench, engine: &Engine, count: usize, firsts: &[bool]) -> Result<Option<Opened>> {
-    let durability = if engine.buffered {
-        Durability::Buffered
-    } else {
-        Durability::Durable
-    };
+    let durability = if engine.buffered { Durability::Buffered } else { Durability::Durable };
     let opened = bench.open(engine, durability, bench.work.payload_bytes(count))?;
     if opened.log().store().is_none() {
         return Ok(None);
@@ -143,14 +119,7 @@ fn fill(bench: &Bench, engine: &Engine, count: usize, firsts: &[bool]) -> Result
 fn append(bench: &Bench, opened: &Opened, count: usize, firsts: &[bool]) -> Result<()> {
     let writer = opened.log().writer()?;
     let buffer = Vec::with_capacity(BATCH);
-    let mut appender = Appender {
-        writer,
-        work: &bench.work,
-        firsts,
-        batch: BATCH,
-        buffer,
-        next: 0,
-    };
+    let mut appender = Appender { writer, work: &bench.work, firsts, batch: BATCH, buffer, next: 0 };
     appender.run(count, None)
 }
 
@@ -165,10 +134,7 @@ fn floor(bench: &Bench, count: usize) -> Result<RawScan> {
     let scratch = super::Scratch::create(&bench.settings.dir, "floor-scan")?;
     let bytes = bench.work.payload_bytes(count);
     let log = FloorLog::open(&scratch.path, Durability::Buffered, bytes)?;
-    let opened = Opened {
-        log: Some(log),
-        scratch,
-    };
+    let opened = Opened { log: Some(log), scratch };
     append(bench, &opened, count, &bench.work.firsts(BATCH))?;
     let (files, places) = floor_places(&opened.scratch.path)?;
     // The maps keep the files when the directory goes.
@@ -189,17 +155,10 @@ fn floor_places(dir: &Path) -> Result<(Vec<PathBuf>, Vec<Place>)> {
             if len == 0 {
                 break;
             }
-            let names =
-                u32::from(header[FRAME_HEADER_LEN - 2]) + u32::from(header[FRAME_HEADER_LEN - 1]);
+            let names = u32::from(header[FRAME_HEADER_LEN - 2]) + u32::from(header[FRAME_HEADER_LEN - 1]);
             let payload_at = FRAME_HEADER_LEN as u32 + names;
             let payload_len = len - payload_at;
-            places.push(Place {
-                file: number,
-                at: at as u32,
-                len,
-                payload_at,
-                payload_len,
-            });
+            places.push(Place { file: number, at: at as u32, len, payload_at, payload_len });
             at += len as usize;
         }
     }

@@ -16,13 +16,7 @@ use crate::workload::EventIn;
 pub(super) fn row(bench: &Bench, in_flight: usize) -> Result<Row> {
     let mut engines = Vec::new();
     for engine in bench.settings.serving(Durability::Durable) {
-        if engine.kind != Kind::Floor
-            && bench
-                .open(engine, Durability::Durable, 0)?
-                .log()
-                .tickets()
-                .is_some()
-        {
+        if engine.kind != Kind::Floor && bench.open(engine, Durability::Durable, 0)?.log().tickets().is_some() {
             engines.push(engine);
         }
     }
@@ -50,26 +44,13 @@ pub(super) fn row(bench: &Bench, in_flight: usize) -> Result<Row> {
     })
 }
 
-static RAW: Engine = Engine {
-    name: "raw pipeline",
-    kind: Kind::Floor,
-    ..BASE
-};
+static RAW: Engine = Engine { name: "raw pipeline", kind: Kind::Floor, ..BASE };
 
 fn raw(bench: &Bench, in_flight: usize) -> Result<Sample> {
     let scratch = Scratch::create(&bench.settings.dir, "raw")?;
     let mark = bench.device.as_ref().map(|device| device.mark());
-    let moved = pipeline::run(
-        &scratch.path,
-        &bench.work,
-        in_flight,
-        bench.settings.durable_limit,
-    )?;
-    let counts = bench
-        .device
-        .as_ref()
-        .zip(mark)
-        .map(|(device, mark)| device.since(mark));
+    let moved = pipeline::run(&scratch.path, &bench.work, in_flight, bench.settings.durable_limit)?;
+    let counts = bench.device.as_ref().zip(mark).map(|(device, mark)| device.since(mark));
     let events = moved.events as f64;
     Ok(Sample {
         value: events / moved.elapsed.as_secs_f64(),
@@ -89,9 +70,7 @@ fn one(bench: &Bench, engine: &Engine, in_flight: usize) -> Result<Sample> {
         let len = handed_in(&event);
         while bytes + len > in_flight {
             tickets.wait_oldest()?;
-            bytes -= waiting
-                .pop_front()
-                .ok_or("an event larger than the bound")?;
+            bytes -= waiting.pop_front().ok_or("an event larger than the bound")?;
         }
         tickets.submit(&event)?;
         waiting.push_back(len);
@@ -105,11 +84,7 @@ fn one(bench: &Bench, engine: &Engine, in_flight: usize) -> Result<Sample> {
         tickets.wait_oldest()?;
     }
     let elapsed = began.elapsed();
-    let counts = bench
-        .device
-        .as_ref()
-        .zip(mark)
-        .map(|(device, mark)| device.since(mark));
+    let counts = bench.device.as_ref().zip(mark).map(|(device, mark)| device.since(mark));
     Ok(Sample {
         value: events as f64 / elapsed.as_secs_f64(),
         syncs_per_append: counts.map(|counts| counts.flushes as f64 / events as f64),

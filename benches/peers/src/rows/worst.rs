@@ -48,11 +48,7 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
                 None
             }
         };
-        results.push(EngineResult {
-            name: engine.name.into(),
-            kind: engine.kind,
-            runs: vec![sample],
-        });
+        results.push(EngineResult { name: engine.name.into(), kind: engine.kind, runs: vec![sample] });
     }
     notes.push(format!(
         "annals syncs in the background by itself; the others are synced every {} ms by a second thread; a file beside \
@@ -89,16 +85,11 @@ impl Offered {
         let at = |quantile: f64| micros(self.latency.value_at_quantile(quantile));
         let mut syncs = self.syncs.clone();
         syncs.sort_unstable();
-        let sync =
-            |which: Option<&Duration>| which.map_or(0.0, |time| time.as_nanos() as f64 / 1e3);
+        let sync = |which: Option<&Duration>| which.map_or(0.0, |time| time.as_nanos() as f64 / 1e3);
         format!(
             "{}p50 {:.2}, p90 {:.2}, p99 {:.2}, p99.9 {:.2}, p99.99 {:.1}, max {:.0} us (inside the call alone: p99.9 \
              {:.2}, max {:.0} us); {} events, about {:.1} segments of 64 MiB; one sync in that run p50 {:.0}, max {:.0} us",
-            if self.sustained {
-                ""
-            } else {
-                "RATE NOT SUSTAINED: "
-            },
+            if self.sustained { "" } else { "RATE NOT SUSTAINED: " },
             at(0.5),
             at(0.9),
             at(0.99),
@@ -118,11 +109,7 @@ impl Offered {
 fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
     let wanted = (time.as_secs_f64() * bench.settings.offered) as usize;
     let count = wanted.min(bench.work.len());
-    let opened = bench.open(
-        engine,
-        Durability::Buffered,
-        bench.work.payload_bytes(count),
-    )?;
+    let opened = bench.open(engine, Durability::Buffered, bench.work.payload_bytes(count))?;
     let mut probe = SyncProbe::create(&bench.settings.dir)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -134,8 +121,7 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
             }
             Ok::<_, crate::Error>(syncs)
         });
-        let syncing =
-            (engine.kind != Kind::Annals).then(|| scope.spawn(|| sync_often(opened.log(), &stop)));
+        let syncing = (engine.kind != Kind::Annals).then(|| scope.spawn(|| sync_often(opened.log(), &stop)));
         let offered = offer(bench, opened.log(), count);
         stop.store(true, Ordering::Relaxed);
         let syncs = probing.join().expect("the probe does not panic")?;
@@ -144,13 +130,7 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
         }
         let (latency, service, sustained) = offered?;
         let bytes = device::allocated(&opened.scratch.path)?;
-        Ok(Offered {
-            latency,
-            service,
-            syncs,
-            sustained,
-            bytes,
-        })
+        Ok(Offered { latency, service, syncs, sustained, bytes })
     })
 }
 

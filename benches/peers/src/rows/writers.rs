@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Bench;
 use super::appends::interleaved;
 use crate::Result;
-use crate::engines::Engine;
+use crate::engines::{Engine, Kind};
 use crate::peer::{Durability, Log, Outcome};
 use crate::report::{Better, Row, Sample};
 use crate::workload::Workload;
@@ -21,7 +21,7 @@ pub(super) fn row(bench: &Bench, writers: usize) -> Result<Row> {
         .engines
         .iter()
         .copied()
-        .filter(|engine| engine.many_writers)
+        .filter(|engine| engine.many_writers && engine.kind != Kind::Beside)
         .collect();
     let results = interleaved(bench, &engines, |engine| one(bench, engine, &shares));
     Ok(Row {
@@ -43,9 +43,7 @@ fn one(bench: &Bench, engine: &Engine, shares: &[Vec<u32>]) -> Result<Sample> {
     thread::scope(|scope| {
         let threads: Vec<_> = shares
             .iter()
-            .map(|share| {
-                scope.spawn(|| writer(opened.log(), &bench.work, share, &start, &stop, &appended))
-            })
+            .map(|share| scope.spawn(|| writer(opened.log(), &bench.work, share, &start, &stop, &appended)))
             .collect();
         start.wait();
         // The first tenth of the time is warm-up.
@@ -54,11 +52,7 @@ fn one(bench: &Bench, engine: &Engine, shares: &[Vec<u32>]) -> Result<Sample> {
         let (began, before) = (Instant::now(), appended.load(Ordering::Relaxed));
         thread::sleep(bench.settings.durable_limit);
         let (elapsed, after) = (began.elapsed(), appended.load(Ordering::Relaxed));
-        let counts = bench
-            .device
-            .as_ref()
-            .zip(mark)
-            .map(|(device, mark)| device.since(mark));
+        let counts = bench.device.as_ref().zip(mark).map(|(device, mark)| device.since(mark));
         stop.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().expect("a writer does not panic")?;
