@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     opening::must_exist(&arguments.store)?;
-    let known = inspect::segments(&arguments.store)?;
+    let known = inspect::segments(&arguments.store).map_err(|error| opening::about(&arguments.store, error))?;
     if !known.iter().any(|info| info.number == arguments.segment) {
         let what = format!("no segment {} in {}", arguments.segment, arguments.store.display());
         return Err(Failure::new(Code::NotFound, what, "`annals segments STORE` lists them"));
@@ -40,7 +40,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         if written.is_ok() {
             written = out.line(&if arguments.json { json(&field) } else { text(&field) });
         }
-    })?;
+    })
+    .map_err(|error| opening::about(&arguments.store, error))?;
     written?;
     out.flush()?;
     match faults {

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     opening::must_exist(&arguments.store)?;
-    let info = inspect::store_info(&arguments.store)?;
+    let info = inspect::store_info(&arguments.store).map_err(|error| opening::about(&arguments.store, error))?;
     let mut out = Output::new();
     if arguments.json {
         out.line(&json(&info))?;

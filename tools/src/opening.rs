@@ -10,12 +10,12 @@ use crate::failure::{Code, Failure};
 /// For reading: no lock, no write, beside a writer or alone.
 pub(crate) fn read_only(path: &Path) -> Result<ReadOnly, Failure> {
     must_exist(path)?;
-    Ok(Options::new().open_read_only(path)?)
+    Options::new().open_read_only(path).map_err(|error| about(path, error))
 }
 
 /// For writing; a missing or empty directory becomes a new store, which is said.
 pub(crate) fn writable(path: &Path) -> Result<Store, Failure> {
-    let store = Options::new().open(path)?;
+    let store = Options::new().open(path).map_err(|error| about(path, error))?;
     let report = store.recovery_report();
     if report.created {
         eprintln!("created store {}", path.display());
@@ -28,6 +28,11 @@ pub(crate) fn writable(path: &Path) -> Result<Store, Failure> {
         );
     }
     Ok(store)
+}
+
+/// An error of the store at `path`.
+pub(crate) fn about(path: &Path, error: annals::Error) -> Failure {
+    Failure::from(error).at(&path.display().to_string())
 }
 
 /// `NotFound` if nothing is at `path`.

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     opening::must_exist(&arguments.store)?;
-    let segments = inspect::segments(&arguments.store)?;
+    let segments = inspect::segments(&arguments.store).map_err(|error| opening::about(&arguments.store, error))?;
     let mut out = Output::new();
     if !arguments.json {
         out.line(&format!(

@@ -34,7 +34,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             // A lost progress figure is no reason to stop.
             let _ = write!(std::io::stderr(), "\r{percent} %\r");
         }
-    })?;
+    })
+    .map_err(|error| opening::about(&arguments.store, error))?;
     let mut out = Output::new();
     if arguments.json {
         out.line(&json(&report))?;
