@@ -10,7 +10,7 @@ pub use encode::encoded_len;
 pub use event::{EventFrame, EventLayout, Tags};
 
 use crate::checksum::{Seed, crc};
-use crate::field::{is_zero, u8_at, u32_at};
+use crate::field::{u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_flags};
 use crate::{Fault, NUMBER_MAX};
 
@@ -174,8 +174,9 @@ pub fn decode_for<'a>(bytes: &'a [u8], seed: Seed, position: u64, purpose: Purpo
         return Err(Fault::Count { what: "position", value: position });
     }
     check_flags(u8_at(frame, 9), u8_at(frame, 10), 0u8, purpose)?;
-    let len = u32_at(frame, 4);
-    if !frame.get(len as usize..).is_some_and(is_zero) {
+    // The padding is the high bytes of the last word; without any, nothing is left of it.
+    let padding = 8 * (need - u32_at(frame, 4) as usize) as u32;
+    if u64_at(frame, need - 8).checked_shr(64 - padding).is_some_and(|padding| padding != 0) {
         return Err(Fault::Reserved { what: "padding bytes of the record" });
     }
     match u8_at(frame, 8) {

@@ -282,37 +282,46 @@ fn walk(bytes: &[u8], plain: EventLayout) -> Result<EventLayout, Fault> {
     if present & !part::KNOWN != 0 {
         return Err(Fault::Unsupported { what: "event fields", value: (present & !part::KNOWN).into() });
     }
-    let len = plain.len as usize;
-    // Nothing beyond `len` is looked at: what lies there is padding.
-    let bytes = bytes.get(..len).unwrap_or_default();
+    // Nothing beyond is looked at: what lies there is padding.
+    let bytes = bytes.get(..plain.len as usize).unwrap_or_default();
     let mut at = plain.payload_at as usize;
     if present & part::TAGS != 0 {
         at = walk_tags(bytes, at)?;
     }
     let after_tags = at;
-    let others = [
-        (part::METADATA, 4),
-        (part::OCCURRED_AT, part::OCCURRED_AT_LEN),
-        (part::SCHEMA_VERSION, part::SCHEMA_VERSION_LEN),
-        (part::CONTENT_TYPE, 1),
-        (part::CORRELATION, 1),
-        (part::CAUSATION, 1),
-    ];
-    for (part, least) in others {
-        if present & part == 0 {
-            continue;
+    if present & part::METADATA != 0 {
+        at = walk_part(bytes, at, part::METADATA, 4)?;
+    }
+    if present & !(part::TAGS | part::METADATA) != 0 {
+        let rare = [
+            (part::OCCURRED_AT, part::OCCURRED_AT_LEN),
+            (part::SCHEMA_VERSION, part::SCHEMA_VERSION_LEN),
+            (part::CONTENT_TYPE, 1),
+            (part::CORRELATION, 1),
+            (part::CAUSATION, 1),
+        ];
+        for (part, least) in rare {
+            if present & part != 0 {
+                at = walk_part(bytes, at, part, least)?;
+            }
         }
-        // First the fixed bytes must be there, then what they say.
-        let end = at.saturating_add(if at + least <= len { part_len(bytes, at, part) } else { least });
-        if end > len {
-            return Err(Fault::Length { what: "an optional part of the event", value: part.into() });
-        }
-        check_part(bytes, at, end, part)?;
-        at = end;
     }
     Ok(EventLayout { payload_at: at as u32, after_tags: after_tags as u32, ..plain })
 }
 
+/// Checks the part at `at`, of `least` bytes and what these say; answers where it ends.
+#[inline]
+fn walk_part(bytes: &[u8], at: usize, part: u16, least: usize) -> Result<usize, Fault> {
+    let len = if at + least <= bytes.len() { part_len(bytes, at, part) } else { least };
+    let end = at.saturating_add(len);
+    if end > bytes.len() {
+        return Err(Fault::Length { what: "an optional part of the event", value: part.into() });
+    }
+    check_part(bytes, at, end, part)?;
+    Ok(end)
+}
+
+#[inline]
 fn check_part(bytes: &[u8], at: usize, end: usize, part: u16) -> Result<(), Fault> {
     match part {
         part::METADATA if end == at + 4 => Err(Fault::Length { what: "length of the metadata", value: 0 }),

@@ -1,7 +1,7 @@
 //! One of each structure, how to put its checksums right after a change, and how to decode and encode it again.
 //!
 //! Shared by the tests of this crate and by the fuzz targets.
-#![allow(dead_code, reason = "each user needs some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each user needs some of it")]
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};

@@ -1,0 +1,24 @@
+//! Writes `seeds/<target>/`: the samples of the tests, whole and in part. Run in this directory.
+
+use std::fs;
+use std::path::Path;
+
+use annals_fuzz::samples;
+
+fn main() -> std::io::Result<()> {
+    for structure in samples::all() {
+        write(structure.name, "sample", &structure.bytes)?;
+        write(structure.name, "half", &structure.bytes[..structure.bytes.len() / 2])?;
+    }
+    write("scan", "sample", &samples::scanned())?;
+    write("scan", "one-batch", &samples::batch())?;
+    let mut control = samples::control_frame();
+    samples::fix_record(&mut control, samples::FIRST);
+    write("record", "control", &control)
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let directory = Path::new("seeds").join(target);
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join(name), bytes)
+}
