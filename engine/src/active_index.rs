@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use crate::name::KeyKind;
+use crate::prefetch::prefetch;
 
 fn zeroed(len: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(len)
@@ -32,7 +33,6 @@ pub(crate) struct Place {
 
 #[derive(Debug)]
 pub(crate) struct ActiveIndex {
-    pub(crate) first_position: u64,
     /// Per record: offset of its frame / 8, and in the upper half that of its batch / 8. 0: not there yet.
     places: Arena,
     /// Per record: the hash of its id.
@@ -46,10 +46,9 @@ pub(crate) struct ActiveIndex {
 }
 
 impl ActiveIndex {
-    pub(crate) fn new(first_position: u64, expected: Expected) -> Self {
+    pub(crate) fn new(expected: Expected) -> Self {
         let records = (expected.segment_len / 256).clamp(256, 1 << 22) as usize;
         Self {
-            first_position,
             places: Arena::new(records),
             id_hashes: Arena::new(records),
             keys: ArcSwap::from_pointee(KeyTable::new(expected.keys)),
@@ -69,49 +68,6 @@ impl ActiveIndex {
         self.keys.load().used.load(Ordering::Relaxed) as usize
     }
 
-    /// Adds the next record's place. An event's keys follow by [`ActiveIndex::add_key`], its id by
-    /// [`ActiveIndex::add_id`].
-    #[inline]
-    pub(crate) fn add_record(&self, place: Place) -> u32 {
-        self.places.push((place.batch / 8) << 32 | (place.frame / 8))
-    }
-
-    #[inline]
-    pub(crate) fn add_key(&self, kind: KeyKind, hash: u64, record: u32) {
-        let table = self.keys.load();
-        let slot = table.slot(hash);
-        let head = slot.head.load(Ordering::Relaxed);
-        let entry = self.postings.push(u64::from(record) << 32 | (head & 0xffff_ffff)) + 1;
-        let count = (head >> 32) + 1;
-        slot.head.store(count << 32 | u64::from(entry), Ordering::Release);
-        if head == 0 {
-            slot.hash.store(hash, Ordering::Release);
-            match kind {
-                KeyKind::Stream => drop(self.new_streams.push(u64::from(record))),
-                KeyKind::Type => drop(self.new_types.push(u64::from(record))),
-                KeyKind::Tag => {}
-            }
-            if table.add_used() {
-                self.keys.store(Arc::new(table.grown()));
-            }
-        }
-    }
-
-    #[inline]
-    pub(crate) fn add_id(&self, hash: u64, record: u32) {
-        self.id_hashes.set(record, hash);
-        let table = self.ids.load();
-        if table.insert(hash, record) {
-            let grown = IdTable::new(table.slots.len());
-            for record in 0..=record {
-                if let Some(hash) = self.id_hash(record) {
-                    grown.insert(hash, record);
-                }
-            }
-            self.ids.store(Arc::new(grown));
-        }
-    }
-
     /// Place of a record by its number in the segment, counted from 0.
     #[inline]
     pub(crate) fn place(&self, record: u32) -> Option<Place> {
@@ -123,7 +79,7 @@ impl ActiveIndex {
     pub(crate) fn postings(&self, hash: u64) -> Postings<'_> {
         let table = self.keys.load();
         let head = table.find(hash).map_or(0, |slot| slot.head.load(Ordering::Acquire));
-        Postings { arena: &self.postings, next: (head & 0xffff_ffff) as u32, count: (head >> 32) as u32 }
+        Postings { arena: &self.postings, next: (head & 0xffff_ffff) as u32 }
     }
 
     /// Records whose id may have this hash.
@@ -162,11 +118,92 @@ impl ActiveIndex {
     }
 }
 
+/// The writer's hand on an [`ActiveIndex`]: inserting needs no look at the shared table pointers. There is only one.
+#[derive(Debug)]
+pub(crate) struct IndexWriter {
+    index: Arc<ActiveIndex>,
+    keys: Arc<KeyTable>,
+    ids: Arc<IdTable>,
+}
+
+impl IndexWriter {
+    pub(crate) fn new(index: Arc<ActiveIndex>) -> Self {
+        let (keys, ids) = (index.keys.load_full(), index.ids.load_full());
+        Self { index, keys, ids }
+    }
+
+    pub(crate) fn index(&self) -> &ActiveIndex {
+        &self.index
+    }
+
+    /// Begins to load what [`IndexWriter::add_key`] will look at.
+    #[inline]
+    pub(crate) fn prefetch_key(&self, hash: u64) {
+        prefetch(&self.keys.slots[(hash as usize & self.keys.mask()) * 2]);
+    }
+
+    /// Begins to load what [`IndexWriter::add_id`] will look at.
+    #[inline]
+    pub(crate) fn prefetch_id(&self, hash: u64) {
+        prefetch(&self.ids.slots[hash as usize & (self.ids.slots.len() - 1)]);
+    }
+
+    /// Adds the next record's place and answers its number. An event's keys and id follow.
+    #[inline]
+    pub(crate) fn add_record(&mut self, place: Place) -> u32 {
+        self.index.places.push((place.batch / 8) << 32 | (place.frame / 8))
+    }
+
+    #[inline]
+    pub(crate) fn add_key(&mut self, kind: KeyKind, hash: u64, record: u32) {
+        let slot = self.keys.slot(hash);
+        let head = slot.head.load(Ordering::Relaxed);
+        let entry = self.index.postings.push(u64::from(record) << 32 | (head & 0xffff_ffff)) + 1;
+        let count = (head >> 32) + 1;
+        slot.head.store(count << 32 | u64::from(entry), Ordering::Release);
+        if head == 0 {
+            slot.hash.store(hash, Ordering::Release);
+            self.note_new_key(kind, record);
+        }
+    }
+
+    fn note_new_key(&mut self, kind: KeyKind, record: u32) {
+        match kind {
+            KeyKind::Stream => drop(self.index.new_streams.push(u64::from(record))),
+            KeyKind::Type => drop(self.index.new_types.push(u64::from(record))),
+            KeyKind::Tag => {}
+        }
+        if self.keys.add_used() {
+            self.keys = Arc::new(self.keys.grown());
+            self.index.keys.store(self.keys.clone());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn add_id(&mut self, hash: u64, record: u32) {
+        self.index.id_hashes.set(record, hash);
+        if self.ids.insert(hash, record) {
+            self.grow_ids(record);
+        }
+    }
+
+    #[cold]
+    fn grow_ids(&mut self, last_record: u32) {
+        let grown = IdTable::new(self.ids.slots.len());
+        for record in 0..=last_record {
+            if let Some(hash) = self.index.id_hash(record) {
+                grown.insert(hash, record);
+            }
+        }
+        self.ids = Arc::new(grown);
+        self.index.ids.store(self.ids.clone());
+    }
+}
+
 /// Walks a key's entries from the newest to the oldest.
 pub(crate) struct Postings<'a> {
     arena: &'a Arena,
     next: u32,
-    pub(crate) count: u32,
 }
 
 impl Iterator for Postings<'_> {

@@ -1,8 +1,7 @@
 //! The writer's memory of every stream: its name, last revision, last position.
 
-use hashbrown::HashTable;
-
 use crate::name::{KeyKind, NameHash};
+use crate::prefetch::prefetch;
 
 /// Number of a stream in the directory, valid as long as the store is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +23,18 @@ pub(crate) struct StreamTip {
     pub(crate) position: u64,
 }
 
+/// Open addressing, linear probing; a slot holds the upper half of the hash and the stream's number + 1.
 #[derive(Debug)]
 pub(crate) struct Directory {
     hash: NameHash,
-    table: HashTable<u32>,
+    slots: Vec<u64>,
     entries: Vec<Entry>,
     names: Vec<u8>,
 }
 
 impl Directory {
     pub(crate) fn new(hash: NameHash) -> Self {
-        Self { hash, table: HashTable::new(), entries: Vec::new(), names: Vec::new() }
+        Self { hash, slots: vec![0; 1024], entries: Vec::new(), names: Vec::new() }
     }
 
     pub(crate) fn hash_of(&self, stream: &str) -> u64 {
@@ -51,13 +51,39 @@ impl Directory {
         start..start + usize::from(entry.name_len)
     }
 
+    /// Begins to load what a look-up of this hash will look at first.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        prefetch(&self.slots[hash as usize & (self.slots.len() - 1)]);
+    }
+
     #[inline]
     pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
-        let same = |number: &u32| {
-            let entry = &self.entries[*number as usize];
-            entry.hash == hash && &self.names[Self::name(entry, &self.names)] == stream.as_bytes()
-        };
-        self.table.find(hash, same).map(|number| StreamNumber(*number))
+        let mask = self.slots.len() - 1;
+        let mut index = hash as usize & mask;
+        loop {
+            let slot = self.slots[index];
+            if slot == 0 {
+                return None;
+            }
+            if slot >> 32 == hash >> 32 {
+                let number = (slot & 0xffff_ffff) as u32 - 1;
+                let entry = &self.entries[number as usize];
+                if entry.hash == hash && &self.names[Self::name(entry, &self.names)] == stream.as_bytes() {
+                    return Some(StreamNumber(number));
+                }
+            }
+            index = (index + 1) & mask;
+        }
+    }
+
+    fn enter(&mut self, hash: u64, number: u32) {
+        let mask = self.slots.len() - 1;
+        let mut index = hash as usize & mask;
+        while self.slots[index] != 0 {
+            index = (index + 1) & mask;
+        }
+        self.slots[index] = (hash >> 32) << 32 | (u64::from(number) + 1);
     }
 
     /// The stream's number; a new one if it is not known yet. Only a new name allocates.
@@ -66,13 +92,24 @@ impl Directory {
         if let Some(found) = self.find(hash, stream) {
             return found;
         }
+        self.add(hash, stream)
+    }
+
+    #[cold]
+    fn add(&mut self, hash: u64, stream: &str) -> StreamNumber {
         let number = u32::try_from(self.entries.len()).expect("fewer than 2^32 streams");
         let name_start = u32::try_from(self.names.len()).expect("stream names take less than 4 GiB");
         self.names.extend_from_slice(stream.as_bytes());
         let name_len = u8::try_from(stream.len()).expect("names are checked before");
         self.entries.push(Entry { hash, last_position: 0, last_revision: 0, name_start, name_len });
-        let entries = &self.entries;
-        self.table.insert_unique(hash, number, |other| entries[*other as usize].hash);
+        if self.entries.len() * 3 > self.slots.len() * 2 {
+            self.slots = vec![0; self.slots.len() * 2];
+            for number in 0..self.entries.len() {
+                self.enter(self.entries[number].hash, number as u32);
+            }
+        } else {
+            self.enter(hash, number);
+        }
         StreamNumber(number)
     }
 

@@ -7,38 +7,82 @@
 /// Slots moved per insertion. A table has its own number of insertions before it must grow again, so 8 is ample.
 const MOVED_PER_INSERT: usize = 8;
 
-/// Hash, position; a position of 0 says that the slot is free. An array, since the allocator hands those out zeroed
-/// without touching their pages.
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::MmapMut;
+
+use crate::prefetch::prefetch;
+
+/// Hash, position; a position of 0 says that the slot is free.
 type Slot = [u64; 2];
 
 #[derive(Debug)]
 struct Table {
-    slots: Vec<Slot>,
+    memory: Memory,
     used: usize,
+}
+
+/// Zeroed slots. Large tables lie in huge pages where the system has them, for an append touches one slot anywhere.
+#[derive(Debug)]
+enum Memory {
+    Mapped(MmapMut),
+    Heap(Vec<Slot>),
+}
+
+impl Memory {
+    fn new(slot_count: usize) -> Self {
+        match MmapMut::map_anon(slot_count * size_of::<Slot>()) {
+            Ok(map) => {
+                #[cfg(target_os = "linux")]
+                // Without huge pages everything works, a little slower.
+                let _ = map.advise(Advice::HugePage);
+                Self::Mapped(map)
+            }
+            Err(_) => Self::Heap(vec![[0; 2]; slot_count]),
+        }
+    }
+
+    #[inline]
+    fn slots(&self) -> &[Slot] {
+        match self {
+            Self::Mapped(map) => bytemuck::cast_slice(map),
+            Self::Heap(slots) => slots,
+        }
+    }
+
+    #[inline]
+    fn slots_mut(&mut self) -> &mut [Slot] {
+        match self {
+            Self::Mapped(map) => bytemuck::cast_slice_mut(map),
+            Self::Heap(slots) => slots,
+        }
+    }
 }
 
 impl Table {
     fn new(slot_count: usize) -> Self {
-        Self { slots: vec![[0; 2]; slot_count], used: 0 }
+        Self { memory: Memory::new(slot_count), used: 0 }
     }
 
     #[inline]
     fn insert(&mut self, slot: Slot) {
-        let mask = self.slots.len() - 1;
+        let slots = self.memory.slots_mut();
+        let mask = slots.len() - 1;
         let mut index = slot[0] as usize & mask;
-        while self.slots[index][1] != 0 {
+        while slots[index][1] != 0 {
             index = (index + 1) & mask;
         }
-        self.slots[index] = slot;
+        slots[index] = slot;
         self.used += 1;
     }
 
     #[inline]
     fn find(&self, hash: u64, each: &mut impl FnMut(u64)) {
-        let mask = self.slots.len() - 1;
+        let slots = self.memory.slots();
+        let mask = slots.len() - 1;
         let mut index = hash as usize & mask;
         loop {
-            let [found, position] = self.slots[index];
+            let [found, position] = slots[index];
             if position == 0 {
                 return;
             }
@@ -49,8 +93,18 @@ impl Table {
         }
     }
 
+    fn len(&self) -> usize {
+        self.memory.slots().len()
+    }
+
     fn is_crowded(&self) -> bool {
-        self.used * 3 > self.slots.len() * 2
+        self.used * 3 > self.len() * 2
+    }
+
+    #[inline]
+    fn prefetch(&self, hash: u64) {
+        let slots = self.memory.slots();
+        prefetch(&slots[hash as usize & (slots.len() - 1)]);
     }
 }
 
@@ -64,6 +118,15 @@ pub(crate) struct IdTable {
 impl IdTable {
     pub(crate) fn with_capacity(ids: usize) -> Self {
         Self { current: Table::new((ids.max(512) * 2).next_power_of_two()), draining: None }
+    }
+
+    /// Begins to load what [`IdTable::find`] and [`IdTable::insert`] will look at.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.current.prefetch(hash);
+        if let Some((old, _)) = &self.draining {
+            old.prefetch(hash);
+        }
     }
 
     /// Calls `each` with every position whose id has this hash.
@@ -80,7 +143,7 @@ impl IdTable {
         if self.draining.is_some() {
             self.drain(MOVED_PER_INSERT);
         } else if self.current.is_crowded() {
-            let grown = Table::new(self.current.slots.len() * 2);
+            let grown = Table::new(self.current.len() * 2);
             self.draining = Some((std::mem::replace(&mut self.current, grown), 0));
         }
         self.current.insert([hash, position]);
@@ -90,14 +153,14 @@ impl IdTable {
     /// found in both, which only repeats a confirmation.
     fn drain(&mut self, count: usize) {
         let Some((old, next)) = &mut self.draining else { return };
-        let until = (*next + count).min(old.slots.len());
-        for slot in &old.slots[*next..until] {
+        let until = (*next + count).min(old.len());
+        for slot in &old.memory.slots()[*next..until] {
             if slot[1] != 0 {
                 self.current.insert(*slot);
             }
         }
         *next = until;
-        if until == old.slots.len() {
+        if until == old.len() {
             self.draining = None;
         }
     }

@@ -20,6 +20,7 @@ mod mark;
 mod name;
 mod options;
 mod position;
+mod prefetch;
 mod prepare;
 mod query;
 mod read;

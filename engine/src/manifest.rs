@@ -39,7 +39,12 @@ pub(crate) fn read_whole(storage: &dyn Storage, name: &str, len_max: u64) -> Res
 ///
 /// `None` if there is none at all.
 pub(crate) fn load_newest(storage: &dyn Storage, names: &[String]) -> Result<Option<Manifest>> {
-    let Some(generation) = names.iter().filter_map(|name| generation_of(name)).max() else { return Ok(None) };
+    let newest = names.iter().filter_map(|name| generation_of(name)).max();
+    newest.map(|generation| load(storage, generation)).transpose()
+}
+
+/// The manifest of this generation, verified.
+pub(crate) fn load(storage: &dyn Storage, generation: u64) -> Result<Manifest> {
     let name = file_name(generation);
     let bytes = read_whole(storage, &name, MANIFEST_LEN_MAX)?;
     let manifest = Manifest::decode(&bytes).map_err(|fault| {
@@ -49,7 +54,7 @@ pub(crate) fn load_newest(storage: &dyn Storage, names: &[String]) -> Result<Opt
     if manifest.generation != generation {
         return Err(Error::corrupt(&name, 56, None, format!("it holds generation {}", manifest.generation)));
     }
-    Ok(Some(manifest))
+    Ok(manifest)
 }
 
 /// Makes `manifest` the newest, durably. The one before is kept, older ones are removed.

@@ -67,10 +67,6 @@ impl MarkFile {
         Self { file, last }
     }
 
-    pub(crate) fn last(&self) -> &Mark {
-        &self.last
-    }
-
     /// Writes the next slot, with the next sequence; not synced.
     pub(crate) fn write(&mut self, mark: Mark) -> std::io::Result<()> {
         let mark = Mark { sequence: self.last.sequence + 1, ..mark };

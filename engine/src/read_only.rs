@@ -113,7 +113,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     }
     let head = found.tail.last_position;
     for scanned in found.tail.segments {
-        let of_index = SegmentIndex::Active(Arc::new(scanned.index));
+        let of_index = SegmentIndex::Active(scanned.index);
         let mut segment = Segment::new(scanned.header, scanned.name, scanned.file, options.read_mode, of_index)?;
         if let Some(from) = scanned.from_ring {
             segment = segment.with_tail(from, scanned.bytes[from as usize..scanned.end as usize].to_vec());

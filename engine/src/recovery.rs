@@ -20,6 +20,7 @@ use annals_format::segment::{END_MARK_LEN, Link, SEGMENT_HEADER_LEN, SegmentHead
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::active_index::{ActiveIndex, Expected, IndexWriter};
 use crate::append::Durability;
 use crate::background::{Committer, Sealing};
 use crate::commit::Commit;
@@ -302,8 +303,7 @@ impl Opening {
                     final_checksum: tally.final_checksum.value(),
                 });
                 let header = scanned.header.clone();
-                let index = index_below(&scanned, end, hash)?;
-                let of_index = SegmentIndex::Active(Arc::new(index));
+                let of_index = SegmentIndex::Active(index_below(&scanned, end, hash)?);
                 let segment = Segment::new(header, scanned.name.clone(), scanned.file.clone(), self.options.read_mode, of_index)?;
                 segment.close(Closing { end, state, tally });
                 listed.push(Arc::new(segment));
@@ -398,7 +398,7 @@ impl Opening {
             })
             .map_err(damaged)?;
             let new = batch.finish(header.recorded_at, trusted, header.as_batch);
-            let controls = scan::index_batch(&active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
+            let controls = scan::index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
             active.tally.add(&new, &staging, controls);
             active.offset += staging.len() as u64;
             bytes.extend_from_slice(&staging);
@@ -452,8 +452,8 @@ impl Opening {
             Live::Fresh(fresh) => fresh,
             Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids, hash)?,
         };
-        load_active(&active.segment, &active.index, &watermark_log, &mut directory, &mut ids)?;
-        let head = active.segment.first_position() - 1 + u64::from(active.index.record_count());
+        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
+        let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         let last_time = if active.tally.batch_count > 0 {
             active.tally.last_time
         } else {
@@ -503,6 +503,7 @@ impl Opening {
             ids,
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
+            keys: Vec::with_capacity(1024),
             ended: Vec::new(),
             clock_steps_back: 0,
         };
@@ -536,7 +537,7 @@ impl Opening {
         let mut live = None;
         for scanned in tail.segments {
             let header = scanned.header.clone();
-            let index = Arc::new(scanned.index);
+            let index = scanned.index;
             let of_index = SegmentIndex::Active(index.clone());
             let segment = Segment::new(header, scanned.name, scanned.file, self.options.read_mode, of_index)?;
             if scanned.end_mark.is_some() {
@@ -546,7 +547,12 @@ impl Opening {
                 segments.push(segment);
             } else {
                 let segment = Arc::new(segment.written_here());
-                live = Some(ActiveSegment { segment, index, offset: scanned.end, tally: scanned.tally });
+                live = Some(ActiveSegment {
+                    segment,
+                    index: IndexWriter::new(index),
+                    offset: scanned.end,
+                    tally: scanned.tally,
+                });
             }
         }
         live.map_or_else(|| self.first_segment(), Ok)
@@ -744,7 +750,7 @@ fn lost(tail: &Tail, manifest: &Manifest, mark: Option<&Mark>, known_durable: u6
 }
 
 /// Whether the store was closed cleanly and its log ends just where the mark says.
-fn is_clean(mark: Option<&Mark>, tail: &Tail) -> bool {
+pub(crate) fn is_clean(mark: Option<&Mark>, tail: &Tail) -> bool {
     let (Some(mark), Some(last)) = (mark, tail.segments.last()) else { return false };
     mark.clean
         && mark.segment == last.header.identity.segment
@@ -787,7 +793,7 @@ fn split_at_position(scanned: &Scanned, position: u64) -> (Option<Tally>, Vec<u8
 }
 
 /// An index of the batches below `end` alone.
-fn index_below(scanned: &Scanned, end: u64, hash: NameHash) -> Result<crate::active_index::ActiveIndex> {
+fn index_below(scanned: &Scanned, end: u64, hash: NameHash) -> Result<Arc<ActiveIndex>> {
     index_of(&scanned.bytes[..end as usize], &scanned.header, &scanned.name, hash).map(|(index, _)| index)
 }
 
@@ -797,9 +803,10 @@ pub(crate) fn index_of(
     header: &SegmentHeader,
     name: &str,
     hash: NameHash,
-) -> Result<(crate::active_index::ActiveIndex, Tally)> {
-    let expected = crate::active_index::Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
-    let index = crate::active_index::ActiveIndex::new(header.first_position, expected);
+) -> Result<(Arc<ActiveIndex>, Tally)> {
+    let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
+    let index = Arc::new(ActiveIndex::new(expected));
+    let mut index_writer = IndexWriter::new(index.clone());
     let seed = header.seed();
     let mut tally = Tally::new(seed);
     let mut position = header.first_position;
@@ -812,7 +819,7 @@ pub(crate) fn index_of(
             return Err(damaged(fault));
         }
         let end = at.saturating_add(batch.len()).min(bytes.len());
-        let controls = scan::index_batch(&index, hash, &bytes[at..end], &batch, seed, at as u64).map_err(damaged)?;
+        let controls = scan::index_batch(&mut index_writer, hash, &bytes[at..end], &batch, seed, at as u64).map_err(damaged)?;
         tally.add(&batch, &bytes[at..at + BATCH_HEADER_LEN], controls);
         position = batch.last_position() + 1;
         at += batch.len();
@@ -870,7 +877,7 @@ pub(crate) fn open_listed_segment(
                 return Err(Error::corrupt(&name, entry.end, None, "the batches are not those the manifest lists"));
             }
             rebuilt = Some(index_name(entry.number));
-            SegmentIndex::Active(Arc::new(index))
+            SegmentIndex::Active(index)
         }
     };
     let segment = Segment::new(header, name, file, mode, index)?;
@@ -943,7 +950,7 @@ fn load_streams_and_ids(segment: &Segment, log: &Log, directory: &mut Directory,
 
 fn load_active(
     segment: &Segment,
-    index: &crate::active_index::ActiveIndex,
+    index: &ActiveIndex,
     log: &Log,
     directory: &mut Directory,
     ids: &mut IdTable,

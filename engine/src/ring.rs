@@ -51,12 +51,6 @@ impl Ring {
         }
     }
 
-    pub(crate) fn zero(&self, from: u64, to: u64) {
-        let (first, second) = self.stretches(from, to);
-        self.memory.zero(first);
-        self.memory.zero(second);
-    }
-
     /// Copies what stands at log offset `at` into `out` (a multiple of 8).
     #[inline]
     pub(crate) fn load(&self, at: u64, out: &mut [u8]) {

@@ -11,10 +11,10 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use annals_format::manifest::SegmentState;
 use smallvec::SmallVec;
 
-use crate::active_index::{ActiveIndex, Expected, Place};
+use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
 use crate::append::{Committed, Durability, Expect, Receipt};
 use crate::core::Core;
-use crate::directory::{Directory, StreamTip};
+use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
 use crate::id_table::IdTable;
@@ -30,7 +30,7 @@ use crate::{EventId, Position, Result, Revision, reader};
 #[derive(Debug)]
 pub(crate) struct ActiveSegment {
     pub(crate) segment: Arc<Segment>,
-    pub(crate) index: Arc<ActiveIndex>,
+    pub(crate) index: IndexWriter,
     /// Where the next batch goes.
     pub(crate) offset: u64,
     pub(crate) tally: Tally,
@@ -69,6 +69,15 @@ impl From<Error> for Refused {
     }
 }
 
+/// The hashes by which one event of a batch is entered, and its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EventKeys {
+    stream: u64,
+    event_type: u64,
+    id: u64,
+    id_bytes: [u8; 16],
+}
+
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
@@ -84,6 +93,7 @@ pub(crate) struct Writer {
     pub(crate) ids: IdTable,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
+    pub(crate) keys: Vec<EventKeys>,
     pub(crate) ended: Vec<Arc<Segment>>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
@@ -105,26 +115,64 @@ impl Writer {
     /// Judges and writes one batch. Its form was checked.
     pub(crate) fn append(&mut self, input: &Input<'_>, durability: Durability) -> Result<Appended, Refused> {
         self.core.log.check_poison()?;
-        if input.has_ids()
-            && let Some(answer) = self.judge_ids(input, durability)?
-        {
+        let now = self.clock.now();
+        self.hash_keys(input, now);
+        let len = self.measure(input)?;
+        if self.must_roll(len) {
+            // A retry of what is stored is answered even when there is no room for another segment.
+            if let Some(answer) = self.judge_ids(input, durability)? {
+                return Ok(answer);
+            }
+            self.roll(len)?;
+        }
+        let judged = self.judge_expectations(input);
+        if let Some(answer) = self.judge_ids(input, durability)? {
             return Ok(answer);
         }
-        let len = self.measure(input)?;
-        self.make_room(len)?;
-        self.judge_expectations(input)?;
-        let receipt = self.write(input, durability)?;
+        judged?;
+        let receipt = self.write(input, durability, now)?;
         self.ask_for_next_segment();
         Ok(Appended { receipt, rests_on: self.head })
+    }
+
+    /// Hashes all names and ids, and asks for the memory that looking them up and entering them will touch: apart, each
+    /// would be waited for by itself.
+    #[inline]
+    fn hash_keys(&mut self, input: &Input<'_>, now: u64) {
+        self.keys.clear();
+        let mut last: Option<(&str, &str)> = None;
+        let (mut stream, mut event_type) = (0, 0);
+        for index in 0..input.len() {
+            let (stream_name, event) = input.event(index);
+            let (same_stream, same_type) = last.map_or((false, false), |(s, t)| {
+                (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type))
+            });
+            if !same_stream {
+                stream = self.directory.hash_of(stream_name);
+                self.directory.prefetch(stream);
+                self.active.index.prefetch_key(stream);
+            }
+            if !same_type {
+                event_type = self.core.hash.key(KeyKind::Type, event.event_type);
+            }
+            last = Some((stream_name, event.event_type));
+            let id_bytes = event.id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
+            let id = self.core.hash.id(&id_bytes);
+            self.ids.prefetch(id);
+            self.active.index.prefetch_id(id);
+            self.keys.push(EventKeys { stream, event_type, id, id_bytes });
+        }
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
     #[inline]
     fn judge_ids(&mut self, input: &Input<'_>, durability: Durability) -> Result<Option<Appended>, Refused> {
+        if !input.has_ids() {
+            return Ok(None);
+        }
         let mut met = false;
-        for index in 0..input.len() {
-            let id = input.event(index).1.id.expect("all events have ids");
-            self.ids.find(self.core.hash.id(&id.to_bytes()), |_| met = true);
+        for keys in &self.keys {
+            self.ids.find(keys.id, |_| met = true);
         }
         if met { self.judge_met_ids(input, durability) } else { Ok(None) }
     }
@@ -233,17 +281,14 @@ impl Writer {
         Ok(len)
     }
 
-    /// Goes on to the next segment if `len` bytes do not fit in this one.
     #[inline]
-    fn make_room(&mut self, len: u64) -> Result<()> {
-        let needed = self.active.offset + len + END_MARK_LEN as u64;
-        if needed <= self.active.segment.header.segment_len { Ok(()) } else { self.roll(len) }
+    fn must_roll(&self, len: u64) -> bool {
+        self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
     }
 
     /// Encodes, places, indexes and shows the batch. Only a failing write of the log can stop it, which poisons.
     #[inline]
-    fn write(&mut self, input: &Input<'_>, durability: Durability) -> Result<Receipt, Refused> {
-        let now = self.clock.now();
+    fn write(&mut self, input: &Input<'_>, durability: Durability, now: u64) -> Result<Receipt, Refused> {
         if now < self.last_time {
             self.clock_steps_back += 1;
         }
@@ -251,46 +296,35 @@ impl Writer {
         let first_position = self.head + 1;
         let batch_at = self.active.offset;
         let mut events = SmallVec::with_capacity(input.len());
+        let index_writer = &mut self.active.index;
 
         self.staging.clear();
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
-        let mut last_stream: Option<(&str, u64, crate::directory::StreamNumber)> = None;
-        let mut last_type: Option<(&str, u64)> = None;
-        for index in 0..input.len() {
+        let mut last: Option<(&str, StreamNumber)> = None;
+        for (index, keys) in self.keys.iter().enumerate() {
             let (stream, event) = input.event(index);
             let position = first_position + index as u64;
-            let (stream_hash, number) = match last_stream {
-                Some((last, hash, number)) if std::ptr::eq(last, stream) => (hash, number),
-                _ => {
-                    let hash = self.directory.hash_of(stream);
-                    (hash, self.directory.find_or_add(hash, stream))
-                }
+            let number = match last {
+                Some((last, number)) if std::ptr::eq(last, stream) => number,
+                _ => self.directory.find_or_add(keys.stream, stream),
             };
-            last_stream = Some((stream, stream_hash, number));
-            let type_hash = match last_type {
-                Some((last, hash)) if std::ptr::eq(last, event.event_type) => hash,
-                _ => self.core.hash.key(KeyKind::Type, event.event_type),
-            };
-            last_type = Some((event.event_type, type_hash));
-            let id = event.id.map_or_else(|| self.made_ids.next(recorded_at), EventId::to_bytes);
-            let id_hash = self.core.hash.id(&id);
+            last = Some((stream, number));
             let revision = self.directory.advance(number, position);
-            let frame = batch.event(&input.parts(index, id), revision) as u64;
+            let frame = batch.event(&input.parts(index, keys.id_bytes), revision) as u64;
 
-            let place = Place { frame: batch_at + frame, batch: batch_at };
-            let record = self.active.index.add_record(place);
-            self.active.index.add_key(KeyKind::Stream, stream_hash, record);
-            self.active.index.add_key(KeyKind::Type, type_hash, record);
+            let record = index_writer.add_record(Place { frame: batch_at + frame, batch: batch_at });
+            index_writer.add_key(KeyKind::Stream, keys.stream, record);
+            index_writer.add_key(KeyKind::Type, keys.event_type, record);
             for tag in event.tags {
-                self.active.index.add_key(KeyKind::Tag, self.core.hash.key(KeyKind::Tag, tag), record);
+                index_writer.add_key(KeyKind::Tag, self.core.hash.key(KeyKind::Tag, tag), record);
             }
-            self.active.index.add_id(id_hash, record);
-            self.ids.insert(id_hash, position);
+            index_writer.add_id(keys.id, record);
+            self.ids.insert(keys.id, position);
             events.push(Committed {
                 position: Position::new(position).expect("positions start at 1"),
                 revision: Revision::new(revision).expect("revisions start at 1"),
                 recorded_at,
-                id: EventId::from_bytes(id),
+                id: EventId::from_bytes(keys.id_bytes),
             });
         }
         let header = batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch());
@@ -354,7 +388,7 @@ impl Writer {
             written_by: crate::VERSION,
             kind: SegmentKind::Live,
         };
-        begin_segment(self.core.read_mode, header, prepared, self.active.index.key_count(), self.active.index.record_count())
+        begin_segment(self.core.read_mode, header, prepared, self.active.index.index().key_count(), self.active.index.index().record_count())
     }
 
     #[inline]
@@ -375,12 +409,12 @@ pub(crate) fn begin_segment(
     ids: u32,
 ) -> Result<ActiveSegment> {
     let expected = Expected { segment_len: header.segment_len, keys: keys * 5 / 4, ids: ids as usize * 5 / 4 };
-    let index = Arc::new(ActiveIndex::new(header.first_position, expected));
+    let index = Arc::new(ActiveIndex::new(expected));
     let seed = header.seed();
     let of_index = SegmentIndex::Active(index.clone());
     let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
     let segment = Arc::new(segment);
-    Ok(ActiveSegment { segment, index, offset: SEGMENT_HEADER_LEN as u64, tally: Tally::new(seed) })
+    Ok(ActiveSegment { segment, index: IndexWriter::new(index), offset: SEGMENT_HEADER_LEN as u64, tally: Tally::new(seed) })
 }
 
 pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {

@@ -14,7 +14,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use annals_format::Fault;
 
 use crate::Result;
-use crate::active_index::{ActiveIndex, Expected, Place};
+use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
 use crate::error::Error;
 use crate::log::page_ceiling;
 use crate::name::{KeyKind, NameHash};
@@ -96,7 +96,7 @@ pub(crate) struct Scanned {
     pub(crate) from_ring: Option<u64>,
     pub(crate) end: u64,
     pub(crate) tally: Tally,
-    pub(crate) index: ActiveIndex,
+    pub(crate) index: Arc<ActiveIndex>,
     pub(crate) end_mark: Option<EndMark>,
 }
 
@@ -260,6 +260,7 @@ impl Scanner<'_> {
 
     fn begin(&self, header: SegmentHeader, file: Arc<dyn StorageFile>, bytes: Vec<u8>) -> Scanned {
         let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
+        let index = Arc::new(ActiveIndex::new(expected));
         Scanned {
             name: segment_name(header.identity.segment),
             file,
@@ -267,7 +268,7 @@ impl Scanner<'_> {
             from_ring: None,
             end: SEGMENT_HEADER_LEN as u64,
             tally: Tally::new(header.seed()),
-            index: ActiveIndex::new(header.first_position, expected),
+            index,
             end_mark: None,
             header,
         }
@@ -276,12 +277,13 @@ impl Scanner<'_> {
     /// Takes whole batches one after the other until something else stands there.
     fn walk(&self, segment: &mut Scanned, tail: &mut Tail) -> Result<Stop> {
         let seed = segment.header.seed();
+        let mut index = IndexWriter::new(segment.index.clone());
         loop {
             match self.step(segment, seed, tail.last_position + 1, tail.last_time) {
                 Found::Batch(header) => {
                     let from = segment.end as usize;
                     let batch = &segment.bytes[from..from + header.len()];
-                    let controls = index_batch(&segment.index, self.hash, batch, &header, seed, segment.end)
+                    let controls = index_batch(&mut index, self.hash, batch, &header, seed, segment.end)
                         .map_err(|fault| Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by))?;
                     segment.tally.add(&header, batch, controls);
                     segment.end += header.len() as u64;
@@ -414,7 +416,7 @@ fn find_batches(bytes: &[u8], from: usize, seed: Seed, mut each: impl FnMut(usiz
 
 /// Enters a verified batch into an index; answers the number of its control records.
 pub(crate) fn index_batch(
-    index: &ActiveIndex,
+    index: &mut IndexWriter,
     hash: NameHash,
     batch: &[u8],
     header: &BatchHeader,
