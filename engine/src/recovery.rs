@@ -461,9 +461,10 @@ impl Opening {
         };
         let end = active.segment.header.base + active.offset;
 
-        // The mark is moved and synced, without "clean", before the first byte of this opening is written.
-        let mark_file = self.write_mark(mark, &active, head, last_time)?;
+        // The mark is moved and synced, without "clean", before the first byte of the log is written in this opening; the
+        // ring is there before, since an unclean mark says that it may hold commits.
         let ring = self.open_ring(session, &active)?;
+        let mark_file = self.write_mark(mark, &active, head, last_time)?;
         let log = Log::new(Some(ring), Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }));
         log.add_extent(active.segment.header.base, active.segment.file.clone(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
@@ -725,7 +726,10 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
     if tail.last_position < known_durable {
         return Err(lost(&tail, manifest, mark.as_ref(), known_durable));
     }
-    if ring.is_none() && !mark.as_ref().is_some_and(|mark| mark.clean) && mark.is_some() {
+    // An unclean mark of the newest incarnation was written after the ring of its opening was durable. Before that, no
+    // commit of this incarnation can have been held by a ring.
+    let had_ring = mark.as_ref().is_some_and(|mark| !mark.clean && Some(mark.incarnation) == newest);
+    if ring.is_none() && had_ring {
         let what = "the ring cannot be used after an unclean end; commits that only it held would be lost";
         return Err(Error::corrupt(RING_NAME, 0, None, what));
     }
