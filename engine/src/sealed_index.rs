@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use annals_format::index::{self, ArchivedIndexRoot, BatchRow, IdRow, IndexHeader, IndexRoot, KeyRow, NameRow};
+use annals_format::index::{self, ArchivedIndexRoot, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::manifest::SegmentEntry;
 use annals_format::segment::SegmentHeader;
 
@@ -71,6 +71,15 @@ impl SealedIndex {
 
     /// Makes the index file of an ended segment from its index in memory, and opens it.
     pub(crate) fn build(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
+        let (expected, bytes) = Self::encoded(log, hash, segment)?;
+        let name = index_name(expected.segment);
+        replace(storage, &name, &bytes)?;
+        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        Self::of_file(&*file, name, &expected, ReadMode::Mapped)
+    }
+
+    /// What the index file of an ended segment holds, from its index in memory.
+    pub(crate) fn encoded(log: &Log, hash: NameHash, segment: &Segment) -> Result<(IndexHeader, IndexBytes)> {
         let number = segment.header.identity.segment;
         let name = index_name(number);
         let closing = segment.closing().expect("only an ended segment is sealed");
@@ -86,9 +95,7 @@ impl SealedIndex {
             SegmentIndex::Sealed(_) => return Err(Error::corrupt(&name, 0, None, "the segment has an index already")),
         };
         let bytes = index::encode(&expected, &root).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
-        replace(storage, &name, &bytes)?;
-        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-        Self::of_file(&*file, name, &expected, ReadMode::Mapped)
+        Ok((expected, bytes))
     }
 
     fn root(&self) -> Result<&ArchivedIndexRoot> {

@@ -1,0 +1,100 @@
+//! The store as a whole.
+
+use std::path::Path;
+
+use annals_format::FORMAT_VERSION;
+use annals_format::manifest::DurabilityKind;
+
+use super::StoreInfo;
+use super::survey::{End, Survey, Unchanged};
+use crate::error::Error;
+use crate::manifest::generation_of;
+use crate::prepare::segment_number;
+use crate::storage::{Access, LOCK_NAME, Storage};
+use crate::{Durability, Result};
+
+pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
+    let storage = &Unchanged(storage);
+    let mut survey = Survey::new(storage)?;
+    if survey.manifest().is_none() {
+        return match survey.manifests.drain(..).find_map(|(_, manifest)| manifest.err()) {
+            Some(error) => Err(error),
+            None => Err(Error::corrupt(&crate::manifest::file_name(1), 0, None, "the store's manifest is missing")),
+        };
+    }
+    let manifest = survey.manifest().expect("looked at above");
+    let listed_events: u64 = manifest.segments.iter().map(|entry| entry.event_count).sum();
+    let listed_head = manifest.segments.last().map_or(0, |entry| entry.last_position);
+    let mut info = StoreInfo {
+        store_id: manifest.store,
+        format_version: FORMAT_VERSION,
+        written_by: manifest.written_by,
+        created_at: manifest.created_at,
+        default_durability: match manifest.default_durability {
+            DurabilityKind::Durable => Durability::Durable,
+            DurabilityKind::Buffered => Durability::Buffered,
+        },
+        limits: manifest.limits,
+        segments: manifest.segments.len() as u64,
+        events: listed_events,
+        head: listed_head,
+        durable_head: listed_head,
+        bytes_on_disk: 0,
+        index_bytes: 0,
+        writer_pid: None,
+        clean: false,
+    };
+    // A tail that cannot be read at all leaves what the manifest knows.
+    if let Ok(end) = End::find(storage, manifest, &survey.numbers) {
+        info.segments += end.tail.segments.len() as u64;
+        info.events += end.tail.segments.iter().map(|segment| segment.tally.event_count).sum::<u64>();
+        info.head = end.tail.last_position;
+        info.durable_head = end.known_durable();
+        info.clean = end.is_clean();
+    }
+    for name in survey.names.iter().filter(|name| is_ours(name)) {
+        let len = storage.open(name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
+        info.bytes_on_disk += len;
+        if segment_number(name).is_some_and(|(_, is_index)| is_index) {
+            info.index_bytes += len;
+        }
+    }
+    Ok(info)
+}
+
+/// Whether a store keeps a file of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    matches!(name, "LOCK" | "MARK" | "RING") || generation_of(name).is_some() || segment_number(name).is_some()
+}
+
+/// The process that holds the writer's lock on the store in directory `path`.
+///
+/// The lock is not tried: a writer that opens in that moment would be refused. Linux lists the locks that are held.
+#[cfg(target_os = "linux")]
+pub(super) fn writer_of(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let lock = path.join(LOCK_NAME);
+    let inode = std::fs::symlink_metadata(&lock).ok().filter(std::fs::Metadata::is_file)?.ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:10330197 0 EOF"
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_held = fields.get(1) == Some(&"FLOCK") && fields.get(3) == Some(&"WRITE");
+        let is_this = fields.get(5).and_then(|place| place.rsplit(':').next()) == Some(inode.as_str());
+        (is_held && is_this).then(|| fields.get(4).and_then(|pid| pid.parse().ok())).flatten()
+    })
+}
+
+/// The process that holds the writer's lock on the store in directory `path`.
+///
+/// A shared lock is tried for a moment: it is refused while there is a writer.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn writer_of(path: &Path) -> Option<u32> {
+    let lock = path.join(LOCK_NAME);
+    std::fs::symlink_metadata(&lock).ok().filter(std::fs::Metadata::is_file)?;
+    let file = std::fs::File::open(&lock).ok()?;
+    match file.try_lock_shared() {
+        Err(std::fs::TryLockError::WouldBlock) => std::fs::read_to_string(&lock).ok()?.trim().parse().ok(),
+        _ => None,
+    }
+}

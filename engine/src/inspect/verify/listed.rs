@@ -1,0 +1,220 @@
+//! Segments that the manifest lists, and their indexes.
+
+use annals_format::Fault;
+use annals_format::checksum::Identity;
+use annals_format::index::{self, INDEX_HEADER_LEN, IndexBytes};
+use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
+use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
+
+use super::walk::{Walk, Walked};
+use super::{Check, told};
+use crate::Result;
+use crate::error::Error;
+use crate::inspect::Severity;
+use crate::log::Log;
+use crate::manifest::file_name;
+use crate::name::NameHash;
+use crate::options::ReadMode;
+use crate::prepare::{index_name, segment_name};
+use crate::recovery;
+use crate::sealed_index::SealedIndex;
+use crate::segment::{Closing, Segment, SegmentIndex, Tally};
+use crate::storage::Access;
+
+impl Check<'_> {
+    pub(super) fn listed_segments(&mut self, manifest: &Manifest, walk: &mut Walk) {
+        let mut link = None;
+        if let Some(first) = manifest.segments.first().filter(|entry| entry.first_position != 1) {
+            let what = format!("the first segment listed begins with position {}", first.first_position);
+            self.damage(&file_name(manifest.generation), 0, Some(1), what);
+            walk.skip_to(first.first_position);
+        }
+        for entry in &manifest.segments {
+            self.listed(manifest, entry, link, walk);
+            if walk.position != entry.last_position + 1 {
+                walk.skip_to(entry.last_position + 1);
+            }
+            walk.time = walk.time.max(entry.last_time);
+            link = Some(Link { number: entry.number, final_checksum: entry.final_checksum });
+        }
+    }
+
+    fn listed(&mut self, manifest: &Manifest, entry: &SegmentEntry, link: Option<Link>, walk: &mut Walk) {
+        let name = segment_name(entry.number);
+        let Some(mut bytes) = self.read(&name) else {
+            if !self.survey.has(&name) {
+                self.damage(&name, 0, Some(entry.first_position), "the file is missing");
+            }
+            return;
+        };
+        if bytes.len() as u64 != entry.len {
+            let what = format!("the file is {} bytes long, the manifest says {}", bytes.len(), entry.len);
+            self.damage(&name, entry.len.min(bytes.len() as u64), None, what);
+        }
+        let header = match SegmentHeader::decode(&bytes) {
+            Ok(Some(header)) => self.listed_header(&name, header, manifest, entry, link),
+            Ok(None) => {
+                self.damage(&name, 0, Some(entry.first_position), "the header is empty");
+                None
+            }
+            Err(fault) => {
+                self.damage(&name, 0, Some(entry.first_position), told(&fault));
+                None
+            }
+        };
+        let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+        let seed = annals_format::checksum::Seed::of(&identity);
+        let end = entry.end as usize;
+        let walked = walk.segment(&bytes, SEGMENT_HEADER_LEN, end, seed, false);
+        let is_whole = self.walked(&name, &walked) && walked.end == end;
+        if is_whole {
+            self.compare_tally(&name, entry, &walked);
+        } else if walked.end_mark.is_some() {
+            self.damage(&name, walked.end as u64, None, "an end mark stands before the end that the manifest says");
+        }
+        if entry.state == SegmentState::Sealed {
+            self.listed_end(&name, entry, &bytes, is_whole.then_some(&walked.tally), seed);
+        }
+        bytes.truncate(end);
+        let usable = header.filter(|_| is_whole).map(|header| (header, bytes));
+        self.index(manifest, entry, usable);
+    }
+
+    /// Findings and counts of a walk; whether nothing was wrong.
+    pub(super) fn walked(&mut self, name: &str, walked: &Walked) -> bool {
+        self.report.batches += walked.batches;
+        self.report.events += walked.events;
+        for wrong in &walked.wrong {
+            self.damage(name, wrong.offset, wrong.position, wrong.what.as_str());
+        }
+        walked.wrong.is_empty()
+    }
+
+    fn listed_header(
+        &mut self,
+        name: &str,
+        header: SegmentHeader,
+        manifest: &Manifest,
+        entry: &SegmentEntry,
+        link: Option<Link>,
+    ) -> Option<SegmentHeader> {
+        let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+        let what = if header.identity != identity || header.first_position != entry.first_position {
+            "the header is that of another segment"
+        } else if header.segment_len != entry.len {
+            "the header gives another length than the manifest"
+        } else if header.previous != link {
+            "the header names another segment before it than the manifest"
+        } else if header.manifest_generation > manifest.generation {
+            "the segment was begun under a later manifest than the newest there is"
+        } else {
+            return Some(header);
+        };
+        self.damage(name, 0, Some(entry.first_position), what);
+        None
+    }
+
+    fn compare_tally(&mut self, name: &str, entry: &SegmentEntry, walked: &Walked) {
+        let tally = &walked.tally;
+        let is_listed = tally.final_checksum.value() == entry.final_checksum
+            && tally.last_position.max(entry.first_position - 1) == entry.last_position
+            && tally.event_count == entry.event_count
+            && (tally.first_time, tally.last_time) == (entry.first_time, entry.last_time);
+        if !is_listed {
+            self.damage(name, SEGMENT_HEADER_LEN as u64, None, "the batches are not those the manifest lists");
+        }
+    }
+
+    fn listed_end(
+        &mut self,
+        name: &str,
+        entry: &SegmentEntry,
+        bytes: &[u8],
+        tally: Option<&Tally>,
+        seed: annals_format::checksum::Seed,
+    ) {
+        let Some(rest) = bytes.get(entry.end as usize..) else { return };
+        match EndMark::decode(rest, seed) {
+            Err(fault) => self.damage(name, entry.end, None, told(&fault)),
+            Ok(mark) if mark.final_checksum != entry.final_checksum => {
+                self.damage(name, entry.end, None, "the end mark's final checksum is not the manifest's");
+            }
+            Ok(mark) => {
+                if let Some(tally) = tally {
+                    self.compare_end_mark(name, entry.end, &mark, tally, entry.first_position);
+                }
+            }
+        }
+        self.zeros_after(name, bytes, entry.end as usize + END_MARK_LEN);
+    }
+
+    pub(super) fn compare_end_mark(&mut self, name: &str, at: u64, mark: &EndMark, tally: &Tally, first: u64) {
+        let counted = (tally.batch_count, tally.event_count, tally.control_count, tally.last_position);
+        let says = (mark.batch_count, mark.event_count, mark.control_count, mark.last_position);
+        let first = if tally.batch_count == 0 { 0 } else { first };
+        let times = (mark.first_time, mark.last_time) == (tally.first_time, tally.last_time);
+        if counted != says || mark.first_position != first || !times {
+            self.damage(name, at, None, "the end mark does not agree with the batches before it");
+        }
+    }
+
+    pub(super) fn zeros_after(&mut self, name: &str, bytes: &[u8], from: usize) {
+        let rest = bytes.get(from..).unwrap_or_default();
+        if let Some(place) = rest.iter().position(|byte| *byte != 0) {
+            self.damage(name, (from + place) as u64, None, "bytes that are not zero stand behind the end mark");
+        }
+    }
+
+    /// The index of a listed segment. Whatever is wrong with it is a notice: it is made anew when the store is opened.
+    ///
+    /// `segment` holds header and bytes of the segment if it is sound, to make the index from.
+    fn index(&mut self, manifest: &Manifest, entry: &SegmentEntry, segment: Option<(SegmentHeader, Vec<u8>)>) {
+        let name = index_name(entry.number);
+        if !self.survey.has(&name) {
+            return self.notice(&name, 0, "the index is missing; the next opening makes it");
+        }
+        let Some(bytes) = self.read_or(Severity::Notice, &name) else { return };
+        let mut aligned = IndexBytes::new();
+        aligned.extend_from_slice(&bytes);
+        if let Err(fault) = index::open(&aligned) {
+            return self.notice(&name, fault_offset(&fault), told(&fault));
+        }
+        let Some((header, bytes)) = segment else { return };
+        match self.made_anew(manifest, entry, header, bytes) {
+            Ok(made) if made[..] == aligned[..] => {}
+            Ok(made) => {
+                let place = made.iter().zip(aligned.iter()).position(|(a, b)| a != b);
+                let place = place.unwrap_or(made.len().min(aligned.len()));
+                self.notice(&name, place as u64, "the index is not the one that its segment gives");
+            }
+            Err(error) => self.error(Severity::Notice, &name, &error),
+        }
+    }
+
+    /// The index as its segment gives it.
+    fn made_anew(
+        &self,
+        manifest: &Manifest,
+        entry: &SegmentEntry,
+        header: SegmentHeader,
+        bytes: Vec<u8>,
+    ) -> Result<IndexBytes> {
+        let hash = NameHash { seed: manifest.name_hash_seed };
+        let name = segment_name(entry.number);
+        let (index, tally) = recovery::index_of(&bytes, &header, &name, hash)?;
+        let file = self.storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        let of_index = SegmentIndex::Active(index);
+        // All its bytes are at hand, so that no window is read from the file again.
+        let segment = Segment::new(header, name, file, ReadMode::Pread, of_index)?.with_tail(0, bytes);
+        segment.close(Closing { end: entry.end, state: entry.state, tally });
+        SealedIndex::encoded(&Log::of_files(), hash, &segment).map(|(_, bytes)| bytes)
+    }
+}
+
+/// Where in an index file a fault lies: in its header or in its archive.
+fn fault_offset(fault: &Fault) -> u64 {
+    match fault {
+        Fault::Checksum { what: "archive", .. } | Fault::Structure { .. } => INDEX_HEADER_LEN as u64,
+        _ => 0,
+    }
+}
