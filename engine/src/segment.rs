@@ -242,6 +242,7 @@ impl Segment {
     /// Up to which offset the file itself holds the bytes.
     #[inline]
     fn in_file(&self, log: &Log, stop: u64) -> u64 {
+        let stop = self.tail.as_ref().map_or(stop, |(start, _)| stop.min(*start));
         self.base.map_or(stop, |base| log.watermark.flushed().saturating_sub(base).min(stop))
     }
 
