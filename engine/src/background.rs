@@ -22,7 +22,7 @@ use crate::segment::{Segment, SegmentIndex};
 use crate::store::Inner;
 
 /// Unflushed bytes at which the committer is woken.
-const BACKLOG: u64 = 64 << 10;
+const BACKLOG: u64 = 256 << 10;
 /// How long the committer looks for work before it sleeps.
 const LOOK_AROUND: Duration = Duration::from_millis(1);
 
@@ -62,9 +62,13 @@ impl Committer {
         self.durable_end.fetch_max(end, Ordering::AcqRel);
     }
 
-    /// Bytes written and not yet durable.
+    /// Bytes written and not yet durable; what holds no record, such as the header of a segment, counts only with one.
     pub(crate) fn in_flight(&self, inner: &Inner) -> u64 {
-        inner.core.log.watermark.written_end().saturating_sub(self.durable_end.load(Ordering::Acquire))
+        let watermark = &inner.core.log.watermark;
+        if watermark.written() <= watermark.durable() {
+            return 0;
+        }
+        watermark.written_end().saturating_sub(self.durable_end.load(Ordering::Acquire))
     }
 
     /// Returns when fewer bytes are in flight than allowed.
@@ -72,8 +76,17 @@ impl Committer {
         if self.in_flight(inner) < inner.options.in_flight_bytes {
             return Ok(());
         }
-        let durable = inner.core.log.watermark.durable();
+        let watermark = &inner.core.log.watermark;
+        let durable = watermark.durable();
         inner.core.log.check_poison()?;
+        // Meanwhile everything may have been synced, or only a roll, which holds no record, is outstanding: the next
+        // position may then never come.
+        if watermark.written() <= durable {
+            return Ok(());
+        }
+        if inner.options.background {
+            return inner.commit.wait_for_committer(&inner.committing(), durable + 1);
+        }
         inner.wait_durable(durable + 1)
     }
 
@@ -157,7 +170,11 @@ fn commit_once(inner: &Inner) -> bool {
     }
     let written = log.watermark.written_end();
     if page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
-        return log.flush(written, false).is_ok();
+        let is_done = log.flush(written, false).is_ok();
+        if inner.committer.in_flight(inner) >= inner.options.sync_bytes {
+            inner.preparer.wake();
+        }
+        return is_done;
     }
     false
 }

@@ -4,10 +4,10 @@
 //! as the last group had, flushes the ring, syncs, writes the mark, moves the durable head, and wakes the others.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use annals_format::mark::Mark;
-use parking_lot::{Condvar, Mutex};
 
 use crate::background::Committer;
 use crate::core::Core;
@@ -17,7 +17,9 @@ use crate::prepare::Preparer;
 use crate::writer::{Tip, Writer};
 
 /// Longest wait of a leader for companions.
-const LINGER: Duration = Duration::from_micros(60);
+const LINGER: Duration = Duration::from_micros(100);
+/// How long a ticket's waiter looks on before it sleeps: about one sync.
+const SPIN: Duration = Duration::from_micros(150);
 
 #[derive(Debug, Default)]
 struct Gate {
@@ -32,7 +34,7 @@ pub(crate) struct Commit {
     waiting: AtomicU32,
     /// How many the last sync served.
     last_group: AtomicU32,
-    mark: Mutex<MarkFile>,
+    mark: parking_lot::Mutex<MarkFile>,
     pub(crate) sync_count: AtomicU64,
 }
 
@@ -43,12 +45,13 @@ impl Commit {
             done: Condvar::new(),
             waiting: AtomicU32::new(0),
             last_group: AtomicU32::new(1),
-            mark: Mutex::new(mark),
+            mark: parking_lot::Mutex::new(mark),
             sync_count: AtomicU64::new(0),
         }
     }
 
-    /// Returns when everything up to `position` is durable. An error says that a write or sync failed.
+    /// Returns when everything up to `position` is durable; syncs itself if nobody else is at it. An error says that a
+    /// write or sync failed.
     pub(crate) fn wait_durable(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
         if log.core.log.watermark.durable() >= position {
             return Ok(());
@@ -60,37 +63,67 @@ impl Commit {
     }
 
     fn wait_or_lead(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
-        let mut gate = self.gate.lock();
+        let mut gate = self.gate();
         loop {
             if log.core.log.watermark.durable() >= position {
                 return Ok(());
             }
             log.core.log.check_poison()?;
             if gate.leading {
-                self.done.wait(&mut gate);
+                gate = self.done.wait(gate).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             gate.leading = true;
             drop(gate);
             self.linger();
             self.lead(log);
-            gate = self.gate.lock();
-            gate.leading = false;
-            self.done.notify_all();
+            gate = self.finish_leading();
         }
+    }
+
+    /// Returns when everything up to `position` is durable, leaving the syncs to the committer thread: whoever waits for
+    /// a ticket wants to go on appending meanwhile.
+    pub(crate) fn wait_for_committer(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
+        let begun = Instant::now();
+        while begun.elapsed() < SPIN {
+            if log.core.log.watermark.durable() >= position {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        let mut gate = self.gate();
+        while log.core.log.watermark.durable() < position {
+            log.core.log.check_poison()?;
+            log.committer.request(position);
+            let (guard, _) =
+                self.done.wait_timeout(gate, Duration::from_millis(10)).unwrap_or_else(PoisonError::into_inner);
+            gate = guard;
+        }
+        Ok(())
+    }
+
+    // The guarded state is one flag; a panic elsewhere cannot leave it half written.
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish_leading(&self) -> MutexGuard<'_, Gate> {
+        let mut gate = self.gate();
+        gate.leading = false;
+        self.done.notify_all();
+        gate
     }
 
     /// Syncs what is written now, unless somebody else is at it.
     pub(crate) fn sync_if_idle(&self, log: &Committing<'_>) {
-        let mut gate = self.gate.lock();
+        let mut gate = self.gate();
         if gate.leading {
             return;
         }
         gate.leading = true;
         drop(gate);
         self.lead(log);
-        self.gate.lock().leading = false;
-        self.done.notify_all();
+        drop(self.finish_leading());
     }
 
     /// Lets companions of the last group come back with their next append before this group is closed.
@@ -102,7 +135,9 @@ impl Commit {
                 std::thread::yield_now();
             }
         }
-        self.last_group.store(self.waiting.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
+        // One that came late once is waited for again; one that stays away is forgotten.
+        let group = self.waiting.load(Ordering::Relaxed).max(expected.saturating_sub(1)).max(1);
+        self.last_group.store(group, Ordering::Relaxed);
     }
 
     /// One group: flush, sync, mark, show. A failure poisons the log.
@@ -161,7 +196,7 @@ impl Commit {
 /// What a sync touches.
 pub(crate) struct Committing<'a> {
     pub(crate) core: &'a Core,
-    pub(crate) writer: &'a Mutex<Writer>,
+    pub(crate) writer: &'a parking_lot::Mutex<Writer>,
     pub(crate) preparer: &'a Preparer,
     pub(crate) committer: &'a Committer,
 }

@@ -7,13 +7,35 @@ use crate::prefetch::prefetch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamNumber(u32);
 
+/// One cache line a stream: nearly all names stand in it whole.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Entry {
     hash: u64,
     last_position: u64,
     last_revision: u64,
-    name_start: u32,
+    /// Where the rest of a long name stands.
+    rest_start: u32,
     name_len: u8,
+    name: [u8; INLINE_NAME_LEN],
+}
+
+const INLINE_NAME_LEN: usize = 35;
+const _: () = assert!(size_of::<Entry>() == 64);
+
+impl Entry {
+    #[inline]
+    fn has_name(&self, name: &[u8], rests: &[u8]) -> bool {
+        if name.len() != usize::from(self.name_len) {
+            return false;
+        }
+        if let Some(inline) = self.name.get(..name.len()) {
+            return inline == name;
+        }
+        let (head, rest) = name.split_at(INLINE_NAME_LEN);
+        let start = self.rest_start as usize;
+        head == self.name && rests.get(start..start + rest.len()) == Some(rest)
+    }
 }
 
 /// A stream's last event; zeros for a stream that was never written.
@@ -29,12 +51,13 @@ pub(crate) struct Directory {
     hash: NameHash,
     slots: Vec<u64>,
     entries: Vec<Entry>,
-    names: Vec<u8>,
+    /// What does not fit into the entries of long names.
+    rests: Vec<u8>,
 }
 
 impl Directory {
     pub(crate) fn new(hash: NameHash) -> Self {
-        Self { hash, slots: vec![0; 1024], entries: Vec::new(), names: Vec::new() }
+        Self { hash, slots: vec![0; 1024], entries: Vec::new(), rests: Vec::new() }
     }
 
     pub(crate) fn hash_of(&self, stream: &str) -> u64 {
@@ -43,12 +66,6 @@ impl Directory {
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    fn name(entry: &Entry, names: &[u8]) -> std::ops::Range<usize> {
-        let start = entry.name_start as usize;
-        debug_assert!(start + usize::from(entry.name_len) <= names.len());
-        start..start + usize::from(entry.name_len)
     }
 
     /// Begins to load what a look-up of this hash will look at first.
@@ -69,7 +86,7 @@ impl Directory {
             if slot >> 32 == hash >> 32 {
                 let number = (slot & 0xffff_ffff) as u32 - 1;
                 let entry = &self.entries[number as usize];
-                if entry.hash == hash && &self.names[Self::name(entry, &self.names)] == stream.as_bytes() {
+                if entry.hash == hash && entry.has_name(stream.as_bytes(), &self.rests) {
                     return Some(StreamNumber(number));
                 }
             }
@@ -98,10 +115,13 @@ impl Directory {
     #[cold]
     fn add(&mut self, hash: u64, stream: &str) -> StreamNumber {
         let number = u32::try_from(self.entries.len()).expect("fewer than 2^32 streams");
-        let name_start = u32::try_from(self.names.len()).expect("stream names take less than 4 GiB");
-        self.names.extend_from_slice(stream.as_bytes());
+        let rest_start = u32::try_from(self.rests.len()).expect("what is long of names takes less than 4 GiB");
         let name_len = u8::try_from(stream.len()).expect("names are checked before");
-        self.entries.push(Entry { hash, last_position: 0, last_revision: 0, name_start, name_len });
+        let (head, rest) = stream.as_bytes().split_at(stream.len().min(INLINE_NAME_LEN));
+        let mut name = [0; INLINE_NAME_LEN];
+        name[..head.len()].copy_from_slice(head);
+        self.rests.extend_from_slice(rest);
+        self.entries.push(Entry { hash, last_position: 0, last_revision: 0, rest_start, name_len, name });
         if self.entries.len() * 3 > self.slots.len() * 2 {
             self.slots = vec![0; self.slots.len() * 2];
             for number in 0..self.entries.len() {
@@ -132,6 +152,11 @@ impl Directory {
     pub(crate) fn set(&mut self, stream: &str, tip: StreamTip) {
         let hash = self.hash_of(stream);
         let number = self.find_or_add(hash, stream);
+        self.set_tip(number, tip);
+    }
+
+    #[inline]
+    pub(crate) fn set_tip(&mut self, number: StreamNumber, tip: StreamTip) {
         let entry = &mut self.entries[number.0 as usize];
         entry.last_revision = tip.revision;
         entry.last_position = tip.position;

@@ -505,6 +505,8 @@ impl Opening {
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
             keys: Vec::with_capacity(1024),
+            undo: Vec::with_capacity(1024),
+            frames: Vec::with_capacity(1024),
             ended: Vec::new(),
             clock_steps_back: 0,
         };
@@ -514,10 +516,10 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
-            writer: Mutex::new(writer),
+            writer: Mutex::new(writer).into(),
             commit: Commit::new(mark_file),
             preparer,
-            committer,
+            committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
             options: self.options,
             report: self.report,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
@@ -28,10 +29,11 @@ use crate::{Event, EventId, Position, Result};
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) writer: Mutex<Writer>,
+    /// On cache lines of its own: the background threads look at what lies beside it all the time.
+    pub(crate) writer: CachePadded<Mutex<Writer>>,
     pub(crate) commit: Commit,
     pub(crate) preparer: Arc<Preparer>,
-    pub(crate) committer: Committer,
+    pub(crate) committer: CachePadded<Committer>,
     pub(crate) sealing: Mutex<background::Sealing>,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
@@ -225,7 +227,8 @@ impl Store {
             Ok(appended) => (Ok(appended.receipt), appended.rests_on),
             Err(refused) => {
                 let rests_on = refused.rests_on;
-                if rests_on == 0 {
+                // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
+                if rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
                     return Err(refused.error);
                 }
                 (Err(refused), rests_on)
@@ -409,6 +412,11 @@ impl Ticket {
     /// # Errors
     /// `Conflict`, `DuplicateId`, `PartialDuplicate`; `OutcomeUnknown` if the log failed meanwhile.
     pub fn wait(self) -> Result<Receipt> {
+        let waits_for = self.waits_for();
+        if self.inner.options.background && waits_for > 0 {
+            // A failure is told by `settle`, which finds the log poisoned.
+            let _ = self.inner.commit.wait_for_committer(&self.inner.committing(), waits_for);
+        }
         settle(&self.inner, self.outcome.map_err(|refused| *refused), self.rests_on)
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder};
+use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::record::encoded_len;
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 use annals_format::manifest::SegmentState;
@@ -94,6 +94,10 @@ pub(crate) struct Writer {
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
     pub(crate) keys: Vec<EventKeys>,
+    /// What streams were before the batch, for a batch that is refused after it was encoded.
+    pub(crate) undo: Vec<(StreamNumber, StreamTip)>,
+    /// Where each event's frame stands in the batch.
+    pub(crate) frames: Vec<u32>,
     pub(crate) ended: Vec<Arc<Segment>>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
@@ -126,13 +130,33 @@ impl Writer {
             self.roll(len)?;
         }
         let judged = self.judge_expectations(input);
-        if let Some(answer) = self.judge_ids(input, durability)? {
-            return Ok(answer);
+        let recorded_at = now.max(self.last_time);
+        // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile.
+        let header = self.encode(input, recorded_at);
+        let refusal = match self.judge_ids(input, durability) {
+            Ok(None) => judged.err(),
+            Ok(Some(answer)) => {
+                self.take_back();
+                return Ok(answer);
+            }
+            Err(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refusal {
+            self.take_back();
+            return Err(refusal);
         }
-        judged?;
-        let receipt = self.write(input, durability, now)?;
+        self.clock_steps_back += u64::from(now < self.last_time);
+        let receipt = self.place(input, &header, durability)?;
         self.ask_for_next_segment();
         Ok(Appended { receipt, rests_on: self.head })
+    }
+
+    /// Streams are again what they were before the batch that was encoded.
+    #[cold]
+    fn take_back(&mut self) {
+        for (number, tip) in self.undo.drain(..).rev() {
+            self.directory.set_tip(number, tip);
+        }
     }
 
     /// Hashes all names and ids, and asks for the memory that looking them up and entering them will touch: apart, each
@@ -286,64 +310,71 @@ impl Writer {
         self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
     }
 
-    /// Encodes, places, indexes and shows the batch. Only a failing write of the log can stop it, which poisons.
+    /// Encodes the batch into the staging buffer; streams advance.
     #[inline]
-    fn write(&mut self, input: &Input<'_>, durability: Durability, now: u64) -> Result<Receipt, Refused> {
-        if now < self.last_time {
-            self.clock_steps_back += 1;
-        }
-        let recorded_at = now.max(self.last_time);
+    fn encode(&mut self, input: &Input<'_>, recorded_at: u64) -> BatchHeader {
         let first_position = self.head + 1;
-        let batch_at = self.active.offset;
-        let mut events = SmallVec::with_capacity(input.len());
-        let index_writer = &mut self.active.index;
-
         self.staging.clear();
+        self.undo.clear();
+        self.frames.clear();
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
         let mut last: Option<(&str, StreamNumber)> = None;
         for (index, keys) in self.keys.iter().enumerate() {
-            let (stream, event) = input.event(index);
-            let position = first_position + index as u64;
+            let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
                 _ => self.directory.find_or_add(keys.stream, stream),
             };
             last = Some((stream, number));
-            let revision = self.directory.advance(number, position);
-            let frame = batch.event(&input.parts(index, keys.id_bytes), revision) as u64;
+            self.undo.push((number, self.directory.tip(number)));
+            let revision = self.directory.advance(number, first_position + index as u64);
+            self.frames.push(batch.event(&input.parts(index, keys.id_bytes), revision) as u32);
+        }
+        batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch())
+    }
 
-            let record = index_writer.add_record(Place { frame: batch_at + frame, batch: batch_at });
+    /// Puts the encoded batch into the log, enters it into the indexes, and shows it. Only a failing write of the log can
+    /// stop it, which poisons.
+    #[inline]
+    fn place(&mut self, input: &Input<'_>, header: &BatchHeader, durability: Durability) -> Result<Receipt, Refused> {
+        if let Err(error) = self.core.log.place(self.end, &self.staging) {
+            return Err(self.outcome_unknown(&error).into());
+        }
+        let batch_at = self.active.offset;
+        let mut events = SmallVec::with_capacity(input.len());
+        let index_writer = &mut self.active.index;
+        for (index, keys) in self.keys.iter().enumerate() {
+            let position = header.first_position + index as u64;
+            let place = Place { frame: batch_at + u64::from(self.frames[index]), batch: batch_at };
+            let record = index_writer.add_record(place);
             index_writer.add_key(KeyKind::Stream, keys.stream, record);
             index_writer.add_key(KeyKind::Type, keys.event_type, record);
-            for tag in event.tags {
+            for tag in input.event(index).1.tags {
                 index_writer.add_key(KeyKind::Tag, self.core.hash.key(KeyKind::Tag, tag), record);
             }
             index_writer.add_id(keys.id, record);
             self.ids.insert(keys.id, position);
+            let (_, before) = self.undo[index];
             events.push(Committed {
                 position: Position::new(position).expect("positions start at 1"),
-                revision: Revision::new(revision).expect("revisions start at 1"),
-                recorded_at,
+                revision: Revision::new(before.revision + 1).expect("revisions start at 1"),
+                recorded_at: header.recorded_at,
                 id: EventId::from_bytes(keys.id_bytes),
             });
         }
-        let header = batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch());
-
-        if let Err(error) = self.core.log.place(self.end, &self.staging) {
-            return Err(self.outcome_unknown(&events, &error).into());
-        }
-        self.active.tally.add(&header, &self.staging, 0);
+        self.active.tally.add(header, &self.staging, 0);
         self.active.offset += self.staging.len() as u64;
         self.end += self.staging.len() as u64;
         self.head = header.last_position();
-        self.last_time = recorded_at;
+        self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
         Ok(Receipt { events, already_committed: false, durability })
     }
 
     #[cold]
-    fn outcome_unknown(&self, events: &[Committed], error: &Error) -> Error {
-        Error::OutcomeUnknown { ids: events.iter().map(|event| event.id).collect(), reason: error.to_string() }
+    fn outcome_unknown(&self, error: &Error) -> Error {
+        let ids = self.keys.iter().map(|keys| EventId::from_bytes(keys.id_bytes)).collect();
+        Error::OutcomeUnknown { ids, reason: error.to_string() }
     }
 
     /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves

@@ -65,7 +65,8 @@ fn a_closed_store_opens_cleanly_and_goes_on() {
 fn a_store_that_was_not_closed_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let options = || Options::new().segment_bytes_max(64 << 10).durability(Durability::Buffered);
+    // Without background threads, so that copying the files one by one catches one moment.
+    let options = || Options::new().segment_bytes_max(64 << 10).durability(Durability::Buffered).background(false);
     let mut expected = 0;
     for round in 0..6u64 {
         let store = options().open(&path).unwrap();
