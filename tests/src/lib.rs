@@ -1,3 +1,4 @@
 //! The ground that the tests of annals stand on.
 
+pub mod model;
 pub mod sim_disk;
