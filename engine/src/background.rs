@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use annals_format::manifest::Manifest;
+use annals_format::segment::END_MARK_LEN;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
@@ -18,7 +19,7 @@ use crate::log::page_floor;
 use crate::manifest;
 use crate::recovery::segment_entry;
 use crate::sealed_index::SealedIndex;
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::store::Inner;
 
 /// Unflushed bytes at which the committer is woken.
@@ -134,7 +135,8 @@ pub(crate) fn after_append(inner: &Inner) -> Result<()> {
     if !inner.options.background {
         seal_all(inner);
     }
-    Ok(())
+    // Nothing is acknowledged after a failure, whoever met it.
+    log.check_poison()
 }
 
 fn commit_loop(inner: &Inner) {
@@ -207,11 +209,27 @@ pub(crate) fn seal_all(inner: &Inner) {
     }
 }
 
+/// Returns when a segment's batches and its end mark are durable; false if the log failed before.
+fn wait_ended(inner: &Inner, segment: &Segment, closing: &Closing) -> bool {
+    if inner.wait_durable(closing.tally.last_position).is_err() {
+        return false;
+    }
+    let Some(mark_end) = segment.log_offset(closing.end + END_MARK_LEN as u64) else { return true };
+    // The last batch may have been synced before the segment ended.
+    while inner.committer.durable_end.load(Ordering::Acquire) < mark_end {
+        inner.commit.sync_now(&inner.committing());
+        if inner.core.log.watermark.is_poisoned() {
+            return false;
+        }
+    }
+    true
+}
+
 /// Makes an ended segment durable, then its index, then the manifest that lists it. Whatever fails is left to the next
 /// opening: the log alone is enough.
 fn seal(inner: &Inner, segment: &Arc<Segment>) {
     let Some(closing) = segment.closing() else { return };
-    if inner.wait_durable(closing.tally.last_position).is_err() {
+    if !wait_ended(inner, segment, closing) {
         return;
     }
     match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {

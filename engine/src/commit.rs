@@ -126,6 +126,18 @@ impl Commit {
         drop(self.finish_leading());
     }
 
+    /// Syncs all that is written when this is called, after whoever is at it now.
+    pub(crate) fn sync_now(&self, log: &Committing<'_>) {
+        let mut gate = self.gate();
+        while gate.leading {
+            gate = self.done.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        gate.leading = true;
+        drop(gate);
+        self.lead(log);
+        drop(self.finish_leading());
+    }
+
     /// Lets companions of the last group come back with their next append before this group is closed.
     fn linger(&self) {
         let expected = self.last_group.load(Ordering::Relaxed);

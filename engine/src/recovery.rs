@@ -295,8 +295,8 @@ impl Opening {
             let (below, above) = split_at_position(&scanned, trusted);
             self.report.cut_bytes += torn_len(&scanned);
             if let Some(tally) = below.filter(|tally| tally.batch_count > 0) {
-                let whole = above.is_empty() && scanned.end_mark.is_some();
-                let state = if whole { SegmentState::Sealed } else { SegmentState::Cut };
+                // An end mark found above the newest mark may be in the ring or the page cache alone.
+                let state = SegmentState::Cut;
                 let end = scanned.end - above.len() as u64;
                 link = Some(Link {
                     number: scanned.header.identity.segment,

@@ -196,6 +196,11 @@ impl Segment {
         self.closing.get().map_or(OPEN_END, |closing| closing.end)
     }
 
+    /// Log offset of a byte of the segment, if this opening writes or wrote it.
+    pub(crate) fn log_offset(&self, offset: u64) -> Option<u64> {
+        self.base.map(|base| base + offset)
+    }
+
     /// The last position that a reader with this head finds here, 0 if none.
     pub(crate) fn last_position(&self, head: u64) -> u64 {
         self.closing.get().map_or(head, |closing| closing.tally.last_position.min(head))
