@@ -234,7 +234,10 @@ impl Store {
                 (Err(refused), rests_on)
             }
         };
-        background::after_append(inner)?;
+        // The batch stands in the ring: what fails from here on leaves its outcome open.
+        if let Err(error) = background::after_append(inner) {
+            return Err(outcome_unknown(&outcome.0, &error));
+        }
         Ok(outcome)
     }
 
@@ -394,14 +397,20 @@ fn must_be_durable(inner: &Inner, outcome: &std::result::Result<Receipt, Refused
     if wants { rests_on } else { 0 }
 }
 
+/// What is told when the log failed before an answer could be given.
+#[cold]
+fn outcome_unknown(outcome: &std::result::Result<Receipt, Refused>, error: &Error) -> Error {
+    let events = outcome.as_ref().map(Receipt::events).unwrap_or_default();
+    Error::OutcomeUnknown { ids: events.iter().map(|event| event.id).collect(), reason: error.to_string() }
+}
+
 /// Waits for what the answer needs, and gives it.
 fn settle(inner: &Inner, outcome: std::result::Result<Receipt, Refused>, rests_on: u64) -> Result<Receipt> {
     let waits_for = must_be_durable(inner, &outcome, rests_on);
     if waits_for > 0
         && let Err(error) = inner.wait_durable(waits_for)
     {
-        let ids = outcome.map(|receipt| receipt.events().iter().map(|event| event.id).collect()).unwrap_or_default();
-        return Err(Error::OutcomeUnknown { ids, reason: error.to_string() });
+        return Err(outcome_unknown(&outcome, &error));
     }
     outcome.map_err(|refused| refused.error)
 }
