@@ -168,6 +168,30 @@ impl<'a> Batch<'a> {
         Self { events: Vec::new(), expectations: Vec::new(), conditions: Vec::new(), durability: None, as_batch: true }
     }
 
+    /// An empty batch with room for this many events, to be filled by [`Batch::push`] and used again after
+    /// [`Batch::clear`]: then batches cost no allocation.
+    pub fn with_capacity(events: usize) -> Self {
+        Self {
+            events: Vec::with_capacity(events),
+            expectations: Vec::with_capacity(events),
+            conditions: Vec::new(),
+            durability: None,
+            as_batch: true,
+        }
+    }
+
+    /// Takes out all events, expectations and conditions; durability and mark stay.
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.expectations.clear();
+        self.conditions.clear();
+    }
+
+    /// Adds an expectation in place; the same as [`Batch::expect`] for loops.
+    pub fn push_expectation(&mut self, stream: &'a str, expect: Expect) {
+        self.expectations.push((stream, expect));
+    }
+
     /// Appends `event` to `stream`, after those added before.
     pub fn event(mut self, stream: &'a str, event: NewEvent<'a>) -> Self {
         self.events.push((stream, event));

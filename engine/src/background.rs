@@ -17,19 +17,23 @@ use parking_lot::{Condvar, Mutex};
 use crate::Result;
 use crate::log::page_floor;
 use crate::manifest;
+use crate::options::Options;
 use crate::recovery::segment_entry;
 use crate::sealed_index::SealedIndex;
 use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::store::Inner;
 
-/// Unflushed bytes at which the committer is woken.
-const BACKLOG: u64 = 256 << 10;
+/// Unflushed bytes at which they are moved on: large enough to cost little a byte, small enough to cost little a call.
+const BACKLOG: u64 = 64 << 10;
 /// How long the committer looks for work before it sleeps.
 const LOOK_AROUND: Duration = Duration::from_millis(1);
 
 /// How appenders reach the committer thread.
 #[derive(Debug, Default)]
 pub(crate) struct Committer {
+    /// Whether the thread flushes for the appenders. With two processors or fewer they do so themselves: the cost of
+    /// moving each line of the ring from one processor's cache to the other's then exceeds what is saved.
+    flushes: bool,
     asleep: AtomicBool,
     /// Position up to which tickets want the log durable.
     requested: AtomicU64,
@@ -40,6 +44,11 @@ pub(crate) struct Committer {
 }
 
 impl Committer {
+    pub(crate) fn new(options: &Options) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { flushes: options.background && processors > 2, ..Self::default() }
+    }
+
     pub(crate) fn wake(&self) {
         let _guard = self.lock.lock();
         self.asleep.store(false, Ordering::Release);
@@ -127,9 +136,10 @@ pub(crate) fn after_append(inner: &Inner) -> Result<()> {
         log.flush(written, true)?;
     }
     let backlog = written.saturating_sub(log.watermark.flushed());
-    if backlog >= ring.len() / 2 {
+    let behind = inner.committer.flushes;
+    if backlog >= if behind { ring.len() / 2 } else { BACKLOG.min(ring.len() / 4) } {
         log.flush(written, false)?;
-    } else if backlog >= BACKLOG.min(ring.len() / 4) && inner.options.background {
+    } else if behind && backlog >= BACKLOG.min(ring.len() / 4) {
         inner.committer.wake_if_asleep();
     }
     if !inner.options.background {
@@ -171,7 +181,7 @@ fn commit_once(inner: &Inner) -> bool {
         return true;
     }
     let written = log.watermark.written_end();
-    if page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
+    if inner.committer.flushes && page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
         let is_done = log.flush(written, false).is_ok();
         if inner.committer.in_flight(inner) >= inner.options.sync_bytes {
             inner.preparer.wake();

@@ -74,6 +74,15 @@ impl Directory {
         prefetch(&self.slots[hash as usize & (self.slots.len() - 1)]);
     }
 
+    /// Begins to load the entry that a look-up of this hash will come to. What it looks at itself has been asked for.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, hash: u64) {
+        let slot = self.slots[hash as usize & (self.slots.len() - 1)];
+        if let Some(entry) = self.entries.get((slot & 0xffff_ffff).wrapping_sub(1) as usize) {
+            prefetch(entry);
+        }
+    }
+
     #[inline]
     pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
         let mask = self.slots.len() - 1;

@@ -1,11 +1,9 @@
 //! The writer's memory of every event id: which position may hold it. Exact, for ever; a hash match is confirmed in the
 //! log by the caller.
 //!
-//! Two words a slot (hash, position), open addressing. Growing never stalls an append: a table of twice the size is
-//! begun, and every insertion moves a few slots over until the old one is empty.
-
-/// Slots moved per insertion. A table has its own number of insertions before it must grow again, so 8 is ample.
-const MOVED_PER_INSERT: usize = 8;
+//! One word a slot: upper 24 bits of the hash, 40 bits of position; open addressing. A table that is full is kept as it
+//! is, and a larger one is begun: nothing is ever moved, so that no append waits for a table to grow. A look-up goes
+//! through all of them, a handful for any number of ids; their memory is asked for together.
 
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
@@ -13,156 +11,126 @@ use memmap2::MmapMut;
 
 use crate::prefetch::prefetch;
 
-/// Hash, position; a position of 0 says that the slot is free.
-type Slot = [u64; 2];
+const POSITION_BITS: u32 = 40;
+const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
+const FIRST_SLOTS: usize = 1 << 12;
+/// Up to here a table is eight times as large as the one before, beyond twice: small stores stay small, large ones have
+/// few tables.
+const EIGHTFOLD_UP_TO: usize = 1 << 21;
+/// From here on a table lies in huge pages where the system has them.
+const HUGE_FROM: usize = 1 << 18;
 
 #[derive(Debug)]
 struct Table {
-    memory: Memory,
+    memory: MmapMut,
     used: usize,
-}
-
-/// Zeroed slots. Large tables lie in huge pages where the system has them, for an append touches one slot anywhere.
-#[derive(Debug)]
-enum Memory {
-    Mapped(MmapMut),
-    Heap(Vec<Slot>),
-}
-
-impl Memory {
-    fn new(slot_count: usize) -> Self {
-        match MmapMut::map_anon(slot_count * size_of::<Slot>()) {
-            Ok(map) => {
-                #[cfg(target_os = "linux")]
-                // Without huge pages everything works, a little slower.
-                let _ = map.advise(Advice::HugePage);
-                Self::Mapped(map)
-            }
-            Err(_) => Self::Heap(vec![[0; 2]; slot_count]),
-        }
-    }
-
-    #[inline]
-    fn slots(&self) -> &[Slot] {
-        match self {
-            Self::Mapped(map) => bytemuck::cast_slice(map),
-            Self::Heap(slots) => slots,
-        }
-    }
-
-    #[inline]
-    fn slots_mut(&mut self) -> &mut [Slot] {
-        match self {
-            Self::Mapped(map) => bytemuck::cast_slice_mut(map),
-            Self::Heap(slots) => slots,
-        }
-    }
 }
 
 impl Table {
     fn new(slot_count: usize) -> Self {
-        Self { memory: Memory::new(slot_count), used: 0 }
+        // As when any other allocation fails, there is nothing left to do.
+        let memory = MmapMut::map_anon(slot_count * size_of::<u64>()).expect("memory for the ids");
+        #[cfg(target_os = "linux")]
+        if slot_count >= HUGE_FROM {
+            // Without huge pages everything works, a little slower.
+            let _ = memory.advise(Advice::HugePage);
+        }
+        Self { memory, used: 0 }
     }
 
     #[inline]
-    fn insert(&mut self, slot: Slot) {
-        let slots = self.memory.slots_mut();
+    fn slots(&self) -> &[u64] {
+        bytemuck::cast_slice(&self.memory)
+    }
+
+    #[inline]
+    fn insert(&mut self, hash: u64, position: u64) {
+        let slots: &mut [u64] = bytemuck::cast_slice_mut(&mut self.memory);
         let mask = slots.len() - 1;
-        let mut index = slot[0] as usize & mask;
-        while slots[index][1] != 0 {
+        let mut index = hash as usize & mask;
+        while slots[index] != 0 {
             index = (index + 1) & mask;
         }
-        slots[index] = slot;
+        slots[index] = tag(hash) | position;
         self.used += 1;
     }
 
     #[inline]
     fn find(&self, hash: u64, each: &mut impl FnMut(u64)) {
-        let slots = self.memory.slots();
+        let slots = self.slots();
         let mask = slots.len() - 1;
         let mut index = hash as usize & mask;
         loop {
-            let [found, position] = slots[index];
-            if position == 0 {
+            let slot = slots[index];
+            if slot == 0 {
                 return;
             }
-            if found == hash {
-                each(position);
+            if slot & !POSITION_MASK == tag(hash) {
+                each(slot & POSITION_MASK);
             }
             index = (index + 1) & mask;
         }
     }
 
-    fn len(&self) -> usize {
-        self.memory.slots().len()
-    }
-
-    fn is_crowded(&self) -> bool {
-        self.used * 3 > self.len() * 2
-    }
-
     #[inline]
-    fn prefetch(&self, hash: u64) {
-        let slots = self.memory.slots();
-        prefetch(&slots[hash as usize & (slots.len() - 1)]);
+    fn is_full(&self) -> bool {
+        self.used * 3 >= self.slots().len() * 2
     }
+}
+
+#[inline]
+const fn tag(hash: u64) -> u64 {
+    hash & !POSITION_MASK
 }
 
 #[derive(Debug)]
 pub(crate) struct IdTable {
-    current: Table,
-    /// The table that is being emptied, and the first slot that was not moved yet.
-    draining: Option<(Table, usize)>,
+    /// Newest last; only that one is added to.
+    tables: Vec<Table>,
 }
 
 impl IdTable {
-    pub(crate) fn with_capacity(ids: usize) -> Self {
-        Self { current: Table::new((ids.max(512) * 2).next_power_of_two()), draining: None }
+    pub(crate) fn new() -> Self {
+        Self { tables: vec![Table::new(FIRST_SLOTS)] }
     }
 
     /// Begins to load what [`IdTable::find`] and [`IdTable::insert`] will look at.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        self.current.prefetch(hash);
-        if let Some((old, _)) = &self.draining {
-            old.prefetch(hash);
+        for table in &self.tables {
+            let slots = table.slots();
+            prefetch(&slots[hash as usize & (slots.len() - 1)]);
         }
     }
 
-    /// Calls `each` with every position whose id has this hash.
+    /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut each: impl FnMut(u64)) {
-        self.current.find(hash, &mut each);
-        if let Some((old, _)) = &self.draining {
-            old.find(hash, &mut each);
+        for table in &self.tables {
+            table.find(hash, &mut each);
         }
+    }
+
+    /// Enters an id. `position` is below 2^40.
+    #[inline]
+    pub(crate) fn insert(&mut self, hash: u64, position: u64) {
+        assert!(position <= POSITION_MASK, "a store holds fewer than 2^40 records");
+        if self.newest().is_full() {
+            self.begin_table();
+        }
+        self.newest().insert(hash, position);
     }
 
     #[inline]
-    pub(crate) fn insert(&mut self, hash: u64, position: u64) {
-        if self.draining.is_some() {
-            self.drain(MOVED_PER_INSERT);
-        } else if self.current.is_crowded() {
-            let grown = Table::new(self.current.len() * 2);
-            self.draining = Some((std::mem::replace(&mut self.current, grown), 0));
-        }
-        self.current.insert([hash, position]);
+    fn newest(&mut self) -> &mut Table {
+        self.tables.last_mut().expect("there is always one")
     }
 
-    /// Copies the next slots over. Slots stay in the old table, so that its probe sequences stay whole: an id is then
-    /// found in both, which only repeats a confirmation.
-    fn drain(&mut self, count: usize) {
-        let Some((old, next)) = &mut self.draining else { return };
-        let until = (*next + count).min(old.len());
-        for slot in &old.memory.slots()[*next..until] {
-            if slot[1] != 0 {
-                self.current.insert(*slot);
-            }
-        }
-        *next = until;
-        if until == old.len() {
-            self.draining = None;
-        }
+    #[cold]
+    fn begin_table(&mut self) {
+        let slots = self.newest().slots().len();
+        let factor = if slots < EIGHTFOLD_UP_TO { 8 } else { 2 };
+        self.tables.push(Table::new(slots * factor));
     }
 }
 
@@ -172,24 +140,25 @@ mod tests {
 
     #[test]
     fn finds_every_id_while_and_after_growing() {
-        let mut table = IdTable::with_capacity(1);
-        let hash = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 3;
-        for n in 1..=50_000u64 {
+        let mut table = IdTable::new();
+        let hash = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (n << 17);
+        for n in 1..=300_000u64 {
             table.insert(hash(n), n);
+            if n % 7 > 0 {
+                continue;
+            }
             for probe in [1, n / 2 + 1, n] {
                 let mut found = Vec::new();
                 table.find(hash(probe), |position| found.push(position));
                 assert!(found.contains(&probe), "id {probe} after {n}");
             }
-            let mut absent = 0;
-            table.find(hash(n + 1), |_| absent += 1);
-            assert_eq!(absent, 0);
         }
+        assert!(table.tables.len() > 2);
     }
 
     #[test]
     fn equal_hashes_are_all_reported() {
-        let mut table = IdTable::with_capacity(1);
+        let mut table = IdTable::new();
         for position in 1..=3 {
             table.insert(7, position);
         }

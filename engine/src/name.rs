@@ -2,21 +2,8 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Longest stream, type or tag name, in bytes.
-pub const NAME_LEN_MAX: usize = 255;
-
-/// 1–255 bytes of UTF-8 without control characters.
-#[inline]
-pub(crate) fn is_well_formed(name: &[u8]) -> bool {
-    if name.is_empty() || name.len() > NAME_LEN_MAX {
-        return false;
-    }
-    // Printable ASCII needs no further look; this loop has no early exit, so that it becomes vector code.
-    if name.iter().fold(true, |ok, byte| ok & (0x20..=0x7e).contains(byte)) {
-        return true;
-    }
-    std::str::from_utf8(name).is_ok_and(|text| !text.chars().any(char::is_control))
-}
+pub use annals_format::name::NAME_LEN_MAX;
+pub(crate) use annals_format::name::is_well_formed;
 
 /// What kind of name a key stands for: a byte in front of the hashed name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,6 +73,7 @@ pub struct RecoveryReport {
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Store> {
     let begun = Instant::now();
+    options.limits.check().map_err(|_| Error::invalid("limits beyond what the format allows", None))?;
     let names = list(&*storage)?;
     let is_new = manifest::load_newest(&*storage, &names)?.is_none();
     if is_new {
@@ -442,7 +443,7 @@ impl Opening {
         begun: Instant,
     ) -> Result<Inner> {
         let mut directory = Directory::new(hash);
-        let mut ids = IdTable::with_capacity(4096);
+        let mut ids = IdTable::new();
         let watermark_log = Log::of_files();
         for segment in &segments {
             load_streams_and_ids(segment, &watermark_log, &mut directory, &mut ids)?;
@@ -511,7 +512,7 @@ impl Opening {
             clock_steps_back: 0,
         };
         self.report.duration = begun.elapsed();
-        let committer = Committer::default();
+        let committer = Committer::new(&self.options);
         committer.set_durable_end(end);
         Ok(Inner {
             core,

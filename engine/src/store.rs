@@ -220,7 +220,6 @@ impl Store {
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
     fn write(&self, input: &Input<'_>) -> Result<(std::result::Result<Receipt, Refused>, u64)> {
         let inner = self.inner();
-        input.check_form(&inner.core.limits)?;
         let durability = input.durability().unwrap_or(inner.core.default_durability);
         let written = inner.writer.lock().append(input, durability);
         let outcome = match written {

@@ -116,11 +116,14 @@ impl Writer {
         }
     }
 
-    /// Judges and writes one batch. Its form was checked.
+    /// Judges and writes one batch.
     pub(crate) fn append(&mut self, input: &Input<'_>, durability: Durability) -> Result<Appended, Refused> {
-        self.core.log.check_poison()?;
         let now = self.clock.now();
+        // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
         self.hash_keys(input, now);
+        input.check_form(&self.core.limits)?;
+        self.core.log.check_poison()?;
+        self.prefetch_entries();
         let len = self.measure(input)?;
         if self.must_roll(len) {
             // A retry of what is stored is answered even when there is no room for another segment.
@@ -185,6 +188,18 @@ impl Writer {
             self.ids.prefetch(id);
             self.active.index.prefetch_id(id);
             self.keys.push(EventKeys { stream, event_type, id, id_bytes });
+        }
+    }
+
+    /// The streams' entries, in a pass of its own: where they are was asked for in the pass before.
+    #[inline]
+    fn prefetch_entries(&self) {
+        let mut last = 0;
+        for keys in &self.keys {
+            if keys.stream != last {
+                self.directory.prefetch_entry(keys.stream);
+                last = keys.stream;
+            }
         }
     }
 
