@@ -1,0 +1,161 @@
+//! Compares what a store shows with the truth.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use annals::{Durability, Error, Event, Lookup, Options, Query, Reader, Seek, StreamState, View};
+
+use super::{Truth, Verdict, open};
+use crate::ensure;
+use crate::sim_disk::{Dice, SimDisk};
+
+/// Reopens the store on a disk as it is after a crash and checks everything that was promised; then goes on with it:
+/// retries, appends, closes, opens again.
+///
+/// # Errors
+/// What is wrong.
+pub fn examine(disk: &SimDisk, mut truth: Truth, options: &Options, dice: &mut Dice) -> Verdict {
+    let seen = examine_read_only(disk, &truth, options)?;
+    let store = open(disk, &mut truth, options)?.ok_or("the disk failed")?;
+    let head = truth.end();
+    if let Some((durable, written)) = seen {
+        ensure!(durable <= head, "a read-only opening showed {durable} as durable, recovery kept {head}");
+        ensure!(written == head, "a read-only opening showed {written} as written, recovery kept {head}");
+    }
+    judge_reader(&store.reader_in(View::Durable), &truth)?;
+    retry_some(&store, &mut truth, dice)?;
+    let lot = Arc::new(super::Lot::random(dice));
+    let index = truth.hand_in(&lot);
+    let receipt = lot.append(&store, Durability::Durable).map_err(|error| format!("after recovery: {error}"))?;
+    truth.acknowledge(index, &receipt)?;
+    judge_reader(&store.reader_in(View::Durable), &truth)?;
+    if dice.chance(1, 3) {
+        store.close().map_err(|error| format!("closing after recovery: {error}"))?;
+        let store = open(disk, &mut truth, options)?.ok_or("the disk failed")?;
+        ensure!(store.recovery_report().clean, "not clean after a close: {:?}", store.recovery_report());
+        judge_reader(&store.reader_in(View::Durable), &truth)?;
+    }
+    Ok(())
+}
+
+/// Looks at the disk without opening it for writing: the heads of the durable and the written view, `None` where there
+/// is no store yet.
+///
+/// # Errors
+/// What is wrong.
+pub fn examine_read_only(disk: &SimDisk, truth: &Truth, options: &Options) -> Verdict<Option<(u64, u64)>> {
+    let store = match options.clone().open_read_only_storage(Arc::new(disk.clone())) {
+        Ok(store) => store,
+        Err(Error::NotAStore { .. }) if !truth.created => return Ok(None),
+        Err(error) => return Err(format!("opening read-only failed: {error}\n{truth:?}")),
+    };
+    let mut heads = Vec::new();
+    for view in [View::Durable, View::Written] {
+        let reader = store.reader_in(view);
+        let head = reader.head();
+        truth.may_end_at(head)?;
+        let mut shown = truth.clone();
+        shown.entries.retain(|entry| entry.last() <= head);
+        judge_reader(&reader, &shown).map_err(|text| format!("read-only, {view:?}: {text}"))?;
+        heads.push(head);
+    }
+    ensure!(heads[1] >= truth.floor(), "read-only shows {} as written, {} was promised", heads[1], truth.floor());
+    Ok(Some((heads[0], heads[1])))
+}
+
+/// Every acknowledged lot is known again by its ids; one that was taken back is stored anew.
+fn retry_some(store: &annals::Store, truth: &mut Truth, dice: &mut Dice) -> Verdict {
+    let newest = truth.entries.len().saturating_sub(4);
+    let other = if newest > 0 { dice.index(newest) } else { 0 };
+    for index in (newest..truth.entries.len()).chain((newest > 0).then_some(other)) {
+        let lot = Arc::clone(&truth.entries[index].lot);
+        if !lot.has_ids() {
+            continue;
+        }
+        let receipt = lot.append(store, Durability::Durable).map_err(|error| format!("retry of {index}: {error}"))?;
+        ensure!(receipt.already_committed(), "lot {index} stands in the log and was stored again");
+        truth.acknowledge(index, &receipt)?;
+    }
+    for lot in truth.lost.split_off(truth.lost.len().saturating_sub(2)) {
+        let index = truth.hand_in(&lot);
+        let receipt =
+            lot.append(store, Durability::Durable).map_err(|error| format!("retry of a lost lot: {error}"))?;
+        ensure!(!receipt.already_committed(), "a lot that is in no log was called committed");
+        truth.acknowledge(index, &receipt)?;
+    }
+    Ok(())
+}
+
+/// The reader shows exactly the entries of the truth.
+///
+/// # Errors
+/// What is wrong.
+pub fn judge_reader(reader: &Reader, truth: &Truth) -> Verdict {
+    let end = truth.end();
+    ensure!(reader.head() == end, "the head is {}, expected {end}", reader.head());
+    let all = reader.read_all(&Query::all(), Seek::Beginning).map_err(|error| error.to_string())?;
+    let mut events = all.map(|event| event.map_err(|error| format!("reading all: {error}")));
+    let mut streams = Streams::default();
+    let mut last_time = 0;
+    for (number, entry) in truth.entries.iter().enumerate() {
+        for (index, draft) in entry.lot.drafts.iter().enumerate() {
+            let position = entry.first + index as u64;
+            let event = events.next().ok_or(format!("no event at {position}"))??;
+            let place = format!("lot {number}, event {index}, position {position}");
+            ensure!(event.position().get() == position, "{place}: {} stands there", event.position());
+            ensure!(draft.is(&event), "{place}: other content: {event:?}");
+            let facts = (event.batch_first().get(), u64::from(event.batch_len()), event.written_as_batch());
+            ensure!(facts == (entry.first, entry.lot.len(), entry.lot.as_batch), "{place}: batch {facts:?}");
+            ensure!(event.recorded_at() >= last_time, "{place}: time falls");
+            last_time = event.recorded_at();
+            streams.add(&event).map_err(|text| format!("{place}: {text}"))?;
+            if let Some(answer) = &entry.answer {
+                let now = (event.id(), event.revision().get(), event.recorded_at());
+                ensure!(now == answer.of_event(index), "{place}: {now:?} differs from the answer {answer:?}");
+            }
+            if index == 0 && number + 3 > truth.entries.len() {
+                judge_lookup(reader, &event)?;
+            }
+        }
+    }
+    ensure!(events.next().is_none(), "there are events beyond the head");
+    streams.judge(reader)
+}
+
+fn judge_lookup(reader: &Reader, event: &Event) -> Verdict {
+    match reader.by_id(event.id()).map_err(|error| error.to_string())? {
+        Lookup::Found(found) if found.position() == event.position() => Ok(()),
+        other => Err(format!("by_id of position {} finds {other:?}", event.position())),
+    }
+}
+
+/// Positions of each stream's events.
+#[derive(Default)]
+struct Streams(BTreeMap<String, Vec<u64>>);
+
+impl Streams {
+    fn add(&mut self, event: &Event) -> Verdict {
+        let positions = self.0.entry(event.stream().to_owned()).or_default();
+        positions.push(event.position().get());
+        let revision = positions.len() as u64;
+        ensure!(event.revision().get() == revision, "revision {} where {revision} comes next", event.revision());
+        Ok(())
+    }
+
+    fn judge(&self, reader: &Reader) -> Verdict {
+        let listed = reader.streams("").map_err(|error| error.to_string())?;
+        let names: Vec<&str> = listed.iter().map(|stream| stream.name.as_str()).collect();
+        ensure!(names.iter().eq(self.0.keys()), "streams {names:?}, expected {:?}", self.0.keys());
+        for (name, positions) in &self.0 {
+            let read = reader.read_stream(name, Seek::Beginning).map_err(|error| error.to_string())?;
+            let found: Result<Vec<u64>, _> = read.map(|event| event.map(|event| event.position().get())).collect();
+            let found = found.map_err(|error| format!("reading {name}: {error}"))?;
+            ensure!(found == *positions, "{name} is read at {found:?}, its events stand at {positions:?}");
+            let state = reader.stream_state(name).map_err(|error| error.to_string())?;
+            let last = state.last().map_or(0, |last| last.get());
+            let is_live = matches!(state, StreamState::Live { .. });
+            ensure!(is_live && last == positions.len() as u64, "{name} is {state:?}");
+        }
+        Ok(())
+    }
+}
