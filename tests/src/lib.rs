@@ -1,4 +1,5 @@
 //! The ground that the tests of annals stand on.
 
+pub mod crash;
 pub mod model;
 pub mod sim_disk;
