@@ -64,8 +64,9 @@ impl Directory {
         self.hash.key(KeyKind::Stream, stream)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    /// Number of streams that were written; names of refused batches may stand here as well. Walks them all.
+    pub(crate) fn written_count(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.last_revision > 0).count()
     }
 
     /// Begins to load what a look-up of this hash will look at first.
