@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use annals_format::manifest::{DurabilityKind, SegmentState};
+use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::append::Durability;
@@ -13,6 +14,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
 use crate::manifest;
+use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
 use crate::prepare::segment_number;
@@ -73,9 +75,17 @@ impl ReadOnly {
 /// A writer at work may roll, seal or recover between our looking at one file and the next; then we look again.
 fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
     let mut tries = 0;
+    let mut last: Option<(String, Vec<String>, Vec<u8>)> = None;
     loop {
         match look_once(storage, options, before) {
             Err(error) if tries < TRIES && may_be_movement(&error) => {
+                // Twice the same error over the same files and the same mark: nothing moves, this is damage.
+                let mark = manifest::read_whole(&**storage, MARK_NAME, MARK_LEN as u64).unwrap_or_default();
+                let seen = Some((error.to_string(), recovery::list(&**storage)?, mark));
+                if seen == last {
+                    return Err(error);
+                }
+                last = seen;
                 tries += 1;
                 std::thread::sleep(std::time::Duration::from_millis(2 * tries as u64));
             }

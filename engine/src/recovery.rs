@@ -287,13 +287,19 @@ impl Opening {
         hash: NameHash,
     ) -> Result<Rescued> {
         self.report.dropped_batches = tail.beyond.len() as u64;
-        let trusted = known_durable;
+        let mut trusted = known_durable;
+        let mut first_kept = self.manifest.segments.last().map_or(0, |entry| entry.last_position) + 1;
         let mut listed = Vec::new();
         let mut kept: Vec<(Vec<u8>, SegmentHeader)> = Vec::new();
         let mut link = self.manifest.segments.last().map(|e| Link { number: e.number, final_checksum: e.final_checksum });
         let last_position = tail.last_position;
         for scanned in tail.segments {
-            let (below, above) = split_at_position(&scanned, trusted);
+            // From the first byte on that the ring had to supply, nothing is left to the files, although it was synced
+            // once: the ring will not hold it for long.
+            let (below, above) = split_at_position(&scanned, trusted, scanned.from_ring.unwrap_or(u64::MAX));
+            if scanned.from_ring.is_some() {
+                trusted = 0;
+            }
             self.report.cut_bytes += torn_len(&scanned);
             if let Some(tally) = below.filter(|tally| tally.batch_count > 0) {
                 // An end mark found above the newest mark may be in the ring or the page cache alone.
@@ -303,6 +309,7 @@ impl Opening {
                     number: scanned.header.identity.segment,
                     final_checksum: tally.final_checksum.value(),
                 });
+                first_kept = tally.last_position + 1;
                 let header = scanned.header.clone();
                 let of_index = SegmentIndex::Active(index_below(&scanned, end, hash)?);
                 let segment = Segment::new(header, scanned.name.clone(), scanned.file.clone(), self.options.read_mode, of_index)?;
@@ -313,7 +320,7 @@ impl Opening {
                 kept.push((above, scanned.header));
             }
         }
-        let fresh = self.write_anew(&kept, link, trusted, next_number, hash)?;
+        let fresh = self.write_anew(&kept, link, first_kept - 1, next_number, hash)?;
         for segment in &listed {
             let closing = segment.closing().expect("closed above");
             self.manifest.segments.push(segment_entry(segment, closing));
@@ -732,7 +739,7 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
     // An unclean mark of the newest incarnation was written after the ring of its opening was durable. Before that, no
     // commit of this incarnation can have been held by a ring.
     let had_ring = mark.as_ref().is_some_and(|mark| !mark.clean && Some(mark.incarnation) == newest);
-    if ring.is_none() && had_ring {
+    if usable.is_none() && had_ring {
         let what = "the ring cannot be used after an unclean end; commits that only it held would be lost";
         return Err(Error::corrupt(RING_NAME, 0, None, what));
     }
@@ -778,15 +785,16 @@ fn torn_len(scanned: &Scanned) -> u64 {
     rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
-/// Divides a segment's batches at a position that ends one: the tally of those up to it, and the bytes of the others.
-fn split_at_position(scanned: &Scanned, position: u64) -> (Option<Tally>, Vec<u8>) {
+/// Divides a segment's batches at a position that ends one, or before an offset: the tally of those up to it, and the
+/// bytes of the others.
+fn split_at_position(scanned: &Scanned, position: u64, offset: u64) -> (Option<Tally>, Vec<u8>) {
     let seed = scanned.header.seed();
     let mut tally = Tally::new(seed);
     let mut at = SEGMENT_HEADER_LEN;
     let end = scanned.end as usize;
     while at < end {
         let Ok(header) = BatchHeader::decode(&scanned.bytes[at..], seed) else { break };
-        if header.last_position() > position {
+        if header.last_position() > position || at as u64 >= offset {
             break;
         }
         let mut controls = 0;

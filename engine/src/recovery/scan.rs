@@ -149,8 +149,8 @@ impl Scanner<'_> {
         };
         let link = listed.map(|entry| Link { number: entry.number, final_checksum: entry.final_checksum });
         let mut next = self.first_successor(link, tail.last_position + 1)?;
-        while let Some((header, file, image)) = next.take() {
-            let mut scanned = self.begin(header, file, image);
+        while let Some(opened) = next.take() {
+            let mut scanned = self.begin(opened);
             tail.stop = self.walk(&mut scanned, &mut tail)?;
             let successor = scanned.end_mark.as_ref().map(|mark| mark.next_segment);
             let link = Link {
@@ -204,9 +204,7 @@ impl Scanner<'_> {
     ) -> Result<Option<Opened>> {
         let name = segment_name(number);
         let file = match self.storage.open(&name, Access::ReadWrite) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                self.storage.open(&name, Access::Read)
-            }
+            Err(error) if super::is_denied(&error) => self.storage.open(&name, Access::Read),
             other => other,
         };
         let file = match file {
@@ -226,7 +224,7 @@ impl Scanner<'_> {
                 && header.first_position == position
         };
         match SegmentHeader::decode(&image) {
-            Ok(Some(header)) if fits(&header) => return self.checked(header, file, image, &name),
+            Ok(Some(header)) if fits(&header) => return self.checked(header, file, image, &name, false),
             Err(fault) if is_unsupported(&fault) => return Err(Error::damaged(&name, 0, None, &fault, 0)),
             _ => {}
         }
@@ -238,7 +236,7 @@ impl Scanner<'_> {
                 && image.len() >= SEGMENT_HEADER_LEN
             {
                 image[..SEGMENT_HEADER_LEN].copy_from_slice(&page);
-                return self.checked(header, file, image, &name);
+                return self.checked(header, file, image, &name, true);
             }
         }
         Ok(None)
@@ -250,22 +248,24 @@ impl Scanner<'_> {
         file: Arc<dyn StorageFile>,
         image: Vec<u8>,
         name: &str,
+        header_from_ring: bool,
     ) -> Result<Option<Opened>> {
         if header.segment_len != image.len() as u64 {
             let what = format!("the file is {} bytes long, its header says {}", image.len(), header.segment_len);
             return Err(Error::corrupt(name, image.len() as u64, None, what));
         }
-        Ok(Some((header, file, image)))
+        Ok(Some(Opened { header, file, image, header_from_ring }))
     }
 
-    fn begin(&self, header: SegmentHeader, file: Arc<dyn StorageFile>, bytes: Vec<u8>) -> Scanned {
+    fn begin(&self, opened: Opened) -> Scanned {
+        let Opened { header, file, image: bytes, header_from_ring } = opened;
         let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
         let index = Arc::new(ActiveIndex::new(expected));
         Scanned {
             name: segment_name(header.identity.segment),
             file,
             bytes,
-            from_ring: None,
+            from_ring: header_from_ring.then_some(0),
             end: SEGMENT_HEADER_LEN as u64,
             tally: Tally::new(header.seed()),
             index,
@@ -370,7 +370,14 @@ impl Scanner<'_> {
 /// No segment file is read beyond this, whatever its length.
 pub(crate) const SEGMENT_LEN_MAX: u64 = 1 << 36;
 
-type Opened = (SegmentHeader, Arc<dyn StorageFile>, Vec<u8>);
+/// A segment whose header continues the log.
+struct Opened {
+    header: SegmentHeader,
+    file: Arc<dyn StorageFile>,
+    image: Vec<u8>,
+    /// The file does not hold the header: the ring did.
+    header_from_ring: bool,
+}
 
 enum Found {
     Batch(BatchHeader),
