@@ -1,0 +1,40 @@
+//! Random histories against the model: every answer compared, errors included.
+//!
+//! `ANNALS_SEED` sets the seed, `ANNALS_HISTORIES` the number of histories, `ANNALS_LONG` the long form.
+
+use std::cell::RefCell;
+
+use annals_tests::model::{History, Manner, Tally, repetitions, seed};
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+
+#[test]
+fn every_answer_of_a_random_history_is_that_of_the_model() {
+    let seed = seed();
+    let histories = repetitions("ANNALS_HISTORIES", 500, 10_000);
+    let config = Config {
+        cases: u32::try_from(histories).expect("a number of histories"),
+        max_shrink_iters: 3000,
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let tally = RefCell::new(Tally::default());
+    let operations = (any::<u64>(), vec(any::<u64>(), 300..420));
+    let outcome = runner.run(&operations, |(manner, seeds)| {
+        let run = History::run(Manner::random(manner), &seeds).map_err(TestCaseError::fail)?;
+        tally.borrow_mut().add(run);
+        Ok(())
+    });
+    let tally = tally.into_inner();
+    println!("{tally}");
+    if let Err(TestError::Fail(reason, (manner, seeds))) = &outcome {
+        panic!("{} operations, shrunk: {reason}\nHistory::run(Manner::random({manner}), &{seeds:?})", seeds.len());
+    }
+    outcome.expect("histories are made");
+    assert_eq!(tally.shortcomings(&History::OUTCOMES, &History::OPERATIONS), Vec::<String>::new());
+}
