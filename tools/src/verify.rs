@@ -25,6 +25,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     opening::must_exist(&arguments.store)?;
+    // A store of a later version is not damaged; nothing can be said of it.
+    if let Err(error @ annals::Error::Unsupported { .. }) = inspect::store_info(&arguments.store) {
+        return Err(opening::about(&arguments.store, error));
+    }
     let mut shown = 0;
     let watched = is_watched();
     let report = inspect::verify(&arguments.store, &mut |done, total| {

@@ -9,13 +9,13 @@ use std::process::{Command, Output, Stdio};
 
 use sha2::{Digest, Sha256};
 
-pub const ADVISORIES_SHA256: &str = "d79b9f40b4c622274bde35b94837be86ae116d40fe81b764127bc3a6fdaca9d3";
-pub const ADVISORIES_EVENTS: u64 = 4_286;
-pub const WEBHOOKS_SHA256: &str = "0600fa46d7205c02fa852ec585e3b00e203a15888e8a467cb10a14d00241bd6e";
-pub const SCOOP_SHA256: &str = "83b2fb98d4a629c5929243faeb1bbf7660aff824d4904da4ced68a031037fc9f";
+pub(crate) const ADVISORIES_SHA256: &str = "d79b9f40b4c622274bde35b94837be86ae116d40fe81b764127bc3a6fdaca9d3";
+pub(crate) const ADVISORIES_EVENTS: u64 = 4_286;
+pub(crate) const WEBHOOKS_SHA256: &str = "0600fa46d7205c02fa852ec585e3b00e203a15888e8a467cb10a14d00241bd6e";
+pub(crate) const SCOOP_SHA256: &str = "83b2fb98d4a629c5929243faeb1bbf7660aff824d4904da4ced68a031037fc9f";
 
 /// The built tool.
-pub fn annals() -> Command {
+pub(crate) fn annals() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_annals"));
     command.stdin(Stdio::null());
     command
@@ -28,12 +28,12 @@ macro_rules! args {
 }
 
 /// Runs to its end.
-pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ran {
+pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ran {
     Ran(annals().args(arguments).output().expect("the tool starts"))
 }
 
 /// Runs with `input` on its standard input.
-pub fn run_with_input<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &[u8]) -> Ran {
+pub(crate) fn run_with_input<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &[u8]) -> Ran {
     let mut command = annals();
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the tool starts");
@@ -44,31 +44,31 @@ pub fn run_with_input<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, i
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ran(pub Output);
+pub(crate) struct Ran(pub(crate) Output);
 
 impl Ran {
-    pub fn code(&self) -> Option<i32> {
+    pub(crate) fn code(&self) -> Option<i32> {
         self.0.status.code()
     }
 
-    pub fn stdout(&self) -> &str {
+    pub(crate) fn stdout(&self) -> &str {
         std::str::from_utf8(&self.0.stdout).expect("UTF-8 on standard output")
     }
 
-    pub fn stderr(&self) -> &str {
+    pub(crate) fn stderr(&self) -> &str {
         std::str::from_utf8(&self.0.stderr).expect("UTF-8 on standard error")
     }
 
     /// It succeeded; gives what it printed.
     #[track_caller]
-    pub fn ok(&self) -> &str {
+    pub(crate) fn ok(&self) -> &str {
         assert_eq!(self.code(), Some(0), "{}", self.stderr());
         self.stdout()
     }
 
     /// It ended with `code`, said one line of error that holds `said`, and one of hint.
     #[track_caller]
-    pub fn fails(&self, code: i32, said: &str) {
+    pub(crate) fn fails(&self, code: i32, said: &str) {
         assert_eq!(self.code(), Some(code), "{}{}", self.stdout(), self.stderr());
         let complaint = self.complaint();
         assert!(complaint[0].contains(said), "{said:?} is not in {complaint:?}");
@@ -76,7 +76,7 @@ impl Ran {
 
     /// The two lines of a failure; lines of progress and news may stand before them.
     #[track_caller]
-    pub fn complaint(&self) -> [&str; 2] {
+    pub(crate) fn complaint(&self) -> [&str; 2] {
         let lines: Vec<&str> = self.stderr().lines().collect();
         let [.., error, hint] = lines[..] else { panic!("no error and hint: {lines:?}") };
         assert!(error.starts_with("error: ") || error.starts_with("interrupted: "), "{lines:?}");
@@ -86,18 +86,18 @@ impl Ran {
 }
 
 /// The set in the repository.
-pub fn advisories() -> PathBuf {
+pub(crate) fn advisories() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/advisories/advisories.jsonl.zst")
 }
 
 /// The lines of a set.
-pub fn lines_of(path: &Path) -> Vec<u8> {
+pub(crate) fn lines_of(path: &Path) -> Vec<u8> {
     let packed = std::fs::read(path).unwrap();
     zstd::decode_all(&packed[..]).unwrap()
 }
 
 /// A file of the larger sets, or `None` once it is said why not.
-pub fn larger_set(name: &str) -> Option<PathBuf> {
+pub(crate) fn larger_set(name: &str) -> Option<PathBuf> {
     match std::env::var_os("ANNALS_DATA") {
         Some(dir) => Some(Path::new(&dir).join(name)),
         None => {
@@ -108,17 +108,17 @@ pub fn larger_set(name: &str) -> Option<PathBuf> {
 }
 
 /// Says, past the harness' capture, that a test did not run.
-pub fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     writeln!(std::io::stdout(), "SKIPPED: {why}").unwrap();
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// `export` of the whole store.
 #[track_caller]
-pub fn exported(store: &Path) -> Vec<u8> {
+pub(crate) fn exported(store: &Path) -> Vec<u8> {
     let ran = run(args!["export", store]);
     ran.ok();
     ran.0.stdout
@@ -126,23 +126,23 @@ pub fn exported(store: &Path) -> Vec<u8> {
 
 /// Standard output of a `--json` verb that prints one document.
 #[track_caller]
-pub fn json(ran: &Ran) -> serde_json::Value {
+pub(crate) fn json(ran: &Ran) -> serde_json::Value {
     serde_json::from_str(ran.ok()).expect("one JSON document")
 }
 
 /// Standard output of a verb that prints a JSON object a line.
 #[track_caller]
-pub fn json_lines(ran: &Ran) -> Vec<serde_json::Value> {
+pub(crate) fn json_lines(ran: &Ran) -> Vec<serde_json::Value> {
     ran.ok().lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
 }
 
 /// A line of the import form.
-pub fn line(stream: &str, data: &str) -> String {
+pub(crate) fn line(stream: &str, data: &str) -> String {
     format!("{{\"stream\":\"{stream}\",\"type\":\"T\",\"data\":{data}}}\n")
 }
 
 /// A store of a few events, each an append of its own.
-pub fn small_store(dir: &Path) -> PathBuf {
+pub(crate) fn small_store(dir: &Path) -> PathBuf {
     let store = dir.join("store");
     let lines: String = (0..20).map(|n| line(&format!("order-{}", n % 4), &format!("{{\"n\":{n}}}"))).collect();
     run_with_input(args!["import", &store, "-"], lines.as_bytes()).ok();
@@ -150,7 +150,7 @@ pub fn small_store(dir: &Path) -> PathBuf {
 }
 
 /// Name and content of every file, to see that nothing changed.
-pub fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
