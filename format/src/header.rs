@@ -55,6 +55,8 @@ impl Header {
             return Err(Fault::Length { what: "header length", value: len.into() });
         }
         let end = if self.reach == Reach::File { bytes.len() } else { len as usize };
+        // The version is part of the seed, so that a damaged one does not pass for a later one.
+        let seed = seed ^ version ^ FORMAT_VERSION;
         check_crc(seed, bytes.get(PREFIX_LEN..end).unwrap_or_default(), u32_at(bytes, 16), self.what)?;
         if version != FORMAT_VERSION {
             return Err(Fault::Unsupported { what: "format version", value: version.into() });

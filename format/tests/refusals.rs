@@ -224,7 +224,7 @@ fn later_versions_are_unsupported_only_if_intact() {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;
-        assert!(matches!((structure.again)(&bytes), Err(Fault::Checksum { .. }) | Err(Fault::Unsupported { .. })));
+        assert!(matches!((structure.again)(&bytes), Err(Fault::Checksum { .. })), "{name}: a damaged version");
         (structure.fix)(&mut bytes);
         assert!(is_unsupported(&(structure.again)(&bytes)), "{name}: version 2");
     }

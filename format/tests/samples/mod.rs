@@ -379,8 +379,12 @@ fn has_the_two_sections(bytes: &[u8]) -> bool {
     u32_at(bytes, 168) == 2 && u32_at(bytes, 256) == 1 && u32_at(bytes, second) == 2
 }
 
-/// Checksum at 16 over everything from 20 to `end`.
+/// Checksum at 16 over everything from 20 to `end`, its seed changed by the version at 8.
 pub fn fix_header(bytes: &mut [u8], seed: u32, end: usize) {
+    if bytes.len() < 20 {
+        return;
+    }
+    let seed = seed ^ u32_at(bytes, 8) ^ 1;
     let end = end.min(bytes.len());
     if let Some(covered) = bytes.get(20..end) {
         let checksum = crc(seed, covered);
