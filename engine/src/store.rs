@@ -411,6 +411,13 @@ fn settle(inner: &Inner, outcome: std::result::Result<Receipt, Refused>, rests_o
     {
         return Err(outcome_unknown(&outcome, &error));
     }
+    // Nothing is acknowledged after a failure, also not what was only to be written.
+    if outcome.is_ok()
+        && rests_on > inner.core.log.watermark.durable()
+        && let Err(error) = inner.core.log.check_poison()
+    {
+        return Err(outcome_unknown(&outcome, &error));
+    }
     outcome.map_err(|refused| refused.error)
 }
 
