@@ -6,6 +6,7 @@
 
 mod hooked;
 mod judge;
+pub mod killed;
 mod lot;
 mod play;
 mod script;
