@@ -325,9 +325,10 @@ impl Pending {
 
 /// Skips the positions of earlier revisions without reading each: revisions rise with positions.
 fn drop_revisions_before(core: &Core, segment: &Segment, name: &str, wanted: u64, found: &mut Vec<u64>) -> Result<()> {
+    // A reading that comes from the segment before goes on with the first; nothing beyond it is looked at.
     let (mut low, mut high) = (0, found.len());
+    let mut middle = 0;
     while low < high {
-        let middle = low + (high - low) / 2;
         match event_in(segment, &core.log, found[middle])? {
             Some(event) if event.stream() == name => {
                 if event.revision().get() < wanted { low = middle + 1 } else { high = middle }
@@ -335,6 +336,7 @@ fn drop_revisions_before(core: &Core, segment: &Segment, name: &str, wanted: u64
             // Another name with the same hash: leave the list whole and let the confirmation sort it out.
             _ => return Ok(()),
         }
+        middle = low + (high - low) / 2;
     }
     found.drain(..low);
     Ok(())
