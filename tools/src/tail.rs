@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use annals::{Reader, Seek};
+use annals::{ReadOnly, Reader, Seek};
 use clap::Args;
 
 use crate::event_print::Form;
@@ -14,7 +14,7 @@ use crate::opening;
 use crate::output::Output;
 
 /// How long a new event may wait to be seen.
-const POLL_INTERVAL: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(40);
 
 /// What `tail` takes.
 #[derive(Args, Debug)]
@@ -35,18 +35,29 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let mut store = opening::read_only(&arguments.store)?;
+    let store = opening::read_only(&arguments.store)?;
     let reader = store.reader();
     if !arguments.follow {
         arguments.filter.must_exist(&reader)?;
     }
     let mut out = Output::new();
     let form = Form::new(arguments.json);
-    let mut seen = print_last(arguments, &reader, form, &mut out)?;
+    let seen = print_last(arguments, &reader, form, &mut out)?;
+    if arguments.follow { follow(arguments, store, seen, form, &mut out) } else { Ok(()) }
+}
+
+/// Prints what comes after `seen`; ends with an error, the reader's going, or Ctrl-C.
+fn follow(
+    arguments: &Arguments,
+    mut store: ReadOnly,
+    mut seen: u64,
+    form: Form,
+    out: &mut Output,
+) -> Result<(), Failure> {
     let keeps = arguments.filter.matcher();
     let query = arguments.filter.query();
     let mut line = Vec::new();
-    while arguments.follow {
+    loop {
         thread::sleep(POLL_INTERVAL);
         store.refresh()?;
         let reader = store.reader();
@@ -65,7 +76,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         out.flush()?;
     }
-    Ok(())
 }
 
 /// Prints the last events and gives the position up to which all is seen.

@@ -36,7 +36,7 @@ impl Progress {
     pub(crate) fn step(&self, tally: &Tally) {
         let Some(interval) = self.interval else { return };
         self.steps.set(self.steps.get().wrapping_add(1));
-        if self.steps.get() % 64 != 0 || self.shown.get().elapsed() < interval {
+        if !self.steps.get().is_multiple_of(64) || self.shown.get().elapsed() < interval {
             return;
         }
         self.shown.set(Instant::now());
