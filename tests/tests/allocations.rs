@@ -1,0 +1,107 @@
+//! Counts allocations: a scan makes none per event, an append to a known stream none on average.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use annals::{Durability, Expect, NewEvent, Options, Query, Seek};
+use annals_tests::model::Ground;
+
+struct Counting;
+
+thread_local! {
+    /// Of this thread alone: the store's own threads prepare segments and write indexes as they like.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // While a thread ends its counter may be gone already.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+#[expect(unsafe_code, reason = "an allocator that counts")]
+// SAFETY: every call is handed on to the system's allocator as it came; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        count();
+        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
+        unsafe { System.realloc(at, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = COUNT.get();
+    work();
+    COUNT.get() - before
+}
+
+#[test]
+fn a_scan_by_the_borrowed_form_allocates_nothing_per_event() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered));
+    let payload = [7; 300];
+    let events = 20_000;
+    for n in 0..events {
+        let stream = ["a", "b", "c"][n % 3];
+        let event = NewEvent::new("T", &payload).tags(&["t"]).metadata(b"meta");
+        store.append(stream, Expect::Any, &[event]).unwrap();
+    }
+    store.close().unwrap();
+    let store = ground.open(Options::new());
+    assert!(store.stats().segments > 2);
+    let mut bytes = 0;
+    let mut scan = || {
+        let read = store.read_all(&Query::all(), Seek::Beginning).unwrap();
+        read.for_each_event(|event| {
+            bytes += event.payload().len() + event.stream().len() + event.tags().count();
+            ControlFlow::<()>::Continue(())
+        })
+        .unwrap();
+    };
+    scan();
+    let made = allocations(&mut scan);
+    println!("{made} allocations in a scan of {events} events in {} segments", store.stats().segments);
+    assert_eq!(bytes, 2 * events * (300 + 1 + 1));
+    assert!(made < 100, "{made} allocations: some per segment, none per event");
+}
+
+#[test]
+fn an_append_of_one_event_to_a_known_stream_of_a_warm_store_makes_none_on_average() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered));
+    let payload = [7; 100];
+    let streams: Vec<String> = (0..100).map(|n| format!("account-{n}")).collect();
+    let mut next = 0u128;
+    let mut append = |count: usize| {
+        for _ in 0..count {
+            next += 1;
+            let id = next.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+            let event = NewEvent::new("Deposited", &payload).id(id).tags(&["currency:eur"]);
+            store.append(&streams[next as usize % streams.len()], Expect::Any, &[event]).unwrap();
+        }
+    };
+    append(100_000);
+    let segments = store.stats().segments;
+    let appends = 100_000;
+    let made = allocations(|| append(appends));
+    let rolls = store.stats().segments - segments;
+    println!(
+        "{made} allocations in {appends} appends and {rolls} rolls: {:.3} per 1,000",
+        made as f64 * 1000.0 / appends as f64
+    );
+    assert!(made * 1000 < appends as u64, "{made} allocations in {appends} appends");
+}
