@@ -56,8 +56,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn text(field: &Field) -> String {
     let indent = usize::from(field.depth) * 2;
-    let fault = field.fault.as_ref().map(|fault| format!("  !! {fault}")).unwrap_or_default();
-    format!("{:>10} {:>8}  {:indent$}{}: {}{fault}", field.offset, field.len, "", field.name, visible(&field.value))
+    let mut line = format!("{:>10} {:>8}  {:indent$}{}", field.offset, field.len, "", field.name);
+    if !field.value.is_empty() {
+        line.push_str(": ");
+        line.push_str(&visible(&field.value));
+    }
+    if let Some(fault) = &field.fault {
+        line.push_str("  !! ");
+        line.push_str(&visible(fault));
+    }
+    line
 }
 
 /// Bytes of a damaged file must not drive the terminal.
