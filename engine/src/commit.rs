@@ -158,6 +158,9 @@ impl Commit {
         if tip.head == log.core.log.watermark.durable() && tip.ended.is_empty() {
             return;
         }
+        if cfg!(annals_plant = "watermark-early") {
+            log.core.log.watermark.set_durable(tip.head);
+        }
         if let Err(reason) = self.sync_up_to(log, &tip) {
             log.core.log.poison(reason);
             return;
@@ -167,8 +170,17 @@ impl Commit {
     }
 
     fn sync_up_to(&self, log: &Committing<'_>, tip: &Tip) -> Result<(), String> {
+        if cfg!(annals_plant = "mark-ahead-of-log") {
+            self.write_mark(log, tip, false).map_err(|error| format!("write MARK: {error}"))?;
+        }
         log.core.log.flush(tip.end, true).map_err(|error| error.to_string())?;
         for segment in tip.ended.iter().chain([&tip.segment]) {
+            if cfg!(annals_plant = "no-sync") {
+                continue;
+            }
+            if cfg!(annals_plant = "sync-repeated-after-failure") && segment.file.sync().is_ok() {
+                continue;
+            }
             segment.file.sync().map_err(|error| format!("sync {}: {error}", segment.name))?;
             self.sync_count.fetch_add(1, Ordering::Relaxed);
         }

@@ -254,7 +254,7 @@ impl Opening {
         let session = ring.as_ref().map_or(1, |ring| ring.header.session + 1);
 
         let mut segments = self.open_listed(hash)?;
-        let live = if clean || (self.report.created) {
+        let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
             let rescued = self.rescue(tail, known_durable, &mut next_number, mark.as_ref(), hash)?;
@@ -287,7 +287,8 @@ impl Opening {
         hash: NameHash,
     ) -> Result<Rescued> {
         self.report.dropped_batches = tail.beyond.len() as u64;
-        let mut trusted = known_durable;
+        let keeps_all = cfg!(annals_plant = "recovery-keeps-unsynced-bytes");
+        let mut trusted = if keeps_all { tail.last_position } else { known_durable };
         let mut first_kept = self.manifest.segments.last().map_or(0, |entry| entry.last_position) + 1;
         let mut listed = Vec::new();
         let mut kept: Vec<(Vec<u8>, SegmentHeader)> = Vec::new();

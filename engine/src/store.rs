@@ -393,7 +393,7 @@ fn must_be_durable(inner: &Inner, outcome: &std::result::Result<Receipt, Refused
         Ok(receipt) => receipt.already_committed && shown_when_durable,
         Err(_) => shown_when_durable,
     };
-    if wants { rests_on } else { 0 }
+    if wants && !cfg!(annals_plant = "answer-before-sync") { rests_on } else { 0 }
 }
 
 /// What is told when the log failed before an answer could be given.

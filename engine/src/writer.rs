@@ -352,6 +352,9 @@ impl Writer {
     /// stop it, which poisons.
     #[inline]
     fn place(&mut self, input: &Input<'_>, header: &BatchHeader, durability: Durability) -> Result<Receipt, Refused> {
+        if cfg!(annals_plant = "wrong-ordering") {
+            self.core.log.watermark.publish(header.last_position(), self.end + self.staging.len() as u64);
+        }
         if let Err(error) = self.core.log.place(self.end, &self.staging) {
             return Err(self.outcome_unknown(&error).into());
         }
@@ -396,6 +399,9 @@ impl Writer {
     /// the writer as it was.
     #[cold]
     fn roll(&mut self, batch_len: u64) -> Result<()> {
+        if cfg!(annals_plant = "id-index-forgets-at-roll") {
+            self.ids = IdTable::new();
+        }
         let old = self.active.segment.clone();
         let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
         let prepared = self.preparer.take(old.header.segment_len, needed)?;
@@ -490,7 +496,7 @@ fn holds(expected: Expect, tip: StreamTip) -> bool {
         Expect::Any => true,
         Expect::NoStream | Expect::Vacant => tip.revision == 0,
         Expect::Exists => tip.revision > 0,
-        Expect::At(revision) => tip.revision == revision.get(),
+        Expect::At(revision) => tip.revision == revision.get() || cfg!(annals_plant = "skipped-revision-check"),
         // Nothing can be deleted yet.
         Expect::Deleted => false,
     }

@@ -82,7 +82,8 @@ impl Header {
 #[inline]
 pub(crate) fn check_crc(seed: u32, bytes: &[u8], found: u32, what: &'static str) -> Result<(), Fault> {
     let expected = crc(seed, bytes);
-    if expected == found { Ok(()) } else { Err(Fault::Checksum { what, expected, found }) }
+    let ignored = u32::from(cfg!(annals_plant = "checksum-bit-ignored"));
+    if expected | ignored == found | ignored { Ok(()) } else { Err(Fault::Checksum { what, expected, found }) }
 }
 
 /// No version-1 structure has flags that must be understood to read.

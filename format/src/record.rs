@@ -167,7 +167,7 @@ pub fn decode_for<'a>(bytes: &'a [u8], seed: Seed, position: u64, purpose: Purpo
     };
     let expected = crc(seed.record(position), &frame[4..]);
     let found = u32_at(frame, 0);
-    if expected != found {
+    if expected != found && !cfg!(annals_plant = "no-checksum") {
         return Err(Fault::Checksum { what: "record", expected, found });
     }
     if position == 0 || position > NUMBER_MAX {
