@@ -3,49 +3,49 @@
 //! Whoever needs a position durable and finds nobody syncing becomes the leader: it waits a moment for as many companions
 //! as the last group had, flushes the ring, syncs, writes the mark, moves the durable head, and wakes the others.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use annals_format::mark::Mark;
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
 
 use crate::background::Committer;
 use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
 use crate::prepare::Preparer;
+use crate::wake::WakeWord;
 use crate::writer::{Tip, Writer};
 
 /// Longest wait of a leader for companions.
 const LINGER: Duration = Duration::from_micros(100);
 /// How long a ticket's waiter looks on before it sleeps: about one sync.
 const SPIN: Duration = Duration::from_micros(150);
-
-#[derive(Debug, Default)]
-struct Gate {
-    leading: bool,
-}
+/// A sleeper looks again after this, whatever happens.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct Commit {
-    gate: Mutex<Gate>,
-    done: Condvar,
-    /// How many wait for a sync now, the leader included.
-    waiting: AtomicU32,
-    /// How many the last sync served.
+    /// Whether somebody is at flushing and syncing.
+    leading: CachePadded<AtomicBool>,
+    done: CachePadded<WakeWord>,
+    /// How many came to wait since the last group was closed.
+    pending: CachePadded<AtomicU32>,
+    /// How many the last group had.
     last_group: AtomicU32,
-    mark: parking_lot::Mutex<MarkFile>,
+    mark: Mutex<MarkFile>,
     pub(crate) sync_count: AtomicU64,
 }
 
 impl Commit {
     pub(crate) fn new(mark: MarkFile) -> Self {
         Self {
-            gate: Mutex::default(),
-            done: Condvar::new(),
-            waiting: AtomicU32::new(0),
+            leading: CachePadded::default(),
+            done: CachePadded::default(),
+            pending: CachePadded::default(),
             last_group: AtomicU32::new(1),
-            mark: parking_lot::Mutex::new(mark),
+            mark: Mutex::new(mark),
             sync_count: AtomicU64::new(0),
         }
     }
@@ -56,28 +56,23 @@ impl Commit {
         if log.core.log.watermark.durable() >= position {
             return Ok(());
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.wait_or_lead(log, position);
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        outcome
-    }
-
-    fn wait_or_lead(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
-        let mut gate = self.gate();
+        self.pending.fetch_add(1, Ordering::Relaxed);
         loop {
+            let turn = self.done.turn();
             if log.core.log.watermark.durable() >= position {
                 return Ok(());
             }
             log.core.log.check_poison()?;
-            if gate.leading {
-                gate = self.done.wait(gate).unwrap_or_else(PoisonError::into_inner);
-                continue;
+            if self.begin_leading() {
+                // The leader before may have covered us between our two looks.
+                if log.core.log.watermark.durable() < position {
+                    self.linger();
+                    self.lead(log);
+                }
+                self.finish_leading();
+            } else {
+                self.done.wait(turn, LOOK_AGAIN);
             }
-            gate.leading = true;
-            drop(gate);
-            self.linger();
-            self.lead(log);
-            gate = self.finish_leading();
         }
     }
 
@@ -91,51 +86,44 @@ impl Commit {
             }
             std::thread::yield_now();
         }
-        let mut gate = self.gate();
-        while log.core.log.watermark.durable() < position {
+        loop {
+            let turn = self.done.turn();
+            if log.core.log.watermark.durable() >= position {
+                return Ok(());
+            }
             log.core.log.check_poison()?;
             log.committer.request(position);
-            let (guard, _) =
-                self.done.wait_timeout(gate, Duration::from_millis(10)).unwrap_or_else(PoisonError::into_inner);
-            gate = guard;
+            self.done.wait(turn, LOOK_AGAIN);
         }
-        Ok(())
     }
 
-    // The guarded state is one flag; a panic elsewhere cannot leave it half written.
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    fn begin_leading(&self) -> bool {
+        !self.leading.swap(true, Ordering::AcqRel)
     }
 
-    fn finish_leading(&self) -> MutexGuard<'_, Gate> {
-        let mut gate = self.gate();
-        gate.leading = false;
-        self.done.notify_all();
-        gate
+    fn finish_leading(&self) {
+        self.leading.store(false, Ordering::Release);
+        self.done.next_turn();
     }
 
     /// Syncs what is written now, unless somebody else is at it.
     pub(crate) fn sync_if_idle(&self, log: &Committing<'_>) {
-        let mut gate = self.gate();
-        if gate.leading {
-            return;
+        if self.begin_leading() {
+            self.lead(log);
+            self.finish_leading();
         }
-        gate.leading = true;
-        drop(gate);
-        self.lead(log);
-        drop(self.finish_leading());
     }
 
     /// Syncs all that is written when this is called, after whoever is at it now.
     pub(crate) fn sync_now(&self, log: &Committing<'_>) {
-        let mut gate = self.gate();
-        while gate.leading {
-            gate = self.done.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let turn = self.done.turn();
+            if self.begin_leading() {
+                self.lead(log);
+                return self.finish_leading();
+            }
+            self.done.wait(turn, LOOK_AGAIN);
         }
-        gate.leading = true;
-        drop(gate);
-        self.lead(log);
-        drop(self.finish_leading());
     }
 
     /// Lets companions of the last group come back with their next append before this group is closed.
@@ -143,12 +131,12 @@ impl Commit {
         let expected = self.last_group.load(Ordering::Relaxed);
         if expected > 1 {
             let begun = Instant::now();
-            while self.waiting.load(Ordering::Relaxed) < expected && begun.elapsed() < LINGER {
+            while self.pending.load(Ordering::Relaxed) < expected && begun.elapsed() < LINGER {
                 std::thread::yield_now();
             }
         }
         // One that came late once is waited for again; one that stays away is forgotten.
-        let group = self.waiting.load(Ordering::Relaxed).max(expected.saturating_sub(1)).max(1);
+        let group = self.pending.swap(0, Ordering::Relaxed).max(expected.saturating_sub(1)).max(1);
         self.last_group.store(group, Ordering::Relaxed);
     }
 
@@ -220,7 +208,7 @@ impl Commit {
 /// What a sync touches.
 pub(crate) struct Committing<'a> {
     pub(crate) core: &'a Core,
-    pub(crate) writer: &'a parking_lot::Mutex<Writer>,
+    pub(crate) writer: &'a Mutex<Writer>,
     pub(crate) preparer: &'a Preparer,
     pub(crate) committer: &'a Committer,
 }

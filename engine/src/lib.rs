@@ -33,6 +33,7 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
+mod wake;
 mod watermark;
 mod writer;
 
