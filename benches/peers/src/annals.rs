@@ -37,10 +37,10 @@ impl Annals {
     }
 
     fn batch<'a>(&self, events: &[EventIn<'a>]) -> Batch<'a> {
-        let mut batch = Batch::new();
+        let mut batch = Batch::with_capacity(events.len());
         for event in events {
             if event.first_in_batch {
-                batch = batch.expect(event.stream, Expect::revision(event.revision));
+                batch.push_expectation(event.stream, Expect::revision(event.revision));
             }
             batch.push(event.stream, self.event(event));
         }
