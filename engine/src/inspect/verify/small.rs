@@ -32,6 +32,9 @@ impl Check<'_> {
                 Err(error) => self.error(Severity::Damage, &name, error),
             }
         }
+        if let [(generation @ 2.., _)] = survey.manifests[..] {
+            self.notice(&file_name(generation - 1), 0, "the manifest before the newest is missing; nothing needs it");
+        }
     }
 
     pub(super) fn lock_file(&mut self) {
@@ -73,7 +76,12 @@ impl Check<'_> {
         self.slots(RING_NAME, &bytes, offsets, &faults, newest.is_some());
         let Some(header) = newest else { return };
         if header.store != manifest.store {
-            self.damage(RING_NAME, RingHeader::slot_offset(header.session) + 32, None, "the ring belongs to another store");
+            self.damage(
+                RING_NAME,
+                RingHeader::slot_offset(header.session) + 32,
+                None,
+                "the ring belongs to another store",
+            );
         }
         let len = RING_HEADER_LEN as u64 + header.ring_len;
         if len != bytes.len() as u64 {
@@ -91,7 +99,7 @@ impl Check<'_> {
                 self.find(severity, name, *offset, None, told(fault));
             }
         }
-        if !has_one && faults.iter().all(Option::is_none) {
+        if !has_one && !self.report.findings.iter().any(|finding| finding.file == name) {
             self.damage(name, 0, None, "both slots are empty");
         }
     }

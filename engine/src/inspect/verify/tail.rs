@@ -36,7 +36,8 @@ impl Check<'_> {
 
     /// A segment that the scan read: all of it is whole, what is left is that it fits the rest of the store.
     fn scanned(&mut self, scanned: &Scanned, walk: &mut Walk) {
-        let walked = walk.segment(&scanned.bytes, SEGMENT_HEADER_LEN, scanned.end as usize, scanned.header.seed(), true);
+        let walked =
+            walk.segment(&scanned.bytes, SEGMENT_HEADER_LEN, scanned.end as usize, scanned.header.seed(), true);
         self.walked(&scanned.name, &walked);
         if let Some(mark) = &scanned.end_mark {
             self.compare_end_mark(&scanned.name, scanned.end, mark, &scanned.tally, scanned.header.first_position);
