@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use annals::{Durability, Options, ReadMode};
 use annals_tests::crash::{
-    Ended, Lot, Script, Step, Toll, Trace, Truth, Verdict, changes, examine, how_many, play, play_on, seed, small,
+    Crowd, Ended, Lot, Script, Step, Toll, Trace, Truth, Verdict, changes, examine, how_many, open, play, play_on,
+    seed, small,
 };
 use annals_tests::sim_disk::{Call, Dice, SimDisk, WriteKind};
 
@@ -252,4 +253,68 @@ impl Exhaustive {
         }
         Ok(())
     }
+}
+
+/// With several threads appending and the store's own threads flushing, sealing and syncing.
+#[test]
+fn power_cuts_under_threads() {
+    let wanted = how_many(1_000, 20_000);
+    let seed = seed("power_cuts_under_threads");
+    let mut toll = Toll::default();
+    let mut number = 0;
+    while toll.states < wanted {
+        let seed = seed.wrapping_add(number);
+        let mut crowd = Crowd::new(seed);
+        for round in 0..5 {
+            crowd.round(&mut toll).unwrap_or_else(|text| panic!("ANNALS_SEED={seed}, round {round}: {text}"));
+        }
+        number += 1;
+    }
+    println!("{toll}");
+    assert!(toll.biting * 2 >= toll.states - toll.kills, "too few states with unsynced writes");
+}
+
+/// The last write torn at every byte: the batch is there if all its bytes are, and nothing else changes.
+#[test]
+fn a_batch_torn_at_every_byte() {
+    let wanted = how_many(30, 1_000).min(100_000);
+    let dice = &mut Dice::of(seed("a_batch_torn_at_every_byte"), 0x5445);
+    let mut states = 0;
+    let mut records = 0;
+    while records < wanted {
+        let count = 1 + dice.index(4);
+        records += count as u64;
+        states += torn_at_every_byte(dice, count).unwrap_or_else(|text| panic!("{text}"));
+    }
+    println!("{states} states, {records} records");
+}
+
+fn torn_at_every_byte(dice: &mut Dice, count: usize) -> Verdict<u64> {
+    let options = small(Durability::Durable, ReadMode::Mapped);
+    let (disk, mut truth) = (SimDisk::new(), Truth::new(Durability::Durable));
+    let lots: Vec<Arc<Lot>> = (0..2).map(|_| Arc::new(Lot::of(dice, 2, 200, true))).collect();
+    let last = Arc::new(Lot::of(dice, count, 60, true));
+    let store = open(&disk, &mut truth, &options)?.ok_or("the disk failed")?;
+    for lot in &lots {
+        let index = truth.hand_in(lot);
+        let receipt = lot.append(&store, Durability::Durable).map_err(|error| error.to_string())?;
+        truth.acknowledge(index, &receipt)?;
+    }
+    let before = disk.files();
+    last.append(&store, Durability::Durable).map_err(|error| error.to_string())?;
+    let after = disk.files();
+    truth.hand_in(&last);
+    truth.power_was_cut = true;
+    // Neither the ring nor the mark came through: the segment alone has to tell.
+    let name = before.keys().find(|name| name.ends_with(".log")).ok_or("no segment")?;
+    let (old, new) = (&before[name], &after[name]);
+    let first = old.iter().zip(new).position(|(old, new)| old != new).ok_or("nothing was written")?;
+    let end = old.iter().zip(new).rposition(|(old, new)| old != new).ok_or("nothing was written")? + 1;
+    for torn_at in first..=end {
+        let mut files = before.clone();
+        files.insert(name.clone(), [&new[..torn_at], &old[torn_at..]].concat());
+        examine(&SimDisk::from_files(&files), truth.clone(), &options, dice)
+            .map_err(|text| format!("torn at byte {torn_at} of {first}..{end}: {text}"))?;
+    }
+    Ok((end - first) as u64 + 1)
 }

@@ -4,7 +4,7 @@
 //! 100 kills on one store, 10,000 with `ANNALS_LONG=1`.
 #![cfg(unix)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use annals::{Durability, Event, Options, Query, Seek, Store};
-use annals_tests::crash::killed::{events_of, key_of, stream_of};
+use annals_tests::crash::killed::{batch_of, batches_in, events_of};
 use annals_tests::crash::{Verdict, how_many, seed};
 use annals_tests::ensure;
 use annals_tests::sim_disk::Dice;
@@ -25,9 +25,9 @@ const KILLS_A_STORE: u64 = 100;
 struct Told {
     /// Keys whose batches were acknowledged, and the position of the first event.
     acknowledged: BTreeMap<u64, u64>,
-    /// Every position ever seen in the store, and the batch that stood there.
+    /// Every place where a batch was ever seen to begin, and which batch.
     seen: BTreeMap<u64, u64>,
-    tried: BTreeMap<u64, ()>,
+    tried: BTreeSet<u64>,
     /// The batch that was being appended when the process was killed.
     in_flight: Option<u64>,
     opening: bool,
@@ -43,7 +43,7 @@ impl Told {
             ("open", Some(_), _) => self.opening = false,
             ("try", Some(key), _) => {
                 self.in_flight = Some(key);
-                self.tried.insert(key, ());
+                self.tried.insert(key);
             }
             ("ack", Some(key), Some(position)) => {
                 self.in_flight = None;
@@ -168,32 +168,12 @@ impl Killer<'_> {
     }
 
     fn judge_events(&mut self, events: &[Event]) -> Verdict {
-        let mut revisions: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut batches: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut next = 0;
-        for (index, event) in events.iter().enumerate() {
-            let position = event.position().get();
-            ensure!(position == index as u64 + 1, "event {index} stands at {position}");
-            let key = key_of(event.payload()).ok_or("a payload without a key")?;
-            let first = *batches.entry(key).or_insert(position);
-            ensure!(self.told.tried.contains_key(&key), "batch {key} was never appended");
-            let expected = events_of(key);
-            let in_batch = (position - first) as usize;
-            if in_batch == 0 {
-                ensure!(next == position - 1, "a batch begins at {position} before the one before is whole");
-                next = position - 1 + expected.len() as u64;
-            }
-            ensure!(in_batch < expected.len(), "batch {key} stands twice, at {first} and {position}");
-            let wanted = &expected[in_batch];
-            let is_right = event.payload() == wanted.payload && event.id() == wanted.id;
-            ensure!(is_right && event.stream() == stream_of(key, in_batch), "batch {key}: other content at {position}");
-            let revision = revisions.entry(event.stream()).or_default();
-            *revision += 1;
-            ensure!(event.revision().get() == *revision, "revision {} at {position}", event.revision());
-            let before = *self.told.seen.entry(position).or_insert(key);
-            ensure!(before == key, "position {position} held batch {before} before, now {key}");
+        let batches = batches_in(events)?;
+        for (key, first) in &batches {
+            ensure!(self.told.tried.contains(key), "batch {key} was never appended");
+            let before = *self.told.seen.entry(*first).or_insert(*key);
+            ensure!(before == *key, "position {first} held batch {before} before, now {key}");
         }
-        ensure!(next == events.len() as u64, "the last batch is not whole");
         for (key, first) in &self.told.acknowledged {
             ensure!(
                 batches.get(key) == Some(first),
@@ -212,10 +192,7 @@ impl Killer<'_> {
         let Some(key) = self.told.in_flight.take() else { return Ok(()) };
         let stood = self.told.seen.values().any(|seen| *seen == key);
         let events = events_of(key);
-        let mut batch = annals::Batch::new().durability(Durability::Durable);
-        for (index, event) in events.iter().enumerate() {
-            batch.push(stream_of(key, index), event.new_event());
-        }
+        let batch = batch_of(key, &events, Durability::Durable);
         let receipt = store.commit(&batch).map_err(|error| format!("retry of batch {key}: {error}"))?;
         ensure!(receipt.already_committed() == stood, "retry of batch {key}: already committed is not {stood}");
         self.told.acknowledged.insert(key, receipt.first().position.get());

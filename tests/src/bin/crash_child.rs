@@ -8,8 +8,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use annals::{Batch, Durability, Expect, Options, Result, Store};
-use annals_tests::crash::killed::{KeyedEvent, events_of, stream_of};
+use annals::{Durability, Expect, Options, Result, Store};
+use annals_tests::crash::killed::{KeyedEvent, batch_of, events_of, stream_of};
 use annals_tests::sim_disk::Dice;
 
 fn main() {
@@ -58,10 +58,7 @@ fn run(directory: &str, round: u64, seed: u64) -> Result<()> {
 /// Appends a batch; answers what to tell.
 fn append(store: &Store, key: u64, events: &[KeyedEvent], dice: &mut Dice) -> Result<String> {
     let durability = if dice.chance(1, 4) { Durability::Durable } else { Durability::Buffered };
-    let mut batch = Batch::new().durability(durability);
-    for (index, event) in events.iter().enumerate() {
-        batch.push(stream_of(key, index), event.new_event());
-    }
+    let batch = batch_of(key, events, durability);
     let receipt = if dice.chance(1, 3) {
         store.submit(&batch)?.wait()?
     } else if events.len() == 1 {

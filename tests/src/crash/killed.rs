@@ -1,7 +1,12 @@
-//! What a process that is to be killed appends: all follows from a key, so that the parent knows it without being told.
+//! Batches that follow from a key, for processes that are killed and threads that are cut off: whoever judges knows them
+//! without being told.
 
-use annals::{EventId, NewEvent};
+use std::collections::BTreeMap;
 
+use annals::{Batch, Durability, Event, EventId, NewEvent};
+
+use super::Verdict;
+use crate::ensure;
 use crate::sim_disk::Dice;
 
 const STREAMS: [&str; 5] = ["orders", "payments", "stock", "mail", "audit"];
@@ -39,6 +44,16 @@ pub fn events_of(key: u64) -> Vec<KeyedEvent> {
     (0..count).map(|_| event()).collect()
 }
 
+/// The batch with this key, whose events are these.
+#[must_use]
+pub fn batch_of(key: u64, events: &[KeyedEvent], durability: Durability) -> Batch<'_> {
+    let mut batch = Batch::new().durability(durability);
+    for (index, event) in events.iter().enumerate() {
+        batch.push(stream_of(key, index), event.new_event());
+    }
+    batch
+}
+
 /// The stream of one event of the batch with this key.
 #[must_use]
 pub fn stream_of(key: u64, index: usize) -> &'static str {
@@ -49,4 +64,37 @@ pub fn stream_of(key: u64, index: usize) -> &'static str {
 #[must_use]
 pub fn key_of(payload: &[u8]) -> Option<u64> {
     payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The key of every batch in a store, and where it begins; all events of the store are given, in order.
+///
+/// # Errors
+/// What is wrong: a batch that is not whole, stands twice, or holds something else; positions or revisions that do not
+/// run on.
+pub fn batches_in(events: &[Event]) -> Verdict<BTreeMap<u64, u64>> {
+    let mut revisions: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut batches: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut end = 0;
+    let mut expected = Vec::new();
+    for (index, event) in events.iter().enumerate() {
+        let position = event.position().get();
+        ensure!(position == index as u64 + 1, "event {index} stands at {position}");
+        let key = key_of(event.payload()).ok_or("a payload without a key")?;
+        if position > end {
+            expected = events_of(key);
+            end += expected.len() as u64;
+            let before = batches.insert(key, position);
+            ensure!(before.is_none(), "batch {key} stands twice, at {before:?} and {position}");
+        }
+        let first = *batches.get(&key).ok_or(format!("batch {key} begins at {position}, inside another one"))?;
+        let in_batch = (position - first) as usize;
+        let wanted = expected.get(in_batch).ok_or(format!("batch {key} goes on at {position}"))?;
+        let is_right = event.payload() == wanted.payload && event.id() == wanted.id;
+        ensure!(is_right && event.stream() == stream_of(key, in_batch), "batch {key}: other content at {position}");
+        let revision = revisions.entry(event.stream()).or_default();
+        *revision += 1;
+        ensure!(event.revision().get() == *revision, "revision {} at {position}", event.revision());
+    }
+    ensure!(end == events.len() as u64, "the last batch is not whole");
+    Ok(batches)
 }

@@ -10,6 +10,7 @@ pub mod killed;
 mod lot;
 mod play;
 mod script;
+mod threads;
 mod toll;
 mod truth;
 
@@ -23,6 +24,7 @@ pub use judge::{examine, examine_read_only, judge_reader};
 pub use lot::{Draft, Lot};
 pub use play::{Ended, open, play, play_on};
 pub use script::{Script, Step};
+pub use threads::Crowd;
 pub use toll::{Toll, changes};
 pub use truth::{Entry, Truth};
 
