@@ -8,6 +8,8 @@ mod dump;
 mod info;
 mod segments;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! A store with every kind of file, known to the last event, and what may come of damage to it: the right event or an
 //! error, never anything else.
 
+pub mod harm;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
