@@ -142,8 +142,10 @@ fn newer_format() {
     for manifest in files(&store, "manifest-") {
         let mut bytes = fs::read(&manifest).unwrap();
         bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
-        let checksum = crc32fast::hash(&bytes[20..]);
-        bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+        // The seed of the checksum holds how far the version is from the one we know.
+        let mut checksum = crc32fast::Hasher::new_with_initial(2 ^ 1);
+        checksum.update(&bytes[20..]);
+        bytes[16..20].copy_from_slice(&checksum.finalize().to_le_bytes());
         fs::write(&manifest, bytes).unwrap();
     }
     let before = snapshot(&store);
