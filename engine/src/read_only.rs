@@ -105,9 +105,8 @@ fn may_be_movement(error: &Error) -> bool {
 fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
     let names = recovery::list(&**storage)?;
     let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
-        if names.iter().any(|name| segment_number(name).is_some()) {
-            return Err(Error::corrupt(&manifest::file_name(1), 0, None, "the store's manifest is missing"));
-        }
+        // What an interrupted creation left is no store yet; anything more has lost its manifest.
+        recovery::check_creatable(&**storage, &names, false)?;
         let reason = "it holds no manifest".to_owned();
         return Err(Error::NotAStore { path: "the directory".to_owned(), reason });
     };

@@ -114,7 +114,7 @@ pub(crate) fn is_denied(error: &std::io::Error) -> bool {
 }
 
 /// Without a manifest a directory may become a store only if it is empty or holds what an interrupted creation left.
-fn check_creatable(storage: &dyn Storage, names: &[String], create: bool) -> Result<()> {
+pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: bool) -> Result<()> {
     let not_a_store = |reason: String| Error::NotAStore { path: "the directory".to_owned(), reason };
     for name in names {
         let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "manifest-00000000000000000001.new")
