@@ -47,7 +47,7 @@ impl EventLayout {
 
 impl<'a> EventFrame<'a> {
     /// Reads a frame whose checksum is right and whose length is that of `bytes`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn decode(bytes: &'a [u8], position: u64) -> Result<Self, Fault> {
         let len = u32_at(bytes, 4);
         let stream_len = usize::from(u8_at(bytes, 14));
