@@ -463,11 +463,10 @@ impl Opening {
         };
         load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
-        let last_time = if active.tally.batch_count > 0 {
-            active.tally.last_time
-        } else {
-            self.manifest.segments.last().map_or(0, |entry| entry.last_time)
-        };
+        // Not the manifest's: an ended segment may be missing there, when sealing it failed.
+        let ended = segments.iter().filter_map(|segment| segment.closing());
+        let times = ended.filter(|closing| closing.tally.batch_count > 0).map(|closing| closing.tally.last_time);
+        let last_time = times.chain([active.tally.last_time]).max().unwrap_or(0);
         let end = active.segment.header.base + active.offset;
 
         // The mark is moved and synced, without "clean", before the first byte of the log is written in this opening; the
