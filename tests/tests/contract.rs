@@ -1034,3 +1034,32 @@ fn if_the_sync_of_such_an_answer_fails_it_becomes_outcome_unknown() {
     assert!(matches!(store.append("s", Expect::Any, &[event("2")]), Err(Error::Poisoned { .. })));
     assert!(!is_power_off(&std::io::Error::other("any other error")));
 }
+
+/// A roll, whatever fails while it is made and the old segment is sealed, then a clean reopening under a clock that
+/// stands behind: time does not fall, and the store opens again.
+#[test]
+fn recorded_at_never_falls_whatever_fails_while_a_segment_is_sealed() {
+    use annals_tests::sim_disk::{FaultKind, Repeat};
+    let payload = "x".repeat(9000);
+    for failing in 0..40 {
+        let disk = SimDisk::new();
+        let clock = ManualClock::at(1000);
+        let options = || small().background(false).clock(Arc::new(clock.clone()));
+        let store = options().open_storage(Arc::new(disk.clone())).unwrap();
+        for _ in 0..6 {
+            store.append("s", Expect::Any, &[event(&payload)]).unwrap();
+        }
+        disk.fail_at(disk.steps() + failing, FaultKind::Enospc, Repeat::Forever);
+        let refused = store.append("s", Expect::NoStream, &[event(&payload)]);
+        assert!(matches!(refused, Err(Error::Conflict(_) | Error::NoSpace { .. } | Error::OutcomeUnknown { .. })));
+        disk.clear_faults();
+        let _ = store.close();
+        clock.set(10);
+        let store = options().open_storage(Arc::new(disk.clone())).unwrap();
+        let receipt = store.append("s", Expect::Any, &[event("later")]).unwrap();
+        assert_eq!((receipt.position().get(), receipt.first().recorded_at), (7, 1000), "failing {failing}");
+        store.append("s", Expect::Any, &[event(&payload)]).unwrap();
+        let store = options().open_storage(Arc::new(disk.after_kill())).unwrap();
+        assert_eq!(store.head(), 8, "failing {failing}");
+    }
+}
