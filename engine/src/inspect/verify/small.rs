@@ -2,7 +2,7 @@
 
 use annals_format::Fault;
 use annals_format::manifest::Manifest;
-use annals_format::mark::{MARK_LEN, Mark};
+use annals_format::mark::{MARK_LEN, MARK_SLOT_LEN, Mark};
 use annals_format::ring::{RING_HEADER_LEN, RingHeader};
 
 use super::{Check, told};
@@ -59,6 +59,13 @@ impl Check<'_> {
         let (newest, faults) = Mark::newest(&bytes);
         let offsets = [Mark::slot_offset(0), Mark::slot_offset(1)];
         self.slots(MARK_NAME, &bytes, offsets, &faults, newest.is_some());
+        let is_zero = |offset: &&u64| bytes.iter().skip(**offset as usize).take(MARK_SLOT_LEN).all(|byte| *byte == 0);
+        // The first mark of all leaves the other slot as it was made.
+        if newest.as_ref().is_some_and(|mark| mark.sequence > 1)
+            && let Some(empty) = offsets.iter().find(is_zero)
+        {
+            self.notice(MARK_NAME, *empty, "the slot is empty");
+        }
         if let Some(mark) = newest.filter(|mark| mark.store != manifest.store) {
             self.damage(MARK_NAME, Mark::slot_offset(mark.sequence) + 32, None, "the mark belongs to another store");
         }
