@@ -1,7 +1,7 @@
 //! The two threads of an open store.
 //!
-//! The *committer* moves ring bytes into the segment while appends go on, and syncs for tickets. The *keeper* makes the
-//! next segment, seals ended ones, and syncs `Buffered` commits at their interval. Neither is needed for correctness:
+//! The *committer* makes the next segment, syncs for tickets, and where there are processors enough moves ring bytes into
+//! the segment while appends go on. The *keeper* seals ended segments and syncs `Buffered` commits at their interval. Neither is needed for correctness:
 //! an append flushes by itself when the ring is half full, makes the next segment if there is none, and waits for its
 //! own sync.
 
@@ -15,6 +15,7 @@ use annals_format::segment::END_MARK_LEN;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
+use crate::append::Durability;
 use crate::log::page_floor;
 use crate::manifest;
 use crate::options::Options;
@@ -172,6 +173,11 @@ fn commit_loop(inner: &Inner) {
 
 /// Flushes and syncs what is there to be; false if there was nothing.
 fn commit_once(inner: &Inner) -> bool {
+    // The keeper may be long at sealing, and a roll that finds no file has to make one itself. Where files are filled with
+    // zeros that takes long as well, and tickets would wait for it: there the keeper does it.
+    if inner.core.default_durability == Durability::Buffered && inner.preparer.make_wanted() {
+        return true;
+    }
     let log = &inner.core.log;
     if log.watermark.is_poisoned() {
         return false;

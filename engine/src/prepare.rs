@@ -75,6 +75,8 @@ pub(crate) struct Preparer {
     total_len: AtomicU64,
     manifest_generation: AtomicU64,
     requested: AtomicBool,
+    /// Somebody asked and nobody is at it yet.
+    is_wanted: AtomicBool,
     state: Mutex<State>,
     made: Condvar,
     /// Wakes the background thread.
@@ -90,6 +92,7 @@ impl Preparer {
             total_len: AtomicU64::new(total_len),
             manifest_generation: AtomicU64::new(0),
             requested: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
             state: Mutex::default(),
             made: Condvar::new(),
             work: Condvar::new(),
@@ -162,15 +165,17 @@ impl Preparer {
         let _ = self.storage.remove(&prepared.name);
     }
 
-    /// Asks for a file to be made in the background; costs one load when it was asked before.
+    /// Asks for a file to be made in the background; costs one load when it was asked before. True when somebody should
+    /// be woken.
     #[inline]
-    pub(crate) fn request(&self, old_len: u64) {
+    pub(crate) fn request(&self, old_len: u64) -> bool {
         if self.requested.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         self.requested.store(true, Ordering::Relaxed);
         self.state.lock().wanted = Some(old_len * 2);
-        self.work.notify_one();
+        self.is_wanted.store(true, Ordering::Release);
+        true
     }
 
     pub(crate) fn enqueue_seal(&self, segment: Arc<Segment>) {
@@ -183,10 +188,13 @@ impl Preparer {
         self.state.lock().to_seal.pop_front()
     }
 
-    /// Makes the file that was asked for. An error is forgotten: the roll tries again and reports it.
-    pub(crate) fn make_wanted(&self) {
+    /// Makes the file that was asked for; false if none was. An error is forgotten: the roll tries again and reports it.
+    pub(crate) fn make_wanted(&self) -> bool {
+        if !self.is_wanted.swap(false, Ordering::AcqRel) {
+            return false;
+        }
         let mut state = self.state.lock();
-        let Some(len) = state.wanted.take().filter(|_| state.ready.is_none()) else { return };
+        let Some(len) = state.wanted.take().filter(|_| state.ready.is_none()) else { return false };
         state.making = true;
         drop(state);
         let made = self.make(len, 0);
@@ -194,6 +202,7 @@ impl Preparer {
         state.making = false;
         state.ready = made.ok();
         self.made.notify_all();
+        true
     }
 
     /// Waits until there may be work, at most until `deadline`.

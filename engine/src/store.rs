@@ -223,7 +223,13 @@ impl Store {
         let durability = input.durability().unwrap_or(inner.core.default_durability);
         let written = inner.writer.lock().append(input, durability);
         let outcome = match written {
-            Ok(appended) => (Ok(appended.receipt), appended.rests_on),
+            Ok(appended) => {
+                if appended.wants_segment {
+                    inner.committer.wake_if_asleep();
+                    inner.preparer.wake();
+                }
+                (Ok(appended.receipt), appended.rests_on)
+            }
             Err(refused) => {
                 let rests_on = refused.rests_on;
                 // A conflict is told by the ticket, also that of an empty store, which rests on nothing.

@@ -54,6 +54,8 @@ pub(crate) struct Appended {
     pub(crate) receipt: Receipt,
     /// The answer rests on this position being shown; that of the batch itself for a new one.
     pub(crate) rests_on: u64,
+    /// The committer should be woken to make the next segment.
+    pub(crate) wants_segment: bool,
 }
 
 /// A refusal, and the position that must be shown before it is told.
@@ -150,8 +152,8 @@ impl Writer {
         }
         self.clock_steps_back += u64::from(now < self.last_time);
         let receipt = self.place(input, &header, durability)?;
-        self.ask_for_next_segment();
-        Ok(Appended { receipt, rests_on: self.head })
+        let wants_segment = self.ask_for_next_segment();
+        Ok(Appended { receipt, rests_on: self.head, wants_segment })
     }
 
     /// Streams are again what they were before the batch that was encoded.
@@ -249,7 +251,7 @@ impl Writer {
             id: event.id(),
         });
         let receipt = Receipt { events: events.collect(), already_committed: true, durability };
-        Ok(Some(Appended { receipt, rests_on }))
+        Ok(Some(Appended { receipt, rests_on, wants_segment: false }))
     }
 
     /// The stored event with this id.
@@ -444,11 +446,9 @@ impl Writer {
     }
 
     #[inline]
-    fn ask_for_next_segment(&self) {
+    fn ask_for_next_segment(&self) -> bool {
         let len = self.active.segment.header.segment_len;
-        if self.active.offset > len / 4 {
-            self.preparer.request(len);
-        }
+        self.active.offset > len / 4 && self.preparer.request(len)
     }
 }
 
