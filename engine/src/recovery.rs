@@ -710,8 +710,9 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
             return Err(Error::corrupt(MARK_NAME, 32, None, "the mark belongs to another store"));
         }
         if mark.manifest_generation > manifest.generation {
-            let what = format!("the mark knows manifest {}, this is an older one", mark.manifest_generation);
-            return Err(Error::corrupt(&manifest::file_name(manifest.generation), 56, None, what));
+            let newest = manifest.generation;
+            let what = format!("the file is missing: the mark names it, the newest there is has generation {newest}");
+            return Err(Error::corrupt(&manifest::file_name(mark.manifest_generation), 0, None, what));
         }
     }
     let ring = match RingImage::read(storage, manifest.store)? {
@@ -728,8 +729,8 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
     let tail = Scanner { storage, manifest, hash, ring: usable, numbers }.scan()?;
     for scanned in &tail.segments {
         if scanned.header.manifest_generation > manifest.generation {
-            let what = format!("{} was begun under a later manifest", scanned.name);
-            return Err(Error::corrupt(&manifest::file_name(manifest.generation), 56, None, what));
+            let what = format!("the file is missing: {} was begun under it", scanned.name);
+            return Err(Error::corrupt(&manifest::file_name(scanned.header.manifest_generation), 0, None, what));
         }
     }
     let known_durable = tail.durable_upto.max(mark.as_ref().map_or(0, |mark| mark.position));
