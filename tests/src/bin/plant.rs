@@ -1,5 +1,6 @@
 //! Do the tests bite? Each planted fault is one line in the real code behind `cfg(annals_plant = "...")`. This builds
-//! them one by one and runs the ordinary tests until one fails; a fault that no test notices is an error.
+//! them one by one and runs the ordinary tests until one fails; a fault that no test notices is an error. First the tests
+//! have to pass without any.
 //!
 //! ```text
 //! cargo run -p annals-tests --bin plant            # all of them, in a build directory of their own
@@ -39,6 +40,9 @@ const TESTS: [(&str, &str); 6] = [
     ("annals-format", "refusals"),
 ];
 
+/// The name of no fault.
+const NOTHING: &str = "nothing";
+
 /// What the wrapper is told by.
 const PLANT: &str = "ANNALS_PLANT";
 
@@ -56,6 +60,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let ground = Ground::new();
+    if arguments.is_empty() {
+        // Tests that fail anyway would catch everything.
+        match ground.catch(NOTHING) {
+            Ok(None) => eprintln!("without a fault all tests pass"),
+            other => {
+                eprintln!("without a fault: {other:?}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     let mut missed = Vec::new();
     let mut table = String::new();
     for fault in chosen {
