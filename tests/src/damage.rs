@@ -234,18 +234,19 @@ fn live_places(files: &Files) -> Vec<Live> {
     }
     for (name, bytes) in files {
         let len = bytes.len() as u64;
-        let ranges: &[Range<u64>] = match kind_of(name) {
-            "mark" => &[0..128, 4096..4224],
-            "ring" => &[0..128, 512..640],
-            "manifest" => &[0..len],
-            "index" => &[0..128, 128..len],
+        let ranges: &[(u64, u64)] = match kind_of(name) {
+            "mark" => &[(0, 128), (4096, 4224)],
+            "ring" => &[(0, 128), (512, 640)],
+            "manifest" => &[(0, len)],
+            "index" => &[(0, 128), (128, len)],
             _ => continue,
         };
-        for range in ranges {
+        for (from, to) in ranges {
+            let range = *from..*to;
             let slot = &bytes[range.start as usize..range.end as usize];
             // A slot that was never written is covered by nothing.
             if slot.iter().any(|byte| *byte != 0) {
-                live.push(Live { file: name.clone(), kind: kind_of(name), range: range.clone(), position: None });
+                live.push(Live { file: name.clone(), kind: kind_of(name), range, position: None });
             }
         }
     }

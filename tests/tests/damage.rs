@@ -265,7 +265,7 @@ fn indexes_are_made_anew_and_it_is_said() {
         let report = inspect::verify_in(&disk, &mut |_, _| {}).unwrap();
         assert!(report.is_sound() && report.findings.iter().any(|f| f.file == *name), "{name}: {:?}", report.findings);
         let store = annals_tests::damage::options().open_storage(std::sync::Arc::new(disk.clone())).unwrap();
-        assert_eq!(store.recovery_report().rebuilt_indexes, [name.clone()], "trial {trial}");
+        assert_eq!(store.recovery_report().rebuilt_indexes, std::slice::from_ref(name), "trial {trial}");
         store.close().unwrap();
         assert_eq!(disk.files()[name], sample.files[name], "the same index as before");
         assert_eq!(inspect::verify_in(&disk, &mut |_, _| {}).unwrap().findings, []);

@@ -124,7 +124,7 @@ impl Trap {
                 let (a, b) = (outside.join("loop-a"), outside.join("loop-b"));
                 symlink(&b, &a).is_ok() && symlink(&a, &b).is_ok() && symlink(&a, at).is_ok()
             }
-            Self::Unreadable => was_there && fs::set_permissions(at, fs::Permissions::from_mode(0)).is_ok(),
+            Self::Unreadable => was_there && fs::set_permissions(at, fs::Permissions::from_mode(0o000)).is_ok(),
             Self::ReadOnly => was_there && fs::set_permissions(at, fs::Permissions::from_mode(0o444)).is_ok(),
         }
     }
