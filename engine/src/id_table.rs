@@ -103,6 +103,15 @@ impl IdTable {
         }
     }
 
+    /// Begins to load what [`IdTable::insert`] will look at.
+    #[inline]
+    pub(crate) fn prefetch_newest(&self, hash: u64) {
+        if let Some(table) = self.tables.last() {
+            let slots = table.slots();
+            prefetch(&slots[hash as usize & (slots.len() - 1)]);
+        }
+    }
+
     /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut each: impl FnMut(u64)) {

@@ -31,6 +31,9 @@ pub(crate) const fn page_ceiling(offset: u64) -> u64 {
     offset.next_multiple_of(PAGE)
 }
 
+/// Batches longer than this go around the ring: they would be flushed at once in any case.
+const AROUND_FROM: u64 = 64 << 10;
+
 /// A stretch of log offsets that goes to one file.
 #[derive(Debug)]
 struct Extent {
@@ -102,7 +105,7 @@ impl Log {
     pub(crate) fn place(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         let ring = self.ring();
         let end = at + bytes.len() as u64;
-        if bytes.len() as u64 > ring.len() / 2 {
+        if bytes.len() as u64 > AROUND_FROM.min(ring.len() / 2) {
             return self.place_around(at, bytes);
         }
         if end > page_floor(self.watermark.flushed()) + ring.len() {
@@ -113,7 +116,7 @@ impl Log {
         Ok(())
     }
 
-    /// A batch too long for the ring goes to the file directly; the ring gets its last, partial page, since the next
+    /// A long batch goes to the file directly, without a copy in between that no cache would hold; the ring gets its last, partial page, since the next
     /// flush writes that page from there.
     fn place_around(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         let ring = self.ring();

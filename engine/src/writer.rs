@@ -80,6 +80,10 @@ pub(crate) struct EventKeys {
     id_bytes: [u8; 16],
 }
 
+/// How many events ahead of the one at work memory is asked for: enough that it arrives in time, few enough that it is
+/// still there.
+const AHEAD: usize = 16;
+
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
@@ -125,7 +129,6 @@ impl Writer {
         self.hash_keys(input, now);
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
-        self.prefetch_entries();
         let len = self.measure(input)?;
         if self.must_roll(len) {
             // A retry of what is stored is answered even when there is no room for another segment.
@@ -164,8 +167,8 @@ impl Writer {
         }
     }
 
-    /// Hashes all names and ids, and asks for the memory that looking them up and entering them will touch: apart, each
-    /// would be waited for by itself.
+    /// Hashes all names and ids, and asks for the memory that looking up and entering the first events will touch: apart,
+    /// each would be waited for by itself.
     #[inline]
     fn hash_keys(&mut self, input: &Input<'_>, now: u64) {
         self.keys.clear();
@@ -178,8 +181,6 @@ impl Writer {
             });
             if !same_stream {
                 stream = self.directory.hash_of(stream_name);
-                self.directory.prefetch(stream);
-                self.active.index.prefetch_key(stream);
             }
             if !same_type {
                 event_type = self.core.hash.key(KeyKind::Type, event.event_type);
@@ -187,21 +188,13 @@ impl Writer {
             last = Some((stream_name, event.event_type));
             let id_bytes = event.id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
             let id = self.core.hash.id(&id_bytes);
-            self.ids.prefetch(id);
-            self.active.index.prefetch_id(id);
             self.keys.push(EventKeys { stream, event_type, id, id_bytes });
         }
-    }
-
-    /// The streams' entries, in a pass of its own: where they are was asked for in the pass before.
-    #[inline]
-    fn prefetch_entries(&self) {
-        let mut last = 0;
-        for keys in &self.keys {
-            if keys.stream != last {
-                self.directory.prefetch_entry(keys.stream);
-                last = keys.stream;
-            }
+        for keys in self.keys.iter().take(AHEAD) {
+            self.directory.prefetch(keys.stream);
+            self.ids.prefetch(keys.id);
+            self.active.index.prefetch_key(keys.stream);
+            self.active.index.prefetch_id(keys.id);
         }
     }
 
@@ -212,7 +205,10 @@ impl Writer {
             return Ok(None);
         }
         let mut met = false;
-        for keys in &self.keys {
+        for (index, keys) in self.keys.iter().enumerate() {
+            if let Some(ahead) = self.keys.get(index + AHEAD) {
+                self.ids.prefetch(ahead.id);
+            }
             self.ids.find(keys.id, |_| met = true);
         }
         if met { self.judge_met_ids(input, durability) } else { Ok(None) }
@@ -337,6 +333,12 @@ impl Writer {
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
         let mut last: Option<(&str, StreamNumber)> = None;
         for (index, keys) in self.keys.iter().enumerate() {
+            if let Some(ahead) = self.keys.get(index + 2 * AHEAD) {
+                self.directory.prefetch(ahead.stream);
+            }
+            if let Some(ahead) = self.keys.get(index + AHEAD) {
+                self.directory.prefetch_entry(ahead.stream);
+            }
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
@@ -364,6 +366,11 @@ impl Writer {
         let mut events = SmallVec::with_capacity(input.len());
         let index_writer = &mut self.active.index;
         for (index, keys) in self.keys.iter().enumerate() {
+            if let Some(ahead) = self.keys.get(index + AHEAD) {
+                self.ids.prefetch_newest(ahead.id);
+                index_writer.prefetch_key(ahead.stream);
+                index_writer.prefetch_id(ahead.id);
+            }
             let position = header.first_position + index as u64;
             let place = Place { frame: batch_at + u64::from(self.frames[index]), batch: batch_at };
             let record = index_writer.add_record(place);
