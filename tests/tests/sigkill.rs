@@ -146,7 +146,7 @@ impl Killer<'_> {
     /// Every acknowledged batch stands where it was said to stand; the others stand there whole or not at all.
     fn judge(&mut self, round: u64) -> Verdict {
         // One of two rounds is judged by the next child's own recovery, which is then cut as well.
-        let store = if round % 2 == 0 {
+        let store = if round.is_multiple_of(2) {
             Options::new().open(self.directory)
         } else {
             return self.judge_read_only();
