@@ -187,7 +187,9 @@ fn commit_once(inner: &Inner) -> bool {
         return true;
     }
     let written = log.watermark.written_end();
-    if inner.committer.flushes && page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
+    if inner.committer.flushes
+        && page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4)
+    {
         let is_done = log.flush(written, false).is_ok();
         if inner.committer.in_flight(inner) >= inner.options.sync_bytes {
             inner.preparer.wake();

@@ -26,8 +26,7 @@ pub(crate) struct FoundMark {
 impl MarkFile {
     /// A new, empty file; its content and name become durable with the caller's syncs of file and directory.
     pub(crate) fn create(storage: &dyn Storage) -> Result<Arc<dyn StorageFile>> {
-        let file =
-            storage.create(MARK_NAME, MARK_LEN as u64, Fill::Zeroed).map_err(Error::io("create", MARK_NAME))?;
+        let file = storage.create(MARK_NAME, MARK_LEN as u64, Fill::Zeroed).map_err(Error::io("create", MARK_NAME))?;
         file.sync().map_err(Error::io("sync", MARK_NAME))?;
         Ok(file)
     }

@@ -61,7 +61,12 @@ enum Select {
     Everything,
     Query(Query),
     /// The next revision to hand out, and the last one.
-    Stream { name: String, key: u64, next: u64, last: u64 },
+    Stream {
+        name: String,
+        key: u64,
+        next: u64,
+        last: u64,
+    },
 }
 
 /// Candidates of the segment that is being read.
@@ -169,16 +174,14 @@ impl Read {
                     return select.check_complete(self.bounds.direction).map(|()| None);
                 };
                 let event = event_in(&segment, &self.core.log, position)?;
-                match event {
-                    Some(event) => {
-                        if select.confirms(&segment, &event, self.bounds.direction)? {
-                            return Ok(Some(event));
-                        }
-                    }
-                    None if segment.place(position)?.is_none() => {
+                let Some(event) = event else {
+                    if segment.place(position)?.is_none() {
                         return Err(segment.damaged(0, Some(position), "the index knows no record at this position"));
                     }
-                    None => {}
+                    continue;
+                };
+                if select.confirms(&segment, &event, self.bounds.direction)? {
+                    return Ok(Some(event));
                 }
             },
         }
@@ -333,7 +336,11 @@ fn drop_revisions_before(core: &Core, segment: &Segment, name: &str, wanted: u64
     while low < high {
         match event_in(segment, &core.log, found[middle])? {
             Some(event) if event.stream() == name => {
-                if event.revision().get() < wanted { low = middle + 1 } else { high = middle }
+                if event.revision().get() < wanted {
+                    low = middle + 1
+                } else {
+                    high = middle
+                }
             }
             // Another name with the same hash: leave the list whole and let the confirmation sort it out.
             _ => return Ok(()),
@@ -361,7 +368,12 @@ impl Scan {
                     self.segment_index += 1;
                     self.place = None;
                     let Some(segment) = segments.get(self.segment_index) else {
-                        return Err(Error::corrupt("the log", 0, Some(self.position), "no segment holds this position"));
+                        return Err(Error::corrupt(
+                            "the log",
+                            0,
+                            Some(self.position),
+                            "no segment holds this position",
+                        ));
                     };
                     let start = annals_format::segment::SEGMENT_HEADER_LEN as u64;
                     // A segment may have been rolled away from before anything was written to it.

@@ -9,6 +9,7 @@ use annals_format::manifest::{DurabilityKind, SegmentState};
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
+use crate::Result;
 use crate::append::Durability;
 use crate::core::Core;
 use crate::error::Error;
@@ -23,7 +24,6 @@ use crate::recovery::{self, Rebuild, open_listed_segment};
 use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::storage::Storage;
 use crate::watermark::Watermark;
-use crate::Result;
 
 /// Reads a store without opening it for writing.
 #[derive(Debug)]
@@ -110,7 +110,8 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         let reason = "it holds no manifest".to_owned();
         return Err(Error::NotAStore { path: "the directory".to_owned(), reason });
     };
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
+    let mut numbers: Vec<u64> =
+        names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
     numbers.sort_unstable();
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
     let hash = NameHash { seed: manifest.name_hash_seed };

@@ -331,7 +331,11 @@ impl Reader {
 }
 
 fn check_stream_name(stream: &str) -> Result<()> {
-    if name::is_well_formed(stream.as_bytes()) { Ok(()) } else { Err(Error::invalid("no stream can have this name", None)) }
+    if name::is_well_formed(stream.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Error::invalid("no stream can have this name", None))
+    }
 }
 
 /// The newest event after `after` and up to `head` that matches `query`.

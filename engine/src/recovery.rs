@@ -240,7 +240,8 @@ impl Opening {
         self.options.durability = durability(self.manifest.default_durability);
         self.options.segment_bytes_max = self.manifest.segment_len_max;
         let names = list(&*self.storage)?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).filter(|n| !n.1).map(|n| n.0).collect();
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|n| segment_number(n)).filter(|n| !n.1).map(|n| n.0).collect();
         numbers.sort_unstable();
         let found = find_end(&*self.storage, &self.manifest, &numbers)?;
         self.report.notices.extend(found.notices.iter().cloned());
@@ -292,7 +293,8 @@ impl Opening {
         let mut first_kept = self.manifest.segments.last().map_or(0, |entry| entry.last_position) + 1;
         let mut listed = Vec::new();
         let mut kept: Vec<(Vec<u8>, SegmentHeader)> = Vec::new();
-        let mut link = self.manifest.segments.last().map(|e| Link { number: e.number, final_checksum: e.final_checksum });
+        let mut link =
+            self.manifest.segments.last().map(|e| Link { number: e.number, final_checksum: e.final_checksum });
         let last_position = tail.last_position;
         for scanned in tail.segments {
             // From the first byte on that the ring had to supply, nothing is left to the files, although it was synced
@@ -313,7 +315,8 @@ impl Opening {
                 first_kept = tally.last_position + 1;
                 let header = scanned.header.clone();
                 let of_index = SegmentIndex::Active(index_below(&scanned, end, hash)?);
-                let segment = Segment::new(header, scanned.name.clone(), scanned.file.clone(), self.options.read_mode, of_index)?;
+                let segment =
+                    Segment::new(header, scanned.name.clone(), scanned.file.clone(), self.options.read_mode, of_index)?;
                 segment.close(Closing { end, state, tally });
                 listed.push(Arc::new(segment));
             }
@@ -407,7 +410,8 @@ impl Opening {
             })
             .map_err(damaged)?;
             let new = batch.finish(header.recorded_at, trusted, header.as_batch);
-            let controls = scan::index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
+            let controls =
+                scan::index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
             active.tally.add(&new, &staging, controls);
             active.offset += staging.len() as u64;
             bytes.extend_from_slice(&staging);
@@ -473,7 +477,10 @@ impl Opening {
         // ring is there before, since an unclean mark says that it may hold commits.
         let ring = self.open_ring(session, &active)?;
         let mark_file = self.write_mark(mark, &active, head, last_time)?;
-        let log = Log::new(Some(ring), Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }));
+        let log = Log::new(
+            Some(ring),
+            Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
+        );
         log.add_extent(active.segment.header.base, active.segment.file.clone(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
 
@@ -835,7 +842,8 @@ pub(crate) fn index_of(
             return Err(damaged(fault));
         }
         let end = at.saturating_add(batch.len()).min(bytes.len());
-        let controls = scan::index_batch(&mut index_writer, hash, &bytes[at..end], &batch, seed, at as u64).map_err(damaged)?;
+        let controls =
+            scan::index_batch(&mut index_writer, hash, &bytes[at..end], &batch, seed, at as u64).map_err(damaged)?;
         tally.add(&batch, &bytes[at..at + BATCH_HEADER_LEN], controls);
         position = batch.last_position() + 1;
         at += batch.len();

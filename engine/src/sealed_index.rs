@@ -2,7 +2,9 @@
 
 use std::io::IoSlice;
 
-use annals_format::index::{self, ArchivedIndexRoot, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
+use annals_format::index::{
+    self, ArchivedIndexRoot, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow,
+};
 use annals_format::manifest::SegmentEntry;
 use annals_format::segment::SegmentHeader;
 
@@ -156,8 +158,7 @@ impl SealedIndex {
 fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
     let beside = format!("{name}.new");
     let _ = storage.remove(&beside);
-    let file =
-        storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;
+    let file = storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;
     file.write_at(0, &[IoSlice::new(bytes)]).map_err(Error::io("write", &beside))?;
     file.sync().map_err(Error::io("sync", &beside))?;
     storage.rename(&beside, name).map_err(Error::io("rename", name))

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
-use annals_format::record;
 use annals_format::manifest::SegmentState;
+use annals_format::record;
 use annals_format::segment::{FinalChecksum, SegmentHeader};
 use arc_swap::ArcSwap;
 
@@ -261,7 +261,8 @@ impl Segment {
         let mut bytes = vec![0; wanted as usize];
         let got = self.file.read_at(offset, &mut bytes).map_err(Error::io("read", &self.name))? as u64;
         if got < len {
-            let what = format!("the file ends at byte {}, {} bytes short of what it once held", offset + got, len - got);
+            let what =
+                format!("the file ends at byte {}, {} bytes short of what it once held", offset + got, len - got);
             return Err(self.damaged(offset, None, what));
         }
         bytes.truncate(got as usize);

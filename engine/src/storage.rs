@@ -116,10 +116,7 @@ pub trait Storage: Send + Sync + Debug {
 }
 
 /// An open file of fixed length.
-#[expect(
-    clippy::len_without_is_empty,
-    reason = "a length that has to be asked for and may fail"
-)]
+#[expect(clippy::len_without_is_empty, reason = "a length that has to be asked for and may fail")]
 pub trait StorageFile: Send + Sync + Debug {
     /// The file's length in bytes, asked anew: below the length it was opened with somebody has cut it.
     fn len(&self) -> io::Result<u64>;
@@ -164,24 +161,16 @@ pub trait StorageFile: Send + Sync + Debug {
 /// Refuses names that are not one plain path component.
 fn check_name(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a plain file name",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file name"));
     }
     Ok(())
 }
 
 /// The sum of the parts, if they fit between `offset` and `file_len`.
 fn check_write(offset: u64, parts: &[io::IoSlice<'_>], file_len: u64) -> io::Result<u64> {
-    let written = parts
-        .iter()
-        .try_fold(0u64, |sum, part| sum.checked_add(part.len() as u64));
+    let written = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.len() as u64));
     match written.and_then(|len| offset.checked_add(len).map(|end| (len, end))) {
         Some((len, end)) if end <= file_len => Ok(len),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a write beyond the end of the file",
-        )),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a write beyond the end of the file")),
     }
 }

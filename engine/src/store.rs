@@ -42,12 +42,7 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn committing(&self) -> Committing<'_> {
-        Committing {
-            core: &self.core,
-            writer: &self.writer,
-            preparer: &self.preparer,
-            committer: &self.committer,
-        }
+        Committing { core: &self.core, writer: &self.writer, preparer: &self.preparer, committer: &self.committer }
     }
 
     /// Everything up to `position` is durable on return.

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
+use annals_format::manifest::SegmentState;
 use annals_format::record::encoded_len;
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
-use annals_format::manifest::SegmentState;
 use smallvec::SmallVec;
 
 use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
@@ -176,9 +176,8 @@ impl Writer {
         let (mut stream, mut event_type) = (0, 0);
         for index in 0..input.len() {
             let (stream_name, event) = input.event(index);
-            let (same_stream, same_type) = last.map_or((false, false), |(s, t)| {
-                (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type))
-            });
+            let (same_stream, same_type) =
+                last.map_or((false, false), |(s, t)| (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type)));
             if !same_stream {
                 stream = self.directory.hash_of(stream_name);
             }
@@ -238,7 +237,10 @@ impl Writer {
                 let chosen = (0..input.len()).filter(move |index| is_present(index) == wanted);
                 chosen.filter_map(|index| input.event(index).1.id).collect()
             };
-            return Err(Refused { error: Error::PartialDuplicate { present: ids(true), absent: ids(false) }, rests_on });
+            return Err(Refused {
+                error: Error::PartialDuplicate { present: ids(true), absent: ids(false) },
+                rests_on,
+            });
         }
         let events = found.iter().map(|(_, event)| Committed {
             position: event.position(),
@@ -416,7 +418,8 @@ impl Writer {
         let prepared = self.preparer.take(old.header.segment_len, needed)?;
         let closing = Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally };
         let base = page_ceiling(self.end + END_MARK_LEN as u64);
-        let previous = Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
+        let previous =
+            Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
         let next = self.begin(prepared, base, Some(previous))?;
 
         self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
@@ -449,7 +452,13 @@ impl Writer {
             written_by: crate::VERSION,
             kind: SegmentKind::Live,
         };
-        begin_segment(self.core.read_mode, header, prepared, self.active.index.index().key_count(), self.active.index.index().record_count())
+        begin_segment(
+            self.core.read_mode,
+            header,
+            prepared,
+            self.active.index.index().key_count(),
+            self.active.index.index().record_count(),
+        )
     }
 
     #[inline]
@@ -473,7 +482,12 @@ pub(crate) fn begin_segment(
     let of_index = SegmentIndex::Active(index.clone());
     let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
     let segment = Arc::new(segment);
-    Ok(ActiveSegment { segment, index: IndexWriter::new(index), offset: SEGMENT_HEADER_LEN as u64, tally: Tally::new(seed) })
+    Ok(ActiveSegment {
+        segment,
+        index: IndexWriter::new(index),
+        offset: SEGMENT_HEADER_LEN as u64,
+        tally: Tally::new(seed),
+    })
 }
 
 pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {
@@ -493,8 +507,7 @@ pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {
 }
 
 fn state(tip: StreamTip) -> StreamState {
-    Revision::new(tip.revision)
-        .map_or(StreamState::Absent, |last| StreamState::Live { first: Revision::FIRST, last })
+    Revision::new(tip.revision).map_or(StreamState::Absent, |last| StreamState::Live { first: Revision::FIRST, last })
 }
 
 #[inline]

@@ -1,6 +1,8 @@
 //! The shortest ways through a store: append, read, close, open again.
 
-use annals::{Batch, Durability, Error, Expect, Lookup, NewEvent, Options, Query, QueryItem, Revision, Seek, Store, View};
+use annals::{
+    Batch, Durability, Error, Expect, Lookup, NewEvent, Options, Query, QueryItem, Revision, Seek, Store, View,
+};
 
 fn texts(read: annals::Read) -> Vec<String> {
     read.map(|event| String::from_utf8(event.unwrap().payload().to_vec()).unwrap()).collect()

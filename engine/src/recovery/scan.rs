@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
 use annals_format::manifest::Manifest;
@@ -11,7 +12,6 @@ use annals_format::record::Record;
 use annals_format::ring::{RING_HEADER_LEN, RingHeader};
 use annals_format::scan::{self, Step};
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
-use annals_format::Fault;
 
 use crate::Result;
 use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
@@ -153,10 +153,8 @@ impl Scanner<'_> {
             let mut scanned = self.begin(opened);
             tail.stop = self.walk(&mut scanned, &mut tail)?;
             let successor = scanned.end_mark.as_ref().map(|mark| mark.next_segment);
-            let link = Link {
-                number: scanned.header.identity.segment,
-                final_checksum: scanned.tally.final_checksum.value(),
-            };
+            let link =
+                Link { number: scanned.header.identity.segment, final_checksum: scanned.tally.final_checksum.value() };
             let base = page_ceiling(scanned.header.base + scanned.end + END_MARK_LEN as u64);
             tail.segments.push(scanned);
             if let Some(number) = successor {
@@ -283,8 +281,10 @@ impl Scanner<'_> {
                 Found::Batch(header) => {
                     let from = segment.end as usize;
                     let batch = &segment.bytes[from..from + header.len()];
-                    let controls = index_batch(&mut index, self.hash, batch, &header, seed, segment.end)
-                        .map_err(|fault| Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by))?;
+                    let controls =
+                        index_batch(&mut index, self.hash, batch, &header, seed, segment.end).map_err(|fault| {
+                            Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by)
+                        })?;
                     segment.tally.add(&header, batch, controls);
                     segment.end += header.len() as u64;
                     tail.last_position = header.last_position();

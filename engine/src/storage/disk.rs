@@ -13,10 +13,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{
-    Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name,
-    check_write,
-};
+use super::{Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name, check_write};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -39,10 +36,7 @@ impl Disk {
     /// [`NotFound`](io::ErrorKind::NotFound), [`NotADirectory`](io::ErrorKind::NotADirectory), or what the system
     /// says. Never waits, whatever stands at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            dir: system::Dir::open(path)?,
-            path: path.to_owned(),
-        })
+        Ok(Self { dir: system::Dir::open(path)?, path: path.to_owned() })
     }
 
     /// Makes the directory if it is not there (its parents must be), makes its name durable and opens it.
@@ -97,11 +91,7 @@ impl Storage for Disk {
         system::check_file_size(len)?;
         let file = self.dir.create_new(name)?;
         match make_blocks(&file, len, fill) {
-            Ok(()) => Ok(Arc::new(DiskFile {
-                file,
-                len,
-                access: Access::ReadWrite,
-            })),
+            Ok(()) => Ok(Arc::new(DiskFile { file, len, access: Access::ReadWrite })),
             Err(error) => {
                 // The first error is the one to tell; a name left behind is met again at the next opening.
                 drop(self.dir.remove(name));
@@ -165,10 +155,7 @@ impl DiskFile {
     /// The length for a mapping, if the file still has it.
     fn mapped_len(&self) -> io::Result<usize> {
         if self.len()? < self.len {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file has been cut short",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has been cut short"));
         }
         usize::try_from(self.len).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
@@ -216,10 +203,7 @@ impl StorageFile for DiskFile {
         let len = self.mapped_len()?;
         if writable && self.allocated()? < self.len {
             // A store to a hole on a full disk is a SIGBUS.
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a file with holes cannot be shared",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file with holes cannot be shared"));
         }
         SharedMap::of_file(&self.file, len, writable)
     }

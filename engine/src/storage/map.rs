@@ -61,20 +61,12 @@ impl Map {
         // (see the module). The writer's lock keeps other writers out; that nobody else writes to the directory is
         // the documented assumption of opening a store.
         let map = unsafe { MmapOptions::new().len(len).map(file) }?;
-        Ok(Self {
-            start: map.as_ptr(),
-            len,
-            _owner: Owner::File(Arc::new(map)),
-        })
+        Ok(Self { start: map.as_ptr(), len, _owner: Owner::File(Arc::new(map)) })
     }
 
     /// The bytes of a block that others may still write to, above what is looked at.
     pub(super) fn of_block(block: Arc<Block>) -> Self {
-        Self {
-            start: block.start(),
-            len: block.len(),
-            _owner: Owner::Heap(block),
-        }
+        Self { start: block.start(), len: block.len(), _owner: Owner::Heap(block) }
     }
 
     /// Length in bytes.
@@ -110,15 +102,8 @@ impl Map {
     /// If the range does not lie in the map.
     #[must_use]
     pub fn bytes_of(&self, range: Range<usize>) -> Bytes {
-        assert!(
-            range.start <= range.end && range.end <= self.len,
-            "{range:?} of a map of {}",
-            self.len
-        );
-        Bytes::from_owner(Part {
-            map: self.clone(),
-            range,
-        })
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of a map of {}", self.len);
+        Bytes::from_owner(Part { map: self.clone(), range })
     }
 }
 
@@ -206,9 +191,7 @@ impl From<Vec<u8>> for Map {
 
 impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Map")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("Map").field("len", &self.len).finish_non_exhaustive()
     }
 }
 

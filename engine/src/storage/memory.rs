@@ -8,10 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::map::Block;
-use super::{
-    Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name,
-    check_write,
-};
+use super::{Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name, check_write};
 
 /// A directory on the heap. Clones are views of the same directory; it is gone with the last of them.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +32,7 @@ impl Storage for Memory {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         check_name(name)?;
-        let file = self
-            .files
-            .lock()
-            .get(name)
-            .cloned()
-            .ok_or(io::ErrorKind::NotFound)?;
+        let file = self.files.lock().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(file.for_access(access)))
     }
 
@@ -66,11 +58,7 @@ impl Storage for Memory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        self.files
-            .lock()
-            .remove(name)
-            .map(drop)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.files.lock().remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -79,9 +67,7 @@ impl Storage for Memory {
 
     fn lock(&self) -> Result<LockGuard, LockError> {
         if self.locked.swap(true, Ordering::Acquire) {
-            return Err(LockError::Held {
-                pid: Some(std::process::id()),
-            });
+            return Err(LockError::Held { pid: Some(std::process::id()) });
         }
         Ok(Box::new(Unlock(Arc::clone(&self.locked))))
     }
@@ -114,19 +100,13 @@ impl MemoryFile {
     /// [`OutOfMemory`](io::ErrorKind::OutOfMemory).
     pub fn new(len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(Self {
-            block: Arc::new(Block::new(len)?),
-            access: Access::ReadWrite,
-        })
+        Ok(Self { block: Arc::new(Block::new(len)?), access: Access::ReadWrite })
     }
 
     /// Another handle of the same file.
     #[must_use]
     pub fn for_access(&self, access: Access) -> Self {
-        Self {
-            block: Arc::clone(&self.block),
-            access,
-        }
+        Self { block: Arc::clone(&self.block), access }
     }
 
     /// A copy of the content, also of what was stored through [`SharedMap`].

@@ -71,8 +71,7 @@ impl Dir {
     }
 
     pub(super) fn create_new(&self, name: &str) -> io::Result<File> {
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(retry(|| rustix::fs::openat(&self.0, name, flags, mode()))?.into())
     }
 
@@ -109,11 +108,7 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 }
 
 fn check_regular(kind: FileType) -> io::Result<()> {
-    if kind == FileType::RegularFile {
-        Ok(())
-    } else {
-        Err(not_regular())
-    }
+    if kind == FileType::RegularFile { Ok(()) } else { Err(not_regular()) }
 }
 
 fn not_regular() -> io::Error {
@@ -154,10 +149,7 @@ pub(super) fn write_all_at(file: &File, mut offset: u64, parts: &[IoSlice<'_>]) 
             _ => retry(|| rustix::io::pwritev(file, parts, offset))?,
         };
         if written != len {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                "the system wrote less than it was given",
-            ));
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the system wrote less than it was given"));
         }
         offset += len as u64;
     }

@@ -17,9 +17,7 @@ pub(super) fn take(dir: &system::Dir) -> Result<LockGuard, LockError> {
             note_holder(&guard.0);
             Ok(Box::new(guard))
         }
-        Err(TryLockError::WouldBlock) => Err(LockError::Held {
-            pid: read_holder(&file),
-        }),
+        Err(TryLockError::WouldBlock) => Err(LockError::Held { pid: read_holder(&file) }),
         Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
     }
 }
@@ -37,20 +35,12 @@ impl Drop for Guard {
 fn note_holder(file: &File) {
     let text = format!("{:<11}\n", std::process::id());
     if system::check_file_size(text.len() as u64).is_ok() {
-        drop(system::write_all_at(
-            file,
-            0,
-            &[IoSlice::new(text.as_bytes())],
-        ));
+        drop(system::write_all_at(file, 0, &[IoSlice::new(text.as_bytes())]));
     }
 }
 
 fn read_holder(file: &File) -> Option<u32> {
     let mut text = [0; 16];
     let count = system::read_at(file, 0, &mut text).ok()?;
-    std::str::from_utf8(&text[..count])
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    std::str::from_utf8(&text[..count]).ok()?.trim().parse().ok()
 }

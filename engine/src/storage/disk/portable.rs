@@ -13,17 +13,11 @@ pub(super) struct Dir(PathBuf);
 impl Dir {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = path.canonicalize()?;
-        if path.is_dir() {
-            Ok(Self(path))
-        } else {
-            Err(io::ErrorKind::NotADirectory.into())
-        }
+        if path.is_dir() { Ok(Self(path)) } else { Err(io::ErrorKind::NotADirectory.into()) }
     }
 
     pub(super) fn list(&self) -> io::Result<Vec<String>> {
-        std::fs::read_dir(&self.0)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        std::fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     pub(super) fn open_regular(&self, name: &str, write: bool) -> io::Result<File> {
@@ -38,20 +32,11 @@ impl Dir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
     }
 
     pub(super) fn create_new(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.0.join(name))
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))
     }
 
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -64,11 +49,7 @@ impl Dir {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         // Windows opens no directory as a file; NTFS keeps names in its journal.
-        if cfg!(unix) {
-            File::open(&self.0)?.sync_all()
-        } else {
-            Ok(())
-        }
+        if cfg!(unix) { File::open(&self.0)?.sync_all() } else { Ok(()) }
     }
 
     pub(super) fn writes_in_place(&self) -> bool {
@@ -80,10 +61,7 @@ fn check_regular(path: &Path) -> io::Result<()> {
     if path.symlink_metadata()?.is_file() {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
 }
 
@@ -132,10 +110,7 @@ fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<usize> {
 pub(super) fn write_all_at(file: &File, mut offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
     for part in parts {
         if write_at(file, offset, part)? != part.len() {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                "the system wrote less than it was given",
-            ));
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the system wrote less than it was given"));
         }
         offset += part.len() as u64;
     }

@@ -30,10 +30,7 @@ fn content(file: &dyn StorageFile) -> Vec<u8> {
 /// This very test again in a process of its own, where limits and mounts harm nobody.
 fn child(test: &str, case: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        &format!("{}::{test}", module_path!().split_once("::").unwrap().1),
-    ]);
+    command.args(["--exact", &format!("{}::{test}", module_path!().split_once("::").unwrap().1)]);
     command.arg("--nocapture").env(CHILD, case);
     command
 }
@@ -53,11 +50,7 @@ fn a_new_file_is_zero_allocated_and_exclusive() {
         assert!(content(&*file).iter().all(|&byte| byte == 0));
         let taken = disk.create(name, len, fill).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(
-            file.len().unwrap(),
-            len,
-            "a refused creation touches nothing"
-        );
+        assert_eq!(file.len().unwrap(), len, "a refused creation touches nothing");
     }
     disk.sync_dir().unwrap();
 }
@@ -66,15 +59,7 @@ fn a_new_file_is_zero_allocated_and_exclusive() {
 fn reads_are_short_at_the_end_only_and_writes_never_grow() {
     let (_dir, disk) = disk();
     let file = disk.create("a", 1000, Fill::Allocated).unwrap();
-    file.write_at(
-        990,
-        &[
-            IoSlice::new(b"abc"),
-            IoSlice::new(b""),
-            IoSlice::new(b"defg"),
-        ],
-    )
-    .unwrap();
+    file.write_at(990, &[IoSlice::new(b"abc"), IoSlice::new(b""), IoSlice::new(b"defg")]).unwrap();
     file.sync().unwrap();
     let mut buf = [1; 20];
     assert_eq!(file.read_at(985, &mut buf).unwrap(), 15);
@@ -114,11 +99,7 @@ fn names_are_single_components() {
             disk.rename(name, "a"),
             disk.rename("a", name),
         ] {
-            assert_eq!(
-                answer.unwrap_err().kind(),
-                io::ErrorKind::InvalidInput,
-                "{name:?}"
-            );
+            assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }
     }
 }
@@ -132,14 +113,8 @@ fn names_come_change_and_go() {
     assert_eq!(disk.list().unwrap(), ["b"]);
     assert_eq!(disk.open("b", Access::Read).unwrap().len().unwrap(), 10);
     disk.remove("b").unwrap();
-    assert_eq!(
-        disk.open("b", Access::Read).unwrap_err().kind(),
-        io::ErrorKind::NotFound
-    );
-    assert_eq!(
-        disk.remove("b").unwrap_err().kind(),
-        io::ErrorKind::NotFound
-    );
+    assert_eq!(disk.open("b", Access::Read).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(disk.remove("b").unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
 #[test]
@@ -157,14 +132,8 @@ fn the_directory_is_followed_when_it_is_renamed() {
 fn a_directory_is_made_once_and_only_under_its_parent() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    assert_eq!(
-        Disk::open(&path).unwrap_err().kind(),
-        io::ErrorKind::NotFound
-    );
-    Disk::create_dir(&path)
-        .unwrap()
-        .create("a", 1, Fill::Allocated)
-        .unwrap();
+    assert_eq!(Disk::open(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    Disk::create_dir(&path).unwrap().create("a", 1, Fill::Allocated).unwrap();
     assert_eq!(Disk::create_dir(&path).unwrap().list().unwrap(), ["a"]);
     let orphan = Disk::create_dir(&path.join("b/c")).unwrap_err();
     assert_eq!(orphan.kind(), io::ErrorKind::NotFound);
@@ -188,11 +157,7 @@ fn strangers_are_listed_but_refused_at_once() {
     node("fifo", rustix::fs::FileType::Fifo, 0).unwrap();
     let _socket = UnixListener::bind(path("socket")).unwrap();
     let mut names = vec!["directory", "link", "loop", "fifo", "socket"];
-    match node(
-        "device",
-        rustix::fs::FileType::CharacterDevice,
-        rustix::fs::makedev(1, 3),
-    ) {
+    match node("device", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)) {
         Ok(()) => names.push("device"),
         Err(error) => println!("SKIPPED: a device node cannot be made here: {error}"),
     }
@@ -206,27 +171,13 @@ fn strangers_are_listed_but_refused_at_once() {
     for name in names {
         for access in [Access::Read, Access::ReadWrite] {
             let refused = disk.open(name, access).unwrap_err();
-            assert_eq!(
-                refused.kind(),
-                io::ErrorKind::InvalidInput,
-                "{name}: {refused}"
-            );
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name}: {refused}");
         }
         let taken = disk.create(name, 10, Fill::Allocated).unwrap_err();
-        assert_eq!(
-            taken.kind(),
-            io::ErrorKind::AlreadyExists,
-            "{name}: {taken}"
-        );
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists, "{name}: {taken}");
         std::fs::rename(path(name), path(LOCK_NAME)).unwrap();
-        let Err(LockError::Io(refused)) = disk.lock() else {
-            panic!("{name} was locked")
-        };
-        assert_eq!(
-            refused.kind(),
-            io::ErrorKind::InvalidInput,
-            "{name}: {refused}"
-        );
+        let Err(LockError::Io(refused)) = disk.lock() else { panic!("{name} was locked") };
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name}: {refused}");
         std::fs::rename(path(LOCK_NAME), path(name)).unwrap();
     }
     assert!(before.elapsed() < Duration::from_secs(1));
@@ -244,13 +195,7 @@ fn maps_see_what_is_written_later() {
     disk.remove("a").unwrap();
     drop(file);
     assert_eq!(map.bytes_of(4090..4096), b"across"[..]);
-    assert!(
-        disk.create("none", 0, Fill::Allocated)
-            .unwrap()
-            .map()
-            .unwrap()
-            .is_empty()
-    );
+    assert!(disk.create("none", 0, Fill::Allocated).unwrap().map().unwrap().is_empty());
 }
 
 #[test]
@@ -260,11 +205,7 @@ fn shared_words_are_seen_by_others_and_written_to_files() {
     let ring = file.map_shared().unwrap();
     let bytes: Vec<u8> = (0..4096u32).map(|at| (at % 253) as u8).collect();
     ring.store(4096, &bytes);
-    let follower = disk
-        .open("ring", Access::Read)
-        .unwrap()
-        .map_shared()
-        .unwrap();
+    let follower = disk.open("ring", Access::Read).unwrap().map_shared().unwrap();
     let mut seen = vec![0; 4096];
     follower.load(4096, &mut seen);
     assert_eq!(seen, bytes);
@@ -274,8 +215,7 @@ fn shared_words_are_seen_by_others_and_written_to_files() {
     assert_eq!(content(&*file)[4096..], bytes);
 
     let segment = disk.create("segment", 8192, Fill::Allocated).unwrap();
-    ring.write_to(&*segment, 100, &[8000..8192, 4096..4196], b"tail")
-        .unwrap();
+    ring.write_to(&*segment, 100, &[8000..8192, 4096..4196], b"tail").unwrap();
     let written = content(&*segment);
     assert_eq!(written[100..292], bytes[3904..]);
     assert_eq!(written[292..392], bytes[..100]);
@@ -287,56 +227,36 @@ fn shared_words_are_seen_by_others_and_written_to_files() {
 fn cut_and_sparse_files_are_told_before_they_are_mapped() {
     let (dir, disk) = disk();
     let file = disk.create("a", 8192, Fill::Allocated).unwrap();
-    let outside = File::options()
-        .write(true)
-        .open(dir.path().join("a"))
-        .unwrap();
+    let outside = File::options().write(true).open(dir.path().join("a")).unwrap();
     outside.set_len(4096).unwrap();
     assert_eq!(file.len().unwrap(), 4096);
     assert_eq!(file.map().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(
-        file.map_shared().unwrap_err().kind(),
-        io::ErrorKind::UnexpectedEof
-    );
+    assert_eq!(file.map_shared().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(file.read_at(4096, &mut [0; 8]).unwrap(), 0);
 
     outside.set_len(1 << 20).unwrap();
     let sparse = disk.open("a", Access::ReadWrite).unwrap();
     assert!(sparse.allocated().unwrap() < sparse.len().unwrap());
-    assert_eq!(
-        sparse.map_shared().unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
+    assert_eq!(sparse.map_shared().unwrap_err().kind(), io::ErrorKind::InvalidInput);
     assert_eq!(sparse.map().unwrap().len(), 1 << 20);
     let odd = disk.create("odd", 4095, Fill::Allocated).unwrap();
-    assert_eq!(
-        odd.map_shared().unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
+    assert_eq!(odd.map_shared().unwrap_err().kind(), io::ErrorKind::InvalidInput);
 }
 
 #[test]
 fn one_holder_of_the_lock_and_a_stale_file_is_no_obstacle() {
     let (dir, disk) = disk();
-    std::fs::write(
-        dir.path().join(LOCK_NAME),
-        b"999999 left by somebody else, long ago\n",
-    )
-    .unwrap();
+    std::fs::write(dir.path().join(LOCK_NAME), b"999999 left by somebody else, long ago\n").unwrap();
     let guard = disk.lock().unwrap();
     let second = Disk::open(dir.path()).unwrap();
     for _ in 0..2 {
-        let Err(LockError::Held { pid }) = second.lock() else {
-            panic!("locked twice")
-        };
+        let Err(LockError::Held { pid }) = second.lock() else { panic!("locked twice") };
         assert_eq!(pid, None, "text after the number is not ours");
     }
     drop(guard);
     std::fs::remove_file(dir.path().join(LOCK_NAME)).unwrap();
     let guard = second.lock().unwrap();
-    let Err(LockError::Held { pid }) = disk.lock() else {
-        panic!("locked twice")
-    };
+    let Err(LockError::Held { pid }) = disk.lock() else { panic!("locked twice") };
     assert_eq!(pid, Some(std::process::id()));
     drop(guard);
     drop(disk.lock().unwrap());
@@ -352,12 +272,7 @@ fn the_lock_dies_with_its_holder() {
         return;
     }
     let (dir, disk) = disk();
-    let mut holder = child(
-        "the_lock_dies_with_its_holder",
-        dir.path().to_str().unwrap(),
-    )
-    .spawn()
-    .unwrap();
+    let mut holder = child("the_lock_dies_with_its_holder", dir.path().to_str().unwrap()).spawn().unwrap();
     let give_up = Instant::now() + Duration::from_secs(30);
     while !dir.path().join("ready").exists() && Instant::now() < give_up {
         std::thread::sleep(Duration::from_millis(5));
@@ -365,9 +280,7 @@ fn the_lock_dies_with_its_holder() {
     let refused = disk.lock();
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let Err(LockError::Held { pid }) = refused else {
-        panic!("locked beside another process")
-    };
+    let Err(LockError::Held { pid }) = refused else { panic!("locked beside another process") };
     assert_eq!(pid, Some(holder.id()));
     drop(disk.lock().unwrap());
 }
@@ -377,23 +290,15 @@ fn a_file_size_limit_is_an_error_and_not_a_signal() {
     if std::env::var_os(CHILD).is_some() {
         return under_a_file_size_limit();
     }
-    let output = child("a_file_size_limit_is_an_error_and_not_a_signal", "limit")
-        .output()
-        .unwrap();
+    let output = child("a_file_size_limit_is_an_error_and_not_a_signal", "limit").output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        String::from_utf8_lossy(&output.stdout).contains("limit held"),
-        "{output:?}"
-    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("limit held"), "{output:?}");
 }
 
 fn under_a_file_size_limit() {
     let (_dir, disk) = disk();
     let file = disk.create("before", 1 << 20, Fill::Allocated).unwrap();
-    let limit = rustix::process::Rlimit {
-        current: Some(64 << 10),
-        maximum: Some(64 << 10),
-    };
+    let limit = rustix::process::Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) };
     rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
     for fill in [Fill::Allocated, Fill::Zeroed] {
         let refused = disk.create("after", (64 << 10) + 1, fill).unwrap_err();
@@ -401,15 +306,9 @@ fn under_a_file_size_limit() {
     }
     assert_eq!(disk.list().unwrap(), ["before"]);
     disk.create("after", 64 << 10, Fill::Zeroed).unwrap();
-    assert_eq!(
-        write(&*file, 65_530, &[1; 7]).unwrap_err().kind(),
-        io::ErrorKind::FileTooLarge
-    );
+    assert_eq!(write(&*file, 65_530, &[1; 7]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     write(&*file, 65_530, &[1; 6]).unwrap();
-    let none = rustix::process::Rlimit {
-        current: Some(0),
-        maximum: Some(64 << 10),
-    };
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(64 << 10) };
     rustix::process::setrlimit(rustix::process::Resource::Fsize, none).unwrap();
     drop(disk.lock().unwrap());
     println!("limit held");
@@ -425,23 +324,11 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     let run = child("a_full_disk_is_an_error_and_leaves_nothing", path);
     // In a mount namespace of its own: it goes with the process.
     let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "sh",
-        "-c",
-        "mount -t tmpfs -o size=1m none \"$0\" || exit 77; exec \"$@\"",
-    ]);
-    command
-        .arg(path)
-        .arg(run.get_program())
-        .args(run.get_args())
-        .env(CHILD, path);
+    command.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=1m none \"$0\" || exit 77; exec \"$@\""]);
+    command.arg(path).arg(run.get_program()).args(run.get_args()).env(CHILD, path);
     match command.output() {
         Ok(output) if output.status.success() => {
-            assert!(
-                String::from_utf8_lossy(&output.stdout).contains("full disk held"),
-                "{output:?}"
-            );
+            assert!(String::from_utf8_lossy(&output.stdout).contains("full disk held"), "{output:?}");
         }
         Ok(output) if output.status.code() == Some(101) => panic!("{output:?}"),
         Ok(output) => println!("SKIPPED: no small file system can be mounted here: {output:?}"),
@@ -475,14 +362,7 @@ fn on_a_full_disk(path: &Path) {
 fn read_errors_come_back() {
     // A directory cannot be read as a file; it gets no such handle by `open`, so it is made by hand.
     let dir = tempfile::tempdir().unwrap();
-    let file = DiskFile {
-        file: File::open(dir.path()).unwrap(),
-        len: 10,
-        access: Access::Read,
-    };
-    assert_eq!(
-        file.read_at(0, &mut [0; 1]).unwrap_err().kind(),
-        io::ErrorKind::IsADirectory
-    );
+    let file = DiskFile { file: File::open(dir.path()).unwrap(), len: 10, access: Access::Read };
+    assert_eq!(file.read_at(0, &mut [0; 1]).unwrap_err().kind(), io::ErrorKind::IsADirectory);
     assert!(file.file.read_at(&mut [0; 1], 0).is_err());
 }

@@ -27,11 +27,7 @@ struct Pair([AtomicU64; 2]);
 
 impl Block {
     pub(in crate::storage) fn new(len: usize) -> io::Result<Self> {
-        Ok(Self {
-            pairs: zeroed_pairs(len.div_ceil(16))?,
-            len,
-            access: RwLock::new(()),
-        })
+        Ok(Self { pairs: zeroed_pairs(len.div_ceil(16))?, len, access: RwLock::new(()) })
     }
 
     pub(in crate::storage) fn len(&self) -> usize {
@@ -57,8 +53,7 @@ impl Block {
             return 0;
         }
         let _shared = self.access.read();
-        let (head, rest) =
-            out[..count].split_at_mut(count.min(offset.next_multiple_of(8) - offset));
+        let (head, rest) = out[..count].split_at_mut(count.min(offset.next_multiple_of(8) - offset));
         self.read_in_word(offset, head);
         let words = &self.words()[(offset + head.len()) / 8..];
         let (whole, tail) = rest.as_chunks_mut::<8>();
@@ -73,9 +68,7 @@ impl Block {
     /// Copies out bytes that lie in one word.
     fn read_in_word(&self, offset: usize, out: &mut [u8]) {
         if !out.is_empty() {
-            let word = self.words()[offset / 8]
-                .load(Ordering::Relaxed)
-                .to_ne_bytes();
+            let word = self.words()[offset / 8].load(Ordering::Relaxed).to_ne_bytes();
             out.copy_from_slice(&word[offset % 8..][..out.len()]);
         }
     }
@@ -91,10 +84,7 @@ impl Block {
     }
 
     fn write_part(&self, offset: usize, bytes: &[u8]) {
-        assert!(
-            offset <= self.len && bytes.len() <= self.len - offset,
-            "a write inside the block"
-        );
+        assert!(offset <= self.len && bytes.len() <= self.len - offset, "a write inside the block");
         // SAFETY: the offset was checked against the length of the allocation.
         let target = unsafe { self.start().add(offset) };
         // SAFETY: initialised bytes of the allocation; the lock held by the caller keeps other writers out, and
@@ -115,19 +105,13 @@ impl Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("Block").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
 fn equal_prefix(a: &[u8], b: &[u8]) -> usize {
     const RUN: usize = 64;
-    let runs = a
-        .chunks_exact(RUN)
-        .zip(b.chunks_exact(RUN))
-        .take_while(|(a, b)| a == b)
-        .count();
+    let runs = a.chunks_exact(RUN).zip(b.chunks_exact(RUN)).take_while(|(a, b)| a == b).count();
     let rest = a[runs * RUN..].iter().zip(&b[runs * RUN..]);
     runs * RUN + rest.take_while(|(a, b)| a == b).count()
 }

@@ -46,12 +46,7 @@ impl SharedMap {
     /// A view of a block that others see as well.
     pub(in crate::storage) fn of_block(block: Arc<Block>, writable: bool) -> io::Result<Self> {
         check_words(block.len())?;
-        Ok(Self {
-            start: block.start().cast(),
-            len: block.len(),
-            writable,
-            _owner: Owner::Heap(block),
-        })
+        Ok(Self { start: block.start().cast(), len: block.len(), writable, _owner: Owner::Heap(block) })
     }
 
     /// Maps the first `len` bytes of a file. The caller has checked that the file is that long and has all its
@@ -63,18 +58,9 @@ impl SharedMap {
         }
         let mut options = MmapOptions::new();
         options.len(len);
-        let map = if writable {
-            options.map_raw(file)?
-        } else {
-            options.map_raw_read_only(file)?
-        };
+        let map = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
         make_resident(&map, writable)?;
-        Ok(Self {
-            start: map.as_ptr().cast(),
-            len,
-            writable,
-            _owner: Owner::Raw(Arc::new(map)),
-        })
+        Ok(Self { start: map.as_ptr().cast(), len, writable, _owner: Owner::Raw(Arc::new(map)) })
     }
 
     /// Length in bytes.
@@ -98,10 +84,7 @@ impl SharedMap {
     #[inline]
     fn words(&self, offset: usize, len: usize) -> &[AtomicU64] {
         assert!(
-            offset.is_multiple_of(8)
-                && len.is_multiple_of(8)
-                && offset <= self.len
-                && len <= self.len - offset,
+            offset.is_multiple_of(8) && len.is_multiple_of(8) && offset <= self.len && len <= self.len - offset,
             "{len} bytes at {offset} of a shared map of {}",
             self.len
         );
@@ -154,10 +137,7 @@ impl SharedMap {
 
     /// Stores zeros to all of `range`, relaxed.
     pub fn zero(&self, range: Range<usize>) {
-        let len = range
-            .end
-            .checked_sub(range.start)
-            .expect("a range that does not run backwards");
+        let len = range.end.checked_sub(range.start).expect("a range that does not run backwards");
         for word in self.words_to_store(range.start, len) {
             word.store(0, Ordering::Relaxed);
         }
@@ -206,18 +186,12 @@ impl SharedMap {
     ) -> io::Result<()> {
         let mut parts: SmallVec<[io::IoSlice<'_>; 4]> = SmallVec::new();
         for range in ranges {
-            assert!(
-                range.start <= range.end && range.end <= self.len,
-                "{range:?} of a map of {}",
-                self.len
-            );
+            assert!(range.start <= range.end && range.end <= self.len, "{range:?} of a map of {}", self.len);
             // SAFETY: the range was checked against the length of the allocation.
             let start = unsafe { self.start.cast::<u8>().add(range.start) };
             // SAFETY: initialised bytes that `_owner` keeps in place; the ring gives their room free only after
             // this write, so nobody stores to them while the slice lives.
-            parts.push(io::IoSlice::new(unsafe {
-                std::slice::from_raw_parts(start, range.len())
-            }));
+            parts.push(io::IoSlice::new(unsafe { std::slice::from_raw_parts(start, range.len()) }));
         }
         if !tail.is_empty() {
             parts.push(io::IoSlice::new(tail));
@@ -228,19 +202,13 @@ impl SharedMap {
 
 impl fmt::Debug for SharedMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedMap")
-            .field("len", &self.len)
-            .field("writable", &self.writable)
-            .finish_non_exhaustive()
+        f.debug_struct("SharedMap").field("len", &self.len).field("writable", &self.writable).finish_non_exhaustive()
     }
 }
 
 fn check_words(len: usize) -> io::Result<()> {
     if !len.is_multiple_of(8) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "shared memory is a multiple of 8 bytes",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "shared memory is a multiple of 8 bytes"));
     }
     Ok(())
 }
@@ -251,11 +219,7 @@ fn make_resident(map: &MmapRaw, writable: bool) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use memmap2::Advice;
-        let advice = if writable {
-            Advice::PopulateWrite
-        } else {
-            Advice::PopulateRead
-        };
+        let advice = if writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         match map.advise(advice) {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
             _ => {}

@@ -15,12 +15,7 @@ fn a_heap_map_holds_the_bytes_and_is_aligned() {
         let map = Map::from(pattern(len));
         assert_eq!(map.len(), len);
         assert_eq!(&map[..], pattern(len));
-        assert_eq!(
-            map.get(0..0)
-                .map(<[u8]>::as_ptr)
-                .map(|start| start as usize % 16),
-            Some(0)
-        );
+        assert_eq!(map.get(0..0).map(<[u8]>::as_ptr).map(|start| start as usize % 16), Some(0));
     }
 }
 
@@ -31,13 +26,7 @@ fn ranges_outside_a_map_are_refused() {
     assert_eq!(map.get(100..100), Some(&[][..]));
     #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
     let reversed = 50..49;
-    for range in [
-        90..101,
-        101..101,
-        reversed,
-        0..usize::MAX,
-        usize::MAX..usize::MAX,
-    ] {
+    for range in [90..101, 101..101, reversed, 0..usize::MAX, usize::MAX..usize::MAX] {
         assert_eq!(map.get(range.clone()), None, "{range:?}");
     }
 }
@@ -65,12 +54,7 @@ fn shared_memory_gives_back_what_was_stored() {
             assert_eq!(out, bytes);
             let mut all = vec![1; 1024];
             map.load(0, &mut all);
-            assert!(
-                all[..offset]
-                    .iter()
-                    .chain(&all[offset + len..])
-                    .all(|&byte| byte == 0)
-            );
+            assert!(all[..offset].iter().chain(&all[offset + len..]).all(|&byte| byte == 0));
         }
     }
 }
@@ -88,19 +72,13 @@ fn shared_memory_zeroes_ranges_and_holds_words() {
     let mut out = [0; 8];
     map.load(56, &mut out);
     assert_eq!(out, 0x0102_0304_0506_0708u64.to_ne_bytes());
-    assert_eq!(
-        map.word(56).fetch_add(1, Ordering::Relaxed),
-        0x0102_0304_0506_0708
-    );
+    assert_eq!(map.word(56).fetch_add(1, Ordering::Relaxed), 0x0102_0304_0506_0708);
 }
 
 #[test]
 fn shared_memory_is_whole_words() {
     for len in [1, 7, 4097] {
-        assert_eq!(
-            SharedMap::anonymous(len).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(SharedMap::anonymous(len).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
     let panics = |run: &dyn Fn(&SharedMap)| {
         let map = SharedMap::anonymous(64).unwrap();
@@ -120,17 +98,9 @@ fn shared_ranges_are_written_in_order_with_a_tail() {
     let map = SharedMap::anonymous(4096).unwrap();
     map.store(0, &pattern(4096));
     let file = MemoryFile::new(8192).unwrap();
-    map.write_to(&file, 10, &[4000..4096, 0..33], &[9; 5])
-        .unwrap();
+    map.write_to(&file, 10, &[4000..4096, 0..33], &[9; 5]).unwrap();
     let bytes = pattern(4096);
-    let expected = [
-        &[0; 10][..],
-        &bytes[4000..],
-        &bytes[..33],
-        &[9; 5],
-        &[0; 20],
-    ]
-    .concat();
+    let expected = [&[0; 10][..], &bytes[4000..], &bytes[..33], &[9; 5], &[0; 20]].concat();
     assert_eq!(file.to_vec()[..expected.len()], expected);
     let refused = map.write_to(&file, 8190, &[0..2, 2..3], &[]).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);

@@ -17,11 +17,7 @@ fn names_come_change_and_go() {
     assert_eq!(memory.list().unwrap(), ["b"]);
     assert_eq!(memory.open("b", Access::Read).unwrap().len().unwrap(), 10);
     memory.remove("b").unwrap();
-    let gone = [
-        memory.remove("b"),
-        memory.rename("b", "c"),
-        memory.open("b", Access::Read).map(drop),
-    ];
+    let gone = [memory.remove("b"), memory.rename("b", "c"), memory.open("b", Access::Read).map(drop)];
     for answer in gone {
         assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -70,10 +66,7 @@ fn a_handle_for_reading_does_not_write() {
     let memory = Memory::new();
     memory.create("a", 64, Fill::Allocated).unwrap();
     let file = memory.open("a", Access::Read).unwrap();
-    assert_eq!(
-        write(&*file, 0, b"x").unwrap_err().kind(),
-        io::ErrorKind::PermissionDenied
-    );
+    assert_eq!(write(&*file, 0, b"x").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     assert!(!file.map_shared().unwrap().is_writable());
 }
 
@@ -84,13 +77,7 @@ fn shared_words_are_the_files_content() {
     let ring = file.map_shared().unwrap();
     ring.store(4088, &7u64.to_ne_bytes());
     let other = memory.open("ring", Access::Read).unwrap();
-    assert_eq!(
-        other
-            .map_shared()
-            .unwrap()
-            .load_word(4088, Ordering::Relaxed),
-        7
-    );
+    assert_eq!(other.map_shared().unwrap().load_word(4088, Ordering::Relaxed), 7);
     let mut read = [0; 8];
     other.read_at(4088, &mut read).unwrap();
     assert_eq!(read, 7u64.to_ne_bytes());
