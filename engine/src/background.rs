@@ -140,6 +140,9 @@ pub(crate) fn after_append(inner: &Inner) -> Result<()> {
     let behind = inner.committer.flushes;
     if backlog >= if behind { ring.len() / 2 } else { BACKLOG.min(ring.len() / 4) } {
         log.flush(written, false)?;
+        if inner.options.background && inner.committer.in_flight(inner) >= inner.options.sync_bytes {
+            inner.preparer.wake();
+        }
     } else if behind && backlog >= BACKLOG.min(ring.len() / 4) {
         inner.committer.wake_if_asleep();
     }

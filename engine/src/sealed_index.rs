@@ -55,19 +55,19 @@ impl SealedIndex {
         if len > INDEX_LEN_MAX {
             return Err(Error::corrupt(&name, INDEX_LEN_MAX, None, format!("the file is {len} bytes long")));
         }
-        let map = match mode {
-            ReadMode::Mapped => file.map().map_err(Error::io("map", &name))?,
-            ReadMode::Pread => {
-                let mut bytes = vec![0; len as usize];
-                let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
-                bytes.truncate(got);
-                Map::from(bytes)
-            }
-        };
-        let (header, _) = index::open(&map).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+        // Read by ordinary calls to be verified: a block that cannot be read is an error here, and not a signal.
+        let mut bytes = vec![0; len as usize];
+        let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
+        bytes.truncate(got);
+        let read = Map::from(bytes);
+        let (header, _) = index::open(&read).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
         if header != *expected {
             return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
         }
+        let map = match mode {
+            ReadMode::Mapped => file.map().map_err(Error::io("map", &name))?,
+            ReadMode::Pread => read,
+        };
         Ok(Self { name, map })
     }
 
@@ -77,7 +77,7 @@ impl SealedIndex {
         let name = index_name(expected.segment);
         replace(storage, &name, &bytes)?;
         let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-        Self::of_file(&*file, name, &expected, ReadMode::Mapped)
+        Self::of_file(&*file, name, &expected, segment.read_mode())
     }
 
     /// What the index file of an ended segment holds, from its index in memory.

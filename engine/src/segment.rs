@@ -178,6 +178,11 @@ impl Segment {
         self
     }
 
+    /// How its bytes are read.
+    pub(crate) fn read_mode(&self) -> ReadMode {
+        if self.map.is_some() { ReadMode::Mapped } else { ReadMode::Pread }
+    }
+
     pub(crate) fn first_position(&self) -> u64 {
         self.header.first_position
     }
