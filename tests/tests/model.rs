@@ -2,7 +2,8 @@
 //!
 //! `ANNALS_SEED` sets the seed, `ANNALS_HISTORIES` the number of histories, `ANNALS_LONG` the long form.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 use annals_tests::model::{History, Manner, Tally, repetitions, seed};
 use proptest::collection::vec;
@@ -12,7 +13,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 #[test]
 fn every_answer_of_a_random_history_is_that_of_the_model() {
     let seed = seed();
-    let histories = repetitions("ANNALS_HISTORIES", 500, 10_000);
+    let histories = repetitions("ANNALS_HISTORIES", 400, 10_000);
     let config = Config {
         cases: u32::try_from(histories).expect("a number of histories"),
         max_shrink_iters: 3000,
@@ -24,14 +25,19 @@ fn every_answer_of_a_random_history_is_that_of_the_model() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let tally = RefCell::new(Tally::default());
+    let slowest = Cell::new((Duration::ZERO, 0));
     let operations = (any::<u64>(), vec(any::<u64>(), 300..420));
     let outcome = runner.run(&operations, |(manner, seeds)| {
+        let begun = Instant::now();
         let run = History::run(Manner::random(manner), &seeds).map_err(TestCaseError::fail)?;
+        slowest.set(slowest.get().max((begun.elapsed(), manner)));
         tally.borrow_mut().add(run);
         Ok(())
     });
     let tally = tally.into_inner();
     println!("{tally}");
+    let (time, manner) = slowest.get();
+    println!("the slowest took {time:?}: {:?}", Manner::random(manner));
     if let Err(TestError::Fail(reason, (manner, seeds))) = &outcome {
         panic!("{} operations, shrunk: {reason}\nHistory::run(Manner::random({manner}), &{seeds:?})", seeds.len());
     }

@@ -220,7 +220,8 @@ fn repeated_in_any_order_across_kills_and_reopenings_everything_is_stored_once()
                 0..40 => {
                     // Ids that differ in few bits, as counters do, and in many.
                     let number = caller.batches.len() as u128;
-                    let base = if number % 2 == 0 { number << 8 } else { number.wrapping_mul(0x9e37_79b9 << 70) };
+                    let base =
+                        if number.is_multiple_of(2) { number << 8 } else { number.wrapping_mul(0x9e37_79b9 << 70) };
                     let (count, len) = (1 + u128::from(dice.below(3)), dice.index(900));
                     let row = |n: u128| (EventId::from(base + n + 1), format!("{number}-{n}-{}", "y".repeat(len)));
                     let batch = (0..count).map(row).collect();

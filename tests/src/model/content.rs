@@ -162,4 +162,20 @@ impl Recorded {
         let Self { position, revision, content, .. } = self;
         format!("{position} {:?}@{revision} {} {} bytes", content.stream, content.event_type, content.payload.len())
     }
+
+    /// For messages: the fields in which two events differ, long bytes by their length.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> String {
+        let fields = |event: &Self| {
+            let Content { payload, metadata, .. } = &event.content;
+            let mut short = event.clone();
+            short.content.payload =
+                vec![u8::from(*payload == self.content.payload), u8::from(*metadata == self.content.metadata)];
+            format!("{short:#?}").lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (mine, others) = (fields(self), fields(other));
+        let differing =
+            mine.iter().zip(&others).filter(|(a, b)| a != b).map(|(a, b)| format!("{} / {}", a.trim(), b.trim()));
+        differing.collect::<Vec<_>>().join(", ")
+    }
 }

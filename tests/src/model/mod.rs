@@ -6,6 +6,7 @@
 mod ask;
 mod clock;
 mod content;
+pub mod golden;
 mod ground;
 mod history;
 mod plain;

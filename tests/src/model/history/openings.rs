@@ -67,9 +67,9 @@ impl History {
         self.let_go();
         let durable = self.head(View::Durable)?;
         let content = Content::random(dice, "a".to_owned(), 30);
-        let id = Some(annals::EventId::from(u128::MAX - u128::from(dice.next())));
+        let id = annals::EventId::from(u128::MAX - u128::from(dice.next()));
         let durability = Some(annals::Durability::Durable);
-        let attempt = Attempt { events: vec![(content, id)], durability, as_batch: true, ..Attempt::default() };
+        let attempt = Attempt { events: vec![(content, Some(id))], durability, as_batch: true, ..Attempt::default() };
         if self.plain.judge(&attempt) != Verdict::Commit {
             return Ok(());
         }
@@ -78,7 +78,7 @@ impl History {
         let was_full = matches!(outcome, Err(Error::NoSpace { .. } | Error::Io { .. } | Error::Poisoned { .. }));
         if !was_full {
             match &outcome {
-                Err(Error::OutcomeUnknown { ids, .. }) => same("ids of the unknown", ids, &vec![id.expect("given")])?,
+                Err(Error::OutcomeUnknown { ids, .. }) => same("ids of the unknown", ids, &vec![id])?,
                 other => return Err(format!("a failed sync answers {other:?}")),
             }
             self.tally.count("append with a failed sync", "OutcomeUnknown");
@@ -105,7 +105,7 @@ impl History {
         // What was in flight may be there, whole, or not.
         let head = self.store.reader_in(View::Written).head();
         if head > self.plain.head() {
-            self.plain.commit(&attempt, &[id.expect("given")], recorded_at);
+            self.plain.commit(&attempt, &[id], recorded_at);
             self.time = recorded_at;
         }
         ensure(head >= shown && head <= self.plain.head(), || format!("{head} events after a failed sync at {shown}"))?;

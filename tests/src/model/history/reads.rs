@@ -52,7 +52,7 @@ impl History {
             let Some(expected) = expected else { return Err(format!("{what}: {} too much", got.name())) };
             ensure(got == *expected, || {
                 let (got_name, name) = (got.name(), expected.name());
-                format!("{what}: {got_name} where the model has {name}; equal but for bytes: {}", got_name == name)
+                format!("{what}: {got_name} where the model has {name}: {}", got.differences(expected))
             })?;
             same("payload_bytes", &&event.payload_bytes()[..], &event.payload())?;
         }

@@ -1,0 +1,18 @@
+//! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`.
+//!
+//! It refuses to touch what is there. Golden stores of a version that was published are never written again.
+
+use std::error::Error;
+
+use annals_tests::model::golden;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let version = std::env::args().nth(1).ok_or("which version? for example: golden v1")?;
+    let directory = golden::directory(&version);
+    std::fs::create_dir_all(&directory)?;
+    for (name, store) in golden::make()? {
+        store.save(&directory.join(name))?;
+        println!("{name} {}", golden::sha256(store.file_list().as_bytes()));
+    }
+    Ok(())
+}

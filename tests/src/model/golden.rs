@@ -1,0 +1,234 @@
+//! Golden stores: files as a version of the format wrote them, kept for ever, and what they must show.
+//!
+//! The generator (`--bin golden`) writes them once per format version; nothing of them is ever written again. A store
+//! lies in `golden/<version>/<name>/`, each file compressed by itself, with two lists beside: `files.txt`, name and
+//! SHA-256 of each file, and `events.txt.zst`, a line for every event.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annals::{Batch, Durability, EventId, NewEvent, OccurredAt, Options, Query, Reader, Seek, Store};
+use sha2::{Digest, Sha256};
+
+use super::clock::ManualClock;
+use super::content::Recorded;
+use crate::sim_disk::SimDisk;
+
+/// Files of a store by name.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// A store and a line for each of its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Golden {
+    /// Its files.
+    pub files: Files,
+    /// One line for each event.
+    pub events: String,
+}
+
+/// The options that golden stores are written with and opened by.
+#[must_use]
+pub fn options() -> Options {
+    Options::new()
+        .segment_bytes_max(64 << 10)
+        .ring_bytes(64 << 10)
+        .background(false)
+        .clock(Arc::new(ManualClock::at(1_800_000_000_000_000_000)))
+}
+
+/// The stores of this version, made now.
+///
+/// # Errors
+/// If a store cannot be written.
+pub fn make() -> annals::Result<BTreeMap<&'static str, Golden>> {
+    Ok(BTreeMap::from([
+        ("closed", closed()?),
+        ("cut", cut()?),
+        ("killed", killed(120, 1_500)?),
+        ("torn", killed(20, 34_000)?),
+    ]))
+}
+
+/// `Durable`, several segments, every part of an event, closed cleanly.
+fn closed() -> annals::Result<Golden> {
+    let disk = SimDisk::new();
+    let store = options().open_storage(Arc::new(disk.clone()))?;
+    fill(&store, 0..260, Durability::Durable)?;
+    let large = vec![0x61; 70_000];
+    store.append("large", annals::Expect::NoStream, &[NewEvent::new("Longer than a segment", &large)])?;
+    fill(&store, 260..300, Durability::Durable)?;
+    let events = listing(&store.reader())?;
+    store.close()?;
+    Ok(Golden { files: disk.files(), events })
+}
+
+/// `Buffered`, killed with its newest batches in the ring alone. Of the last one, of `len` bytes, only the first half is
+/// there: in the ring, or in the segment if it is too long for the ring.
+fn killed(rows: u64, len: usize) -> annals::Result<Golden> {
+    let disk = SimDisk::new();
+    let store = options().durability(Durability::Buffered).open_storage(Arc::new(disk.clone()))?;
+    fill(&store, 0..rows, Durability::Buffered)?;
+    store.sync()?;
+    fill(&store, rows..rows * 5 / 4, Durability::Buffered)?;
+    let events = listing(&store.reader())?;
+    let before = disk.after_kill().files();
+    let torn = vec![0x74; len];
+    store.append("torn", annals::Expect::NoStream, &[NewEvent::new("Torn", &torn)])?;
+    let mut files = disk.after_kill().files();
+    for (name, bytes) in &mut files {
+        let old = &before[name];
+        let changed: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != old[*at]).collect();
+        // What came last of the batch never reached its place.
+        for at in &changed[changed.len() / 2..] {
+            bytes[*at] = old[*at];
+        }
+    }
+    Ok(Golden { files, events })
+}
+
+/// Killed and recovered: a segment that recovery cut, batches written anew, a second incarnation; closed cleanly.
+fn cut() -> annals::Result<Golden> {
+    let disk = SimDisk::new();
+    let store = options().durability(Durability::Buffered).open_storage(Arc::new(disk.clone()))?;
+    fill(&store, 0..90, Durability::Buffered)?;
+    store.sync()?;
+    fill(&store, 90..110, Durability::Buffered)?;
+    let disk = disk.after_kill();
+    drop(store);
+    let store = options().open_storage(Arc::new(disk.clone()))?;
+    assert_eq!((store.recovery_report().clean, store.recovery_report().kept_events > 0), (false, true));
+    fill(&store, 110..200, Durability::Durable)?;
+    let events = listing(&store.reader())?;
+    store.close()?;
+    Ok(Golden { files: disk.files(), events })
+}
+
+/// Appends rows of the script: single events and batches, to one and to many streams, with every optional part.
+fn fill(store: &Store, rows: std::ops::Range<u64>, durability: Durability) -> annals::Result<()> {
+    let mut row = rows.start;
+    while row < rows.end {
+        let count = if row.is_multiple_of(5) { 4 } else { 1 };
+        append_rows(store, row..(row + count).min(rows.end), durability)?;
+        row += count;
+    }
+    Ok(())
+}
+
+fn append_rows(store: &Store, rows: std::ops::Range<u64>, durability: Durability) -> annals::Result<()> {
+    let with_ids = !rows.start.is_multiple_of(3);
+    let texts: Vec<_> = rows.clone().map(|n| (format!("stream-{}", n % 9), text_of(n))).collect();
+    let tags = [["kind:even", "é"], ["kind:odd", "日本"]];
+    let mut batch = Batch::new().durability(durability).written_as_batch(rows.start.is_multiple_of(2));
+    for (n, (stream, text)) in rows.zip(&texts) {
+        let mut event = NewEvent::new(["Opened", "Changed", "Closed"][n as usize % 3], text);
+        if with_ids {
+            event = event.id(u128::from(n + 1) << 40);
+        }
+        if n.is_multiple_of(2) {
+            event = event.tags(&tags[n as usize / 2 % 2]);
+        }
+        if n % 4 == 1 {
+            event = event.metadata(br#"{"by":"golden"}"#).content_type("application/json");
+        }
+        if n.is_multiple_of(7) {
+            event = event.correlation(b"correlation").causation(b"").schema_version(n as u32);
+        }
+        if n.is_multiple_of(6) {
+            event = event.occurred_at(OccurredAt { nanos: -(n as i64) * 1_000_000, digits: (n % 10) as u8 });
+        }
+        batch.push(stream, event);
+    }
+    store.commit(&batch).map(drop)
+}
+
+fn text_of(n: u64) -> String {
+    format!("{n}:{}", "golden ".repeat((n * 37 % 150) as usize))
+}
+
+/// A line for each event that a reader shows.
+///
+/// # Errors
+/// What reading tells.
+pub fn listing(reader: &Reader) -> annals::Result<String> {
+    let mut lines = String::new();
+    for event in reader.read_all(&Query::all(), Seek::Beginning)? {
+        let recorded = Recorded::of(event?.as_event_ref());
+        let mut content = recorded.content.clone();
+        // Long bytes by their hash, so that the list stays small.
+        content.payload = Sha256::digest(&content.payload).to_vec();
+        let named = Recorded { content, ..recorded };
+        writeln!(lines, "{named:?}").expect("a string takes all");
+    }
+    Ok(lines)
+}
+
+/// Ids of the events in a listing's store, read again.
+///
+/// # Errors
+/// What reading tells.
+pub fn ids(reader: &Reader) -> annals::Result<Vec<EventId>> {
+    reader.read_all(&Query::all(), Seek::Beginning)?.map(|event| event.map(|event| event.id())).collect()
+}
+
+/// SHA-256 in hexadecimal digits.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Where golden stores of a format version lie.
+#[must_use]
+pub fn directory(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(version)
+}
+
+impl Golden {
+    /// Name and SHA-256 of each file and of the list of events, a line each.
+    #[must_use]
+    pub fn file_list(&self) -> String {
+        let mut list = String::new();
+        for (name, bytes) in &self.files {
+            writeln!(list, "{}  {name}", sha256(bytes)).expect("a string takes all");
+        }
+        writeln!(list, "{}  events.txt", sha256(self.events.as_bytes())).expect("a string takes all");
+        list
+    }
+
+    /// Writes it to a new directory.
+    ///
+    /// # Errors
+    /// If there is such a directory, or it cannot be written.
+    pub fn save(&self, directory: &Path) -> std::io::Result<()> {
+        std::fs::create_dir(directory)?;
+        let write = |name: &str, bytes: &[u8]| {
+            std::fs::write(directory.join(format!("{name}.zst")), zstd::encode_all(bytes, 19)?)
+        };
+        for (name, bytes) in &self.files {
+            write(name, bytes)?;
+        }
+        write("events.txt", self.events.as_bytes())?;
+        std::fs::write(directory.join("files.txt"), self.file_list())
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn load(directory: &Path) -> std::io::Result<Self> {
+        let mut golden = Self { files: Files::new(), events: String::new() };
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(name) = name.strip_suffix(".zst") else { continue };
+            let bytes = zstd::decode_all(std::fs::File::open(&path)?)?;
+            if name == "events.txt" {
+                golden.events = String::from_utf8(bytes).map_err(std::io::Error::other)?;
+            } else {
+                golden.files.insert(name.to_owned(), bytes);
+            }
+        }
+        Ok(golden)
+    }
+}

@@ -1,0 +1,206 @@
+//! Old files open for ever: stores as each version of the format wrote them, read, continued, crashed and damaged.
+
+use std::sync::Arc;
+
+use annals::{Durability, Expect, NewEvent, Options, ReadOnly, Store, View};
+use annals_tests::model::golden::{self, Files, Golden};
+use annals_tests::sim_disk::{Dice, SimDisk};
+
+/// Version, store, and the SHA-256 of its list of files, which holds that of each file.
+const STORES: [(&str, &str, &str); 4] = [
+    ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
+    ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
+    ("v1", "killed", "5a729f2f56b5531a7948248e701c9ca53305c7495c520637a688cde9d36cacb9"),
+    ("v1", "torn", "993351d4091c5bbb3f4ec8415af35a105210ff1780d08cec3e00d895ac1d9bb3"),
+];
+
+fn load(version: &str, name: &str) -> Golden {
+    Golden::load(&golden::directory(version).join(name)).unwrap()
+}
+
+/// Whether the store ended without being closed.
+fn was_killed(name: &str) -> bool {
+    matches!(name, "killed" | "torn")
+}
+
+fn each_store(test: impl Fn(&str, &Golden)) {
+    for (version, name, _) in STORES {
+        test(name, &load(version, name));
+    }
+}
+
+fn open(files: &Files) -> (SimDisk, Store) {
+    let disk = SimDisk::from_files(files);
+    let store = golden::options().open_storage(Arc::new(disk.clone())).unwrap();
+    (disk, store)
+}
+
+fn written(store: &Store) -> String {
+    golden::listing(&store.reader_in(View::Written)).unwrap()
+}
+
+#[test]
+fn the_golden_files_are_the_ones_that_were_written_then() {
+    for (version, name, list) in STORES {
+        let directory = golden::directory(version).join(name);
+        let listed = std::fs::read_to_string(directory.join("files.txt")).unwrap();
+        assert_eq!(golden::sha256(listed.as_bytes()), list, "{version}/{name}/files.txt");
+        assert_eq!(load(version, name).file_list(), listed, "{version}/{name}");
+    }
+}
+
+#[test]
+fn they_open_for_writing_and_show_every_event() {
+    each_store(|name, golden| {
+        let (_, store) = open(&golden.files);
+        assert_eq!(written(&store), golden.events, "{name}");
+        let report = store.recovery_report();
+        assert_eq!(report.clean, !was_killed(name), "{name}: {report:?}");
+        assert!(report.rebuilt_indexes.is_empty(), "{name}: {report:?}");
+        assert_eq!(report.kept_events > 0, was_killed(name), "{name}: {report:?}");
+        assert_eq!(report.cut_bytes > 0, name == "torn", "{name}: {report:?}");
+    });
+}
+
+#[test]
+fn they_open_for_reading_and_show_every_event() {
+    each_store(|name, golden| {
+        let disk = SimDisk::from_files(&golden.files);
+        let opened: ReadOnly = golden::options().open_read_only_storage(Arc::new(disk.clone())).unwrap();
+        assert_eq!(golden::listing(&opened.reader_in(View::Written)).unwrap(), golden.events, "{name}");
+        assert!(golden.events.starts_with(&golden::listing(&opened.reader_in(View::Durable)).unwrap()));
+        assert_eq!(disk.files(), golden.files, "{name}: reading changed a file");
+    });
+}
+
+#[test]
+fn on_a_real_disk_they_open_mapped() {
+    each_store(|name, golden| {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, bytes) in &golden.files {
+            std::fs::write(dir.path().join(file), bytes).unwrap();
+        }
+        let store = Options::new().open(dir.path()).unwrap();
+        assert_eq!(written(&store), golden.events, "{name}");
+    });
+}
+
+#[test]
+fn retries_of_what_they_hold_are_known() {
+    each_store(|name, golden| {
+        let (_, store) = open(&golden.files);
+        let ids = golden::ids(&store.reader_in(View::Written)).unwrap();
+        assert_eq!(ids.len(), golden.events.lines().count(), "{name}");
+        let head = store.reader_in(View::Written).head();
+        for id in ids {
+            let other = store.append("other", Expect::Any, &[NewEvent::new("Other", b"other").id(id)]);
+            assert!(matches!(other, Err(annals::Error::DuplicateId { .. })), "{name}: {other:?}");
+        }
+        assert_eq!(store.reader_in(View::Written).head(), head);
+    });
+}
+
+#[test]
+fn they_are_continued_closed_killed_and_opened_again() {
+    each_store(|name, golden| {
+        let (mut disk, mut store) = open(&golden.files);
+        let mut shown = golden.events.clone();
+        for round in 0..6 {
+            for n in 0..40 {
+                let text = format!("{round} {n} {}", "x".repeat(n * 50));
+                let durability = if n % 3 == 0 { Durability::Durable } else { Durability::Buffered };
+                store.append_with("stream-1", Expect::Exists, &[NewEvent::new("New", &text)], durability).unwrap();
+            }
+            let now = written(&store);
+            assert!(now.starts_with(&shown), "{name}");
+            shown = now;
+            if round % 2 == 0 {
+                disk = disk.after_kill();
+                drop(store);
+            } else {
+                store.close().unwrap();
+            }
+            store = golden::options().open_storage(Arc::new(disk.clone())).unwrap();
+            assert_eq!(written(&store), shown, "{name}, round {round}");
+        }
+    });
+}
+
+#[test]
+fn after_a_power_cut_they_keep_what_they_held() {
+    each_store(|name, golden| {
+        for seed in 0..20 {
+            let (disk, store) = open(&golden.files);
+            for n in 0..(seed % 7) as usize {
+                let text = "x".repeat(n * 900);
+                store.append_with("s", Expect::Any, &[NewEvent::new("New", &text)], Durability::Buffered).unwrap();
+            }
+            let reborn = golden::options().open_storage(Arc::new(disk.after_power_loss(seed))).unwrap();
+            assert!(written(&reborn).starts_with(&golden.events), "{name}, seed {seed}");
+        }
+    });
+}
+
+#[test]
+fn without_their_indexes_they_show_the_same() {
+    each_store(|name, golden| {
+        let mut files = golden.files.clone();
+        let before = files.len();
+        files.retain(|file, _| !file.ends_with(".idx"));
+        let (_, store) = open(&files);
+        assert_eq!(written(&store), golden.events, "{name}");
+        let rebuilt = store.recovery_report().rebuilt_indexes.len();
+        assert_eq!(rebuilt, before - files.len(), "{name}: what was rebuilt is said");
+    });
+}
+
+/// A bit of a golden store turns over: everything is shown as it was, or damage is told; a store that was killed may
+/// also show less, but nothing else.
+#[test]
+fn a_changed_bit_is_told_or_changes_nothing() {
+    each_store(|name, golden| {
+        let mut dice = Dice::new(7);
+        let (mut told, mut harmless) = (0, 0);
+        for _ in 0..300 {
+            let mut files = golden.files.clone();
+            let file = files.keys().nth(dice.index(files.len())).unwrap().clone();
+            let bytes = files.get_mut(&file).unwrap();
+            let live = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            if live == 0 {
+                continue;
+            }
+            let (at, bit) = (dice.index(live), dice.below(8));
+            bytes[at] ^= 1 << bit;
+            let opened = golden::options().open_storage(Arc::new(SimDisk::from_files(&files)));
+            let shown = opened.and_then(|store| golden::listing(&store.reader_in(View::Written)));
+            match shown {
+                Ok(events) if events == golden.events => harmless += 1,
+                Ok(events) => {
+                    let is_prefix = golden.events.starts_with(&events);
+                    assert!(was_killed(name) && is_prefix, "{name}: {file} byte {at} bit {bit} changed the history");
+                }
+                Err(_) => told += 1,
+            }
+        }
+        println!("{name}: {told} told, {harmless} without effect");
+        assert!(told > 50, "{name}: {told} told");
+    });
+}
+
+#[test]
+fn verify_finds_them_sound_and_their_damage() {
+    each_store(|name, golden| {
+        let verify = |files: &Files| annals::inspect::verify_in(&SimDisk::from_files(files), &mut |_, _| {}).unwrap();
+        let report = verify(&golden.files);
+        assert!(report.is_sound(), "{name}: {report:?}");
+        assert_eq!(report.events, golden.events.lines().count() as u64, "{name}");
+        let segment = golden.files.keys().find(|file| file.ends_with(".log")).unwrap();
+        for at in [5000, 7000, 9000] {
+            let mut files = golden.files.clone();
+            files.get_mut(segment).unwrap()[at] ^= 0x10;
+            let report = verify(&files);
+            assert!(!report.is_sound(), "{name}: byte {at} of {segment}");
+            assert!(report.findings.iter().any(|finding| finding.file == *segment), "{name}: {report:?}");
+        }
+    });
+}
