@@ -20,7 +20,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// What the store can find by its index. It may give more streams than asked for: see [`Filter::keeps`].
+    /// What the store can find by its index. It may give more streams than asked for: see [`Filter::matcher`].
     pub(crate) fn query(&self) -> Query {
         let patterns: Vec<Pattern> = self.streams.iter().map(|text| Pattern::new(text)).collect();
         let mut item = QueryItem::new();
