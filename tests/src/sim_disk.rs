@@ -119,14 +119,8 @@ impl SimDisk {
     }
 
     fn of(state: State, map_is_shared: bool) -> Self {
-        let machine = Machine {
-            state: Mutex::new(state),
-            locked: Arc::default(),
-            map_is_shared,
-        };
-        Self {
-            machine: Arc::new(machine),
-        }
+        let machine = Machine { state: Mutex::new(state), locked: Arc::default(), map_is_shared };
+        Self { machine: Arc::new(machine) }
     }
 
     /// A disk with these files, all of it durable.
@@ -159,10 +153,7 @@ impl SimDisk {
 
     /// Lets the operation with number `step` fail, or all from it on, if `kind` is a way it can fail.
     pub fn fail_at(&self, step: u64, kind: FaultKind, repeat: Repeat) {
-        self.machine
-            .state()
-            .faults
-            .push(Fault { step, kind, repeat });
+        self.machine.state().faults.push(Fault { step, kind, repeat });
     }
 
     /// Takes all faults away.
@@ -204,12 +195,7 @@ impl SimDisk {
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.machine.state();
-        state
-            .names
-            .live()
-            .iter()
-            .map(|(name, inode)| (name.clone(), inode.live()))
-            .collect()
+        state.names.live().iter().map(|(name, inode)| (name.clone(), inode.live())).collect()
     }
 
     /// Changes a file behind everybody's back, in both images; it may get another length. `false` if there is no
@@ -254,18 +240,10 @@ impl SimDisk {
     pub fn after_kill(&self) -> Self {
         let state = self.machine.state();
         let mut copies = BTreeMap::new();
-        let names = state.names.copied(|inode| {
-            Arc::clone(
-                copies
-                    .entry(inode.id())
-                    .or_insert_with(|| Arc::new(inode.copied())),
-            )
-        });
-        let shared = copies
-            .values()
-            .filter(|inode| inode.is_shared())
-            .map(Arc::downgrade)
-            .collect();
+        let names = state
+            .names
+            .copied(|inode| Arc::clone(copies.entry(inode.id()).or_insert_with(|| Arc::new(inode.copied()))));
+        let shared = copies.values().filter(|inode| inode.is_shared()).map(Arc::downgrade).collect();
         self.reborn(State {
             names,
             sequence: state.sequence,
@@ -295,24 +273,19 @@ impl State {
     /// Sequence numbers of everything not synced, but for stores to shared files.
     fn unsynced_sequence(&self) -> Vec<u64> {
         let mut sequence = self.names.unsynced_sequence();
-        self.names
-            .each_inode(|inode| inode.add_unsynced(&mut sequence));
+        self.names.each_inode(|inode| inode.add_unsynced(&mut sequence));
         sequence.sort_unstable();
         sequence
     }
 
     fn unsynced_count(&self) -> usize {
         let mut stored = 0;
-        self.names
-            .each_inode(|inode| stored += usize::from(inode.is_stored_to()));
+        self.names.each_inode(|inode| stored += usize::from(inode.is_stored_to()));
         self.unsynced_sequence().len() + stored
     }
 
     fn after_loss(&self, loss: &mut Loss<'_>) -> State {
-        let mut reborn = State {
-            capacity: self.capacity,
-            ..State::default()
-        };
+        let mut reborn = State { capacity: self.capacity, ..State::default() };
         for (name, inode) in self.names.after_loss(loss) {
             let (len, image) = inode.after_loss(loss);
             let inode = reborn.next_inode(|id| Inode::durable(id, len, image));
@@ -325,12 +298,7 @@ impl State {
     fn turn_off(&mut self, step: u64, call: Call, kind: WriteKind) {
         self.names.each_inode(Inode::freeze);
         let unsynced = self.unsynced_count();
-        self.cut = Some(Cut {
-            step,
-            call,
-            kind,
-            unsynced,
-        });
+        self.cut = Some(Cut { step, call, kind, unsynced });
     }
 
     /// The cache of a shared file may be written back at any time; a few of these times are noted.
@@ -371,11 +339,7 @@ impl Machine {
             state.turn_off(step, call, kind);
             return answer.and(Err(power_off()));
         }
-        let fault = state
-            .faults
-            .iter()
-            .find(|fault| fault.bites(step, call))
-            .map(|fault| fault.kind);
+        let fault = state.faults.iter().find(|fault| fault.bites(step, call)).map(|fault| fault.kind);
         let Some(fault) = fault else {
             return work(&mut state, Verdict::Go);
         };
@@ -385,19 +349,10 @@ impl Machine {
     }
 
     fn check_on(&self) -> io::Result<()> {
-        if self.state().cut.is_some() {
-            Err(power_off())
-        } else {
-            Ok(())
-        }
+        if self.state().cut.is_some() { Err(power_off()) } else { Ok(()) }
     }
 
-    fn open_file(
-        self: &Arc<Self>,
-        name: &str,
-        inode: Arc<Inode>,
-        access: Access,
-    ) -> Arc<dyn StorageFile> {
+    fn open_file(self: &Arc<Self>, name: &str, inode: Arc<Inode>, access: Access) -> Arc<dyn StorageFile> {
         Arc::new(SimFile::new(Arc::clone(self), inode, name, access))
     }
 }
@@ -405,100 +360,73 @@ impl Machine {
 impl Storage for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         self.machine
-            .run(Call::List, WriteKind::DirectoryEntry, |state, _| {
-                Ok(state.names.live().keys().cloned().collect())
-            })
+            .run(Call::List, WriteKind::DirectoryEntry, |state, _| Ok(state.names.live().keys().cloned().collect()))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        let inode = self
-            .machine
-            .run(Call::Open, WriteKind::of_file(name), |state, _| {
-                state
-                    .names
-                    .live()
-                    .get(name)
-                    .cloned()
-                    .ok_or_else(|| io::ErrorKind::NotFound.into())
-            })?;
+        let inode = self.machine.run(Call::Open, WriteKind::of_file(name), |state, _| {
+            state.names.live().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        })?;
         Ok(self.machine.open_file(name, inode, access))
     }
 
     fn create(&self, name: &str, len: u64, _: Fill) -> io::Result<Arc<dyn StorageFile>> {
         names::check(name)?;
-        let inode =
-            self.machine
-                .run(Call::Create, WriteKind::DirectoryEntry, |state, verdict| {
-                    if verdict.is_fault() {
-                        return Err(verdict.error());
-                    }
-                    if state.names.live().contains_key(name) {
-                        return Err(io::ErrorKind::AlreadyExists.into());
-                    }
-                    let taken = state
-                        .names
-                        .live()
-                        .values()
-                        .map(|inode| inode.len())
-                        .sum::<u64>();
-                    if state
-                        .capacity
-                        .is_some_and(|capacity| taken.saturating_add(len) > capacity)
-                    {
-                        return Err(FaultKind::Enospc.error());
-                    }
-                    let sequence = state.next_sequence();
-                    let inode = state.next_inode(|id| Inode::new(id, len));
-                    state.names.create(sequence, name, &inode);
-                    Ok(inode)
-                })?;
+        let inode = self.machine.run(Call::Create, WriteKind::DirectoryEntry, |state, verdict| {
+            if verdict.is_fault() {
+                return Err(verdict.error());
+            }
+            if state.names.live().contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let taken = state.names.live().values().map(|inode| inode.len()).sum::<u64>();
+            if state.capacity.is_some_and(|capacity| taken.saturating_add(len) > capacity) {
+                return Err(FaultKind::Enospc.error());
+            }
+            let sequence = state.next_sequence();
+            let inode = state.next_inode(|id| Inode::new(id, len));
+            state.names.create(sequence, name, &inode);
+            Ok(inode)
+        })?;
         Ok(self.machine.open_file(name, inode, Access::ReadWrite))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         names::check(to)?;
-        self.machine
-            .run(Call::Rename, WriteKind::DirectoryEntry, |state, verdict| {
-                if verdict.is_fault() {
-                    return Err(verdict.error());
-                }
-                let sequence = state.next_sequence();
-                state.names.rename(sequence, from, to)
-            })
+        self.machine.run(Call::Rename, WriteKind::DirectoryEntry, |state, verdict| {
+            if verdict.is_fault() {
+                return Err(verdict.error());
+            }
+            let sequence = state.next_sequence();
+            state.names.rename(sequence, from, to)
+        })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.machine
-            .run(Call::Remove, WriteKind::DirectoryEntry, |state, verdict| {
-                if verdict.is_fault() {
-                    return Err(verdict.error());
-                }
-                let sequence = state.next_sequence();
-                state.names.remove(sequence, name)
-            })
+        self.machine.run(Call::Remove, WriteKind::DirectoryEntry, |state, verdict| {
+            if verdict.is_fault() {
+                return Err(verdict.error());
+            }
+            let sequence = state.next_sequence();
+            state.names.remove(sequence, name)
+        })
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.machine.run(
-            Call::SyncDir,
-            WriteKind::DirectoryEntry,
-            |state, verdict| {
-                // A journal that cannot commit stops; it does not forget. So a failure leaves the names as unsynced as
-                // they were.
-                if verdict == Verdict::Go {
-                    state.names.sync();
-                }
-                Ok(())
-            },
-        )
+        self.machine.run(Call::SyncDir, WriteKind::DirectoryEntry, |state, verdict| {
+            // A journal that cannot commit stops; it does not forget. So a failure leaves the names as unsynced as
+            // they were.
+            if verdict == Verdict::Go {
+                state.names.sync();
+            }
+            Ok(())
+        })
     }
 
     fn lock(&self) -> Result<LockGuard, LockError> {
         self.machine.check_on()?;
         if self.machine.locked.swap(true, Ordering::Acquire) {
-            return Err(LockError::Held {
-                pid: Some(std::process::id()),
-            });
+            return Err(LockError::Held { pid: Some(std::process::id()) });
         }
         Ok(Box::new(Unlock(Arc::clone(&self.machine.locked))))
     }

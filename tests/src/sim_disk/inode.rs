@@ -56,30 +56,15 @@ impl Inode {
     /// A new file; not synced.
     pub(super) fn new(id: u64, len: u64) -> Self {
         let len = usize::try_from(len).expect("a simulated file fits in memory");
-        Self {
-            id,
-            len,
-            content: file_of(len, &[]),
-            state: Mutex::default(),
-        }
+        Self { id, len, content: file_of(len, &[]), state: Mutex::default() }
     }
 
     /// A file whose content is durable.
     pub(super) fn durable(id: u64, len: usize, durable: Vec<u8>) -> Self {
         let content = file_of(len, &durable);
         let end = durable.len();
-        let state = State {
-            durable,
-            end,
-            ever_synced: true,
-            ..State::default()
-        };
-        Self {
-            id,
-            len,
-            content,
-            state: Mutex::new(state),
-        }
+        let state = State { durable, end, ever_synced: true, ..State::default() };
+        Self { id, len, content, state: Mutex::new(state) }
     }
 
     /// The same file for the next process: the same content, not synced where it was not.
@@ -89,12 +74,7 @@ impl Inode {
         if let Some(shared) = &mut state.shared {
             shared.frozen = None;
         }
-        Self {
-            id: self.id,
-            len: self.len,
-            content,
-            state: Mutex::new(state),
-        }
+        Self { id: self.id, len: self.len, content, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,10 +103,7 @@ impl Inode {
     /// The live image up to the last byte that can be other than zero.
     fn live_up_to(&self, state: &State) -> Vec<u8> {
         match &state.shared {
-            Some(Shared {
-                frozen: Some(frozen),
-                ..
-            }) => frozen.clone(),
+            Some(Shared { frozen: Some(frozen), .. }) => frozen.clone(),
             Some(_) => self.content.to_vec(),
             None => self.read(0..state.end),
         }
@@ -134,10 +111,7 @@ impl Inode {
 
     fn read(&self, range: Range<usize>) -> Vec<u8> {
         let mut bytes = vec![0; range.len()];
-        let count = self
-            .content
-            .read_at(range.start as u64, &mut bytes)
-            .expect("memory is read without fail");
+        let count = self.content.read_at(range.start as u64, &mut bytes).expect("memory is read without fail");
         assert_eq!(count, bytes.len(), "a range inside the file");
         bytes
     }
@@ -149,11 +123,7 @@ impl Inode {
         state.end = state.end.max(offset + bytes.len());
         // What is stored through a map cannot be told from what is written, so neither is listed.
         if state.shared.is_none() {
-            state.unsynced.push(Write {
-                sequence,
-                offset,
-                bytes,
-            });
+            state.unsynced.push(Write { sequence, offset, bytes });
         }
         Ok(())
     }
@@ -180,10 +150,7 @@ impl Inode {
 
     fn sync_shared(&self, state: &mut State) {
         let live = self.content.to_vec();
-        let settled = state
-            .settled
-            .replace(live.clone())
-            .expect("a shared file has a settled image");
+        let settled = state.settled.replace(live.clone()).expect("a shared file has a settled image");
         for start in (0..live.len()).step_by(SECTOR_LEN) {
             let sector = &live[start..live.len().min(start + SECTOR_LEN)];
             if settled[start..start + sector.len()] != *sector {
@@ -217,10 +184,7 @@ impl Inode {
         }
         // From here on everything in which the live image differs from the settled one is unsynced, whether it
         // was written or stored.
-        state
-            .settled
-            .get_or_insert_with(|| state.durable.clone())
-            .resize(self.len, 0);
+        state.settled.get_or_insert_with(|| state.durable.clone()).resize(self.len, 0);
         state.durable.resize(self.len, 0);
         state.unsynced.clear();
         state.end = self.len;
@@ -285,11 +249,7 @@ impl Inode {
         } else if !state.unsynced.is_empty() {
             self.write_back(&state, &mut image, loss);
         }
-        let len = if state.ever_synced {
-            self.len
-        } else {
-            loss.len_of_never_synced(self.len)
-        };
+        let len = if state.ever_synced { self.len } else { loss.len_of_never_synced(self.len) };
         image.truncate(len);
         (len, image)
     }
@@ -297,12 +257,7 @@ impl Inode {
     /// Replays the writes into the cache; each time the device may get the sectors as they are then.
     fn write_back(&self, state: &State, image: &mut Vec<u8>, loss: &mut Loss<'_>) {
         let mut cache = state.settled.as_ref().unwrap_or(&state.durable).clone();
-        image.resize(
-            self.len
-                .min(state.end.next_multiple_of(SECTOR_LEN))
-                .max(image.len()),
-            0,
-        );
+        image.resize(self.len.min(state.end.next_multiple_of(SECTOR_LEN)).max(image.len()), 0);
         cache.resize(image.len(), 0);
         for write in &state.unsynced {
             let range = write.offset..write.offset + write.bytes.len();
@@ -320,10 +275,7 @@ impl Inode {
     fn mix_shared(&self, state: &State, image: &mut [u8], loss: &mut Loss<'_>) {
         let Some(shared) = &state.shared else { return };
         let live = self.live_up_to(state);
-        let settled = state
-            .settled
-            .as_ref()
-            .expect("a shared file has a settled image");
+        let settled = state.settled.as_ref().expect("a shared file has a settled image");
         if shared.history.is_empty() && live == *settled {
             return;
         }

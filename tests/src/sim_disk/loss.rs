@@ -57,11 +57,7 @@ impl<'a> Loss<'a> {
         let mut dice = Dice::of(seed, 0x4C6F_7373);
         let content = any_policy(&mut dice);
         let together = dice.chance(1, 2);
-        let names = if together {
-            content
-        } else {
-            any_policy(&mut dice)
-        };
+        let names = if together { content } else { any_policy(&mut dice) };
         let shared = match content {
             Policy::None if together => SharedPolicy::None,
             Policy::All if together => SharedPolicy::Live,
@@ -78,16 +74,7 @@ impl<'a> Loss<'a> {
             [.., newest] if dice.chance(1, 3) => *newest,
             _ => unsynced[dice.index(unsynced.len())],
         };
-        Self {
-            dice,
-            content,
-            names,
-            shared,
-            unsynced,
-            chosen,
-            choice: None,
-            shared_seen: 0,
-        }
+        Self { dice, content, names, shared, unsynced, chosen, choice: None, shared_seen: 0 }
     }
 
     pub(super) fn by_choice(survives: impl Fn(usize) -> bool + 'a, unsynced: &'a [u64]) -> Self {
@@ -106,10 +93,7 @@ impl<'a> Loss<'a> {
     /// The choice of a change by its sequence number, if the choice is not left to the policy.
     fn chosen_by_index(&self, sequence: u64) -> Option<bool> {
         let choice = self.choice.as_ref()?;
-        let index = self
-            .unsynced
-            .binary_search(&sequence)
-            .expect("every unsynced change was counted");
+        let index = self.unsynced.binary_search(&sequence).expect("every unsynced change was counted");
         Some(choice(index))
     }
 
@@ -148,10 +132,7 @@ impl<'a> Loss<'a> {
         match self.part(self.content, sequence) {
             Part::None => Fate::Whole(false),
             Part::All => Fate::Whole(true),
-            Part::Each { odds } => Fate::Each {
-                odds,
-                dice: Dice::new(self.dice.next()),
-            },
+            Part::Each { odds } => Fate::Each { odds, dice: Dice::new(self.dice.next()) },
             Part::Torn => Fate::Torn {
                 bytes: self.dice.index(len + 1),
                 // Most devices write sectors whole; the format does not rely on it.
@@ -166,20 +147,13 @@ impl<'a> Loss<'a> {
         self.shared_seen += 1;
         let live = SharedFate::Whole(Some(moments - 1));
         if let Some(choice) = &self.choice {
-            return if choice(index) {
-                live
-            } else {
-                SharedFate::Whole(None)
-            };
+            return if choice(index) { live } else { SharedFate::Whole(None) };
         }
         match self.shared {
             SharedPolicy::None => SharedFate::Whole(None),
             SharedPolicy::Live => live,
             SharedPolicy::OneMoment => SharedFate::Whole(Some(self.dice.index(moments))),
-            SharedPolicy::Mixed => SharedFate::Mixed {
-                moments,
-                dice: Dice::new(self.dice.next()),
-            },
+            SharedPolicy::Mixed => SharedFate::Mixed { moments, dice: Dice::new(self.dice.next()) },
         }
     }
 
@@ -188,11 +162,7 @@ impl<'a> Loss<'a> {
         if self.choice.is_some() || matches!(self.content, Policy::All) || self.dice.chance(2, 3) {
             return len;
         }
-        if self.dice.chance(1, 2) {
-            0
-        } else {
-            self.dice.index(len + 1) / 4096 * 4096
-        }
+        if self.dice.chance(1, 2) { 0 } else { self.dice.index(len + 1) / 4096 * 4096 }
     }
 }
 
@@ -201,9 +171,7 @@ fn any_policy(dice: &mut Dice) -> Policy {
         0 => Policy::None,
         1 => Policy::All,
         2 | 3 => Policy::Each { odds: 4 },
-        4 => Policy::Each {
-            odds: if dice.chance(1, 2) { 1 } else { 7 },
-        },
+        4 => Policy::Each { odds: if dice.chance(1, 2) { 1 } else { 7 } },
         5 => Policy::Newest,
         6 => Policy::One,
         7 => Policy::AllButOne,
@@ -240,10 +208,7 @@ impl Fate {
         let survives = match self {
             Self::Whole(survives) => *survives,
             Self::Each { odds, dice } => dice.chance(*odds, 8),
-            Self::Torn {
-                bytes,
-                inside_sector,
-            } => {
+            Self::Torn { bytes, inside_sector } => {
                 let torn_at = write_start + *bytes;
                 if *inside_sector && sector.contains(&torn_at) {
                     return torn_at - sector.start;

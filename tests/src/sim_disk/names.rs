@@ -19,18 +19,9 @@ type Table = BTreeMap<String, Arc<Inode>>;
 
 #[derive(Debug)]
 enum Change {
-    Create {
-        name: String,
-        inode: Arc<Inode>,
-    },
-    Rename {
-        from: String,
-        to: String,
-        inode: Arc<Inode>,
-    },
-    Remove {
-        name: String,
-    },
+    Create { name: String, inode: Arc<Inode> },
+    Rename { from: String, to: String, inode: Arc<Inode> },
+    Remove { name: String },
 }
 
 impl Names {
@@ -44,25 +35,12 @@ impl Names {
     }
 
     pub(super) fn create(&mut self, sequence: u64, name: &str, inode: &Arc<Inode>) {
-        self.apply(
-            sequence,
-            Change::Create {
-                name: name.to_owned(),
-                inode: Arc::clone(inode),
-            },
-        );
+        self.apply(sequence, Change::Create { name: name.to_owned(), inode: Arc::clone(inode) });
     }
 
     pub(super) fn rename(&mut self, sequence: u64, from: &str, to: &str) -> io::Result<()> {
         let inode = Arc::clone(self.live.get(from).ok_or(io::ErrorKind::NotFound)?);
-        self.apply(
-            sequence,
-            Change::Rename {
-                from: from.to_owned(),
-                to: to.to_owned(),
-                inode,
-            },
-        );
+        self.apply(sequence, Change::Rename { from: from.to_owned(), to: to.to_owned(), inode });
         Ok(())
     }
 
@@ -70,12 +48,7 @@ impl Names {
         if !self.live.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.apply(
-            sequence,
-            Change::Remove {
-                name: name.to_owned(),
-            },
-        );
+        self.apply(sequence, Change::Remove { name: name.to_owned() });
         Ok(())
     }
 
@@ -90,10 +63,7 @@ impl Names {
     }
 
     pub(super) fn unsynced_sequence(&self) -> Vec<u64> {
-        self.unsynced
-            .iter()
-            .map(|(sequence, _)| *sequence)
-            .collect()
+        self.unsynced.iter().map(|(sequence, _)| *sequence).collect()
     }
 
     /// The names a power cut leaves: the durable ones, with those changes that happened to be written.
@@ -109,39 +79,19 @@ impl Names {
 
     /// Calls `each` once for every file that has a name, or may get one back.
     pub(super) fn each_inode(&self, mut each: impl FnMut(&Inode)) {
-        let changed = self
-            .unsynced
-            .iter()
-            .filter_map(|(_, change)| change.inode());
-        let all: BTreeMap<u64, &Arc<Inode>> = self
-            .live
-            .values()
-            .chain(self.durable.values())
-            .chain(changed)
-            .map(|inode| (inode.id(), inode))
-            .collect();
+        let changed = self.unsynced.iter().filter_map(|(_, change)| change.inode());
+        let all: BTreeMap<u64, &Arc<Inode>> =
+            self.live.values().chain(self.durable.values()).chain(changed).map(|inode| (inode.id(), inode)).collect();
         all.into_values().for_each(|inode| each(inode));
     }
 
     /// The same directory of copied files.
     pub(super) fn copied(&self, mut copy: impl FnMut(&Inode) -> Arc<Inode>) -> Self {
-        let mut table = |table: &Table| -> Table {
-            table
-                .iter()
-                .map(|(name, inode)| (name.clone(), copy(inode)))
-                .collect()
-        };
+        let mut table =
+            |table: &Table| -> Table { table.iter().map(|(name, inode)| (name.clone(), copy(inode))).collect() };
         let (live, durable) = (table(&self.live), table(&self.durable));
-        let unsynced = self
-            .unsynced
-            .iter()
-            .map(|(sequence, change)| (*sequence, change.copied(&mut copy)))
-            .collect();
-        Self {
-            live,
-            durable,
-            unsynced,
-        }
+        let unsynced = self.unsynced.iter().map(|(sequence, change)| (*sequence, change.copied(&mut copy))).collect();
+        Self { live, durable, unsynced }
     }
 }
 
@@ -167,15 +117,8 @@ impl Change {
 
     fn copied(&self, copy: &mut impl FnMut(&Inode) -> Arc<Inode>) -> Self {
         match self {
-            Self::Create { name, inode } => Self::Create {
-                name: name.clone(),
-                inode: copy(inode),
-            },
-            Self::Rename { from, to, inode } => Self::Rename {
-                from: from.clone(),
-                to: to.clone(),
-                inode: copy(inode),
-            },
+            Self::Create { name, inode } => Self::Create { name: name.clone(), inode: copy(inode) },
+            Self::Rename { from, to, inode } => Self::Rename { from: from.clone(), to: to.clone(), inode: copy(inode) },
             Self::Remove { name } => Self::Remove { name: name.clone() },
         }
     }

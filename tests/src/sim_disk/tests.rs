@@ -18,9 +18,7 @@ fn disk_with(name: &str, len: u64) -> (SimDisk, Arc<dyn StorageFile>) {
 
 /// What a file may look like after a power cut; `None` where it has no name.
 fn outcomes(disk: &SimDisk, name: &str) -> BTreeSet<Option<Vec<u8>>> {
-    (0..400)
-        .map(|seed| disk.after_power_loss(seed).files().remove(name))
-        .collect()
+    (0..400).map(|seed| disk.after_power_loss(seed).files().remove(name)).collect()
 }
 
 fn names(disk: &SimDisk) -> Vec<String> {
@@ -33,10 +31,7 @@ fn synced_content_under_a_synced_name_stays() {
     write(&*file, 100, &[7; 1500]).unwrap();
     file.sync().unwrap();
     assert_eq!(disk.unsynced(), 0);
-    assert_eq!(
-        outcomes(&disk, "a"),
-        BTreeSet::from([Some(disk.files().remove("a").unwrap())])
-    );
+    assert_eq!(outcomes(&disk, "a"), BTreeSet::from([Some(disk.files().remove("a").unwrap())]));
 }
 
 #[test]
@@ -58,17 +53,11 @@ fn a_sector_is_as_after_one_of_its_writes() {
     write(&*file, 8, &[2; 8]).unwrap();
     write(&*file, 0, &[3; 8]).unwrap();
     let whole = |a, b| Some([[a; 8], [b; 8]].concat());
-    let heads: BTreeSet<_> = outcomes(&disk, "a")
-        .into_iter()
-        .map(|file| file.map(|f| f[..16].to_vec()))
-        .collect();
+    let heads: BTreeSet<_> = outcomes(&disk, "a").into_iter().map(|file| file.map(|f| f[..16].to_vec())).collect();
     for version in [whole(0, 0), whole(1, 0), whole(1, 2), whole(3, 2)] {
         assert!(heads.contains(&version), "{version:?}");
     }
-    assert!(
-        !heads.contains(&whole(0, 2)),
-        "the device gets whole sectors of the cache"
-    );
+    assert!(!heads.contains(&whole(0, 2)), "the device gets whole sectors of the cache");
 }
 
 #[test]
@@ -81,10 +70,7 @@ fn an_unsynced_name_may_be_lost_and_its_file_may_be_short() {
     assert!(found.contains(&Some(vec![0; 4096])));
     assert!(found.contains(&Some(vec![0; 8192])));
     file.sync().unwrap();
-    assert_eq!(
-        outcomes(&disk, "a"),
-        BTreeSet::from([None, Some(vec![0; 8192])])
-    );
+    assert_eq!(outcomes(&disk, "a"), BTreeSet::from([None, Some(vec![0; 8192])]));
     disk.sync_dir().unwrap();
     assert_eq!(outcomes(&disk, "a"), BTreeSet::from([Some(vec![0; 8192])]));
 }
@@ -118,21 +104,12 @@ fn a_rename_happens_whole_or_not_at_all() {
     write(&*new, 0, b"2").unwrap();
     new.sync().unwrap();
     disk.rename("a.new", "a").unwrap();
-    let found: BTreeSet<_> = (0..400)
-        .map(|seed| {
-            disk.after_power_loss(seed)
-                .files()
-                .into_iter()
-                .collect::<Vec<_>>()
-        })
-        .collect();
+    let found: BTreeSet<_> =
+        (0..400).map(|seed| disk.after_power_loss(seed).files().into_iter().collect::<Vec<_>>()).collect();
     let old = ("a".to_owned(), b"1".to_vec());
     let beside = ("a.new".to_owned(), b"2".to_vec());
     let renamed = ("a".to_owned(), b"2".to_vec());
-    assert_eq!(
-        found,
-        BTreeSet::from([vec![old.clone()], vec![old, beside], vec![renamed]])
-    );
+    assert_eq!(found, BTreeSet::from([vec![old.clone()], vec![old, beside], vec![renamed]]));
 }
 
 #[test]
@@ -143,25 +120,14 @@ fn a_failed_sync_gives_up_what_the_next_one_claims() {
     assert_eq!(file.sync().unwrap_err().raw_os_error(), Some(5));
     file.sync().expect("the pages are clean");
     assert_eq!(file_content(&*file), [1; 1024], "the cache shows them");
-    assert_eq!(
-        outcomes(&disk, "a"),
-        BTreeSet::from([Some(vec![0; 1024])]),
-        "the disk lacks them"
-    );
+    assert_eq!(outcomes(&disk, "a"), BTreeSet::from([Some(vec![0; 1024])]), "the disk lacks them");
     assert_eq!(disk.after_kill().files()["a"], [1; 1024]);
-    assert_eq!(
-        disk.after_kill().after_power_loss(1).files()["a"],
-        [0; 1024]
-    );
+    assert_eq!(disk.after_kill().after_power_loss(1).files()["a"], [0; 1024]);
 
     write(&*file, 0, &[2; 1]).unwrap();
     file.sync().unwrap();
     let expected = [&[2][..], &[1; 511], &[0; 512]].concat();
-    assert_eq!(
-        outcomes(&disk, "a"),
-        BTreeSet::from([Some(expected)]),
-        "a sector written again is dirty again"
-    );
+    assert_eq!(outcomes(&disk, "a"), BTreeSet::from([Some(expected)]), "a sector written again is dirty again");
 }
 
 #[test]
@@ -190,29 +156,14 @@ fn ring_sectors_are_of_any_moment_since_the_sync() {
     for seed in 0..400 {
         let file = disk.after_power_loss(seed).files().remove("RING").unwrap();
         let sectors: Vec<u8> = file.chunks(512).map(|sector| sector[0]).collect();
-        assert!(
-            file.chunks(512)
-                .all(|sector| sector.iter().all(|byte| *byte == sector[0])),
-            "sectors are whole"
-        );
+        assert!(file.chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])), "sectors are whole");
         found.insert(sectors);
     }
     assert!(found.contains(&vec![0; 4]) && found.contains(&vec![80; 4]));
-    assert!(
-        found.iter().flatten().any(|lap| !matches!(lap, 0 | 80)),
-        "older laps come up"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|sectors| sectors.iter().collect::<BTreeSet<_>>().len() > 2),
-        "and are mixed"
-    );
+    assert!(found.iter().flatten().any(|lap| !matches!(lap, 0 | 80)), "older laps come up");
+    assert!(found.iter().any(|sectors| sectors.iter().collect::<BTreeSet<_>>().len() > 2), "and are mixed");
     file.sync().unwrap();
-    assert_eq!(
-        outcomes(&disk, "RING"),
-        BTreeSet::from([Some(vec![80; 2048])])
-    );
+    assert_eq!(outcomes(&disk, "RING"), BTreeSet::from([Some(vec![80; 2048])]));
 }
 
 #[test]
@@ -223,10 +174,7 @@ fn what_is_stored_after_the_cut_never_happened() {
     disk.cut_at(disk.steps());
     assert!(is_power_off(&disk.sync_dir().unwrap_err()));
     ring.store(0, &[2; 512]);
-    assert_eq!(
-        outcomes(&disk, "RING"),
-        BTreeSet::from([Some(vec![0; 512]), Some(vec![1; 512])])
-    );
+    assert_eq!(outcomes(&disk, "RING"), BTreeSet::from([Some(vec![0; 512]), Some(vec![1; 512])]));
     assert_eq!(disk.after_kill().files()["RING"], [1; 512]);
 }
 
@@ -283,12 +231,7 @@ fn every_operation_can_be_cut_and_all_after_it_fail() {
         }
     }
     use Call::*;
-    assert_eq!(
-        calls,
-        [
-            List, Create, Write, Sync, Rename, SyncDir, Open, Read, Map, Map, Remove
-        ]
-    );
+    assert_eq!(calls, [List, Create, Write, Sync, Rename, SyncDir, Open, Read, Map, Map, Remove]);
 }
 
 #[test]
@@ -307,34 +250,21 @@ fn faults_fail_as_they_say() {
     let fail = |kind| disk.fail_at(disk.steps(), kind, Repeat::Once);
 
     fail(FaultKind::Eio);
-    assert_eq!(
-        write(&*file, 0, &[1; 10]).unwrap_err().raw_os_error(),
-        Some(5)
-    );
+    assert_eq!(write(&*file, 0, &[1; 10]).unwrap_err().raw_os_error(), Some(5));
     fail(FaultKind::Enospc);
-    assert_eq!(
-        write(&*file, 0, &[1; 10]).unwrap_err().kind(),
-        io::ErrorKind::StorageFull
-    );
+    assert_eq!(write(&*file, 0, &[1; 10]).unwrap_err().kind(), io::ErrorKind::StorageFull);
     fail(FaultKind::Enospc);
-    assert_eq!(
-        disk.create("b", 1, Fill::Zeroed).unwrap_err().kind(),
-        io::ErrorKind::StorageFull
-    );
+    assert_eq!(disk.create("b", 1, Fill::Zeroed).unwrap_err().kind(), io::ErrorKind::StorageFull);
     assert_eq!(file_content(&*file), [0; 4096], "nothing was written");
     assert_eq!(names(&disk), ["a"]);
 
     fail(FaultKind::ShortWrite);
-    assert_eq!(
-        write(&*file, 0, &[1; 10]).unwrap_err().kind(),
-        io::ErrorKind::WriteZero
-    );
+    assert_eq!(write(&*file, 0, &[1; 10]).unwrap_err().kind(), io::ErrorKind::WriteZero);
     assert_eq!(file_content(&*file)[..7], [1, 1, 1, 1, 1, 0, 0]);
     fail(FaultKind::TornWriteHalf);
     write(&*file, 500, &[2; 1500]).unwrap_err();
-    let sectors: Vec<u8> = [500, 511, 512, 1023, 1024, 1535, 1536, 1999, 2000]
-        .map(|at| file_content(&*file)[at])
-        .into();
+    let sectors: Vec<u8> =
+        [500, 511, 512, 1023, 1024, 1535, 1536, 1999, 2000].map(|at| file_content(&*file)[at]).into();
     assert_eq!(sectors, [2, 2, 0, 0, 2, 2, 0, 0, 0]);
 
     fail(FaultKind::ReadEio);
@@ -359,10 +289,7 @@ fn faults_fail_as_they_say() {
 #[test]
 fn a_failed_directory_sync_leaves_names_unsynced() {
     let disk = SimDisk::new();
-    disk.create("a", 0, Fill::Allocated)
-        .unwrap()
-        .sync()
-        .unwrap();
+    disk.create("a", 0, Fill::Allocated).unwrap().sync().unwrap();
     disk.fail_at(disk.steps(), FaultKind::SyncFail, Repeat::Once);
     disk.sync_dir().unwrap_err();
     assert_eq!(outcomes(&disk, "a"), BTreeSet::from([None, Some(vec![])]));
@@ -374,18 +301,12 @@ fn a_failed_directory_sync_leaves_names_unsynced() {
 fn a_full_disk_takes_no_file_until_there_is_room() {
     let (disk, _) = disk_with("a", 600);
     disk.set_capacity(Some(1000));
-    assert_eq!(
-        disk.create("b", 401, Fill::Allocated).unwrap_err().kind(),
-        io::ErrorKind::StorageFull
-    );
+    assert_eq!(disk.create("b", 401, Fill::Allocated).unwrap_err().kind(), io::ErrorKind::StorageFull);
     disk.create("b", 400, Fill::Allocated).unwrap();
     disk.remove("a").unwrap();
     disk.create("c", 600, Fill::Allocated).unwrap();
     let next = disk.after_kill();
-    assert_eq!(
-        next.create("d", 1, Fill::Allocated).unwrap_err().kind(),
-        io::ErrorKind::StorageFull
-    );
+    assert_eq!(next.create("d", 1, Fill::Allocated).unwrap_err().kind(), io::ErrorKind::StorageFull);
 }
 
 #[test]
@@ -398,9 +319,7 @@ fn every_subset_of_the_unsynced_changes_can_be_had() {
     assert_eq!(disk.unsynced(), 4);
     let mut found = BTreeSet::new();
     for subset in 0..16u32 {
-        let files = disk
-            .after_power_loss_with(|index| subset >> index & 1 == 1)
-            .files();
+        let files = disk.after_power_loss_with(|index| subset >> index & 1 == 1).files();
         let ring = files.get("RING").map_or(9, |ring| ring[0]);
         found.insert((files["a"][0], files["a"][512], ring));
     }
@@ -417,19 +336,13 @@ fn every_subset_of_the_unsynced_changes_can_be_had() {
 fn the_same_seed_gives_the_same_disk() {
     let run = || {
         let (disk, file) = disk_with("a", 4096);
-        let ring = disk
-            .create("RING", 1024, Fill::Zeroed)
-            .unwrap()
-            .map_shared()
-            .unwrap();
+        let ring = disk.create("RING", 1024, Fill::Zeroed).unwrap().map_shared().unwrap();
         for at in 0..30u8 {
             write(&*file, u64::from(at) * 100, &[at; 300]).unwrap();
             ring.store(usize::from(at) * 16, &[at; 64]);
         }
         disk.remove("a").unwrap();
-        (0..100)
-            .map(|seed| disk.after_power_loss(seed).files())
-            .collect::<Vec<_>>()
+        (0..100).map(|seed| disk.after_power_loss(seed).files()).collect::<Vec<_>>()
     };
     assert_eq!(run(), run());
 }
@@ -448,31 +361,13 @@ fn files_are_put_in_taken_out_and_damaged() {
 #[test]
 fn handles_check_what_the_real_disk_checks() {
     let (disk, file) = disk_with("a", 10);
-    assert_eq!(
-        write(&*file, 5, &[1; 6]).unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
-    assert_eq!(
-        write(&*file, u64::MAX, &[1; 6]).unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
+    assert_eq!(write(&*file, 5, &[1; 6]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(write(&*file, u64::MAX, &[1; 6]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let reader = disk.open("a", Access::Read).unwrap();
-    assert_eq!(
-        write(&*reader, 0, &[1]).unwrap_err().kind(),
-        io::ErrorKind::PermissionDenied
-    );
-    assert_eq!(
-        disk.open("b", Access::Read).unwrap_err().kind(),
-        io::ErrorKind::NotFound
-    );
-    assert_eq!(
-        disk.create("a", 1, Fill::Zeroed).unwrap_err().kind(),
-        io::ErrorKind::AlreadyExists
-    );
-    assert_eq!(
-        disk.create("../a", 1, Fill::Zeroed).unwrap_err().kind(),
-        io::ErrorKind::InvalidInput
-    );
+    assert_eq!(write(&*reader, 0, &[1]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    assert_eq!(disk.open("b", Access::Read).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(disk.create("a", 1, Fill::Zeroed).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(disk.create("../a", 1, Fill::Zeroed).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let mut buf = [9; 20];
     assert_eq!(reader.read_at(4, &mut buf).unwrap(), 6);
 }
@@ -489,39 +384,15 @@ fn writes_are_told_apart_by_name_and_content() {
         (WriteKind::Batch, segment, 4096, &[1; 100]),
         (WriteKind::Batch, segment, 4096, &[0; 100]),
         (WriteKind::EndMark, segment, 4096, &sealed),
-        (
-            WriteKind::EndMark,
-            segment,
-            0,
-            &[&sealed[..], &[0; 4096]].concat(),
-        ),
-        (
-            WriteKind::Index,
-            "segment-00000000000000000001.idx",
-            0,
-            &[1],
-        ),
-        (
-            WriteKind::Index,
-            "segment-00000000000000000001.idx.new",
-            0,
-            &[1],
-        ),
-        (
-            WriteKind::Manifest,
-            "manifest-00000000000000000001.new",
-            0,
-            &[1],
-        ),
+        (WriteKind::EndMark, segment, 0, &[&sealed[..], &[0; 4096]].concat()),
+        (WriteKind::Index, "segment-00000000000000000001.idx", 0, &[1]),
+        (WriteKind::Index, "segment-00000000000000000001.idx.new", 0, &[1]),
+        (WriteKind::Manifest, "manifest-00000000000000000001.new", 0, &[1]),
         (WriteKind::Mark, "MARK", 128, &[1]),
         (WriteKind::Ring, "RING", 0, &[1]),
         (WriteKind::Other, "LOCK", 0, &[1]),
     ] {
-        assert_eq!(
-            WriteKind::of_write(name, offset, bytes),
-            expected,
-            "{name} {offset}"
-        );
+        assert_eq!(WriteKind::of_write(name, offset, bytes), expected, "{name} {offset}");
     }
 }
 
@@ -544,11 +415,7 @@ fn a_log_that_does_not_sync_is_caught_and_one_that_does_is_not() {
             }
             for seed in 0..20 {
                 let log = &disk.after_power_loss(seed).files()["log"];
-                let intact = |at: usize| {
-                    log[at * 40..][..40]
-                        .iter()
-                        .all(|&byte| usize::from(byte) == at + 1)
-                };
+                let intact = |at: usize| log[at * 40..][..40].iter().all(|&byte| usize::from(byte) == at + 1);
                 lost += usize::from(!(0..acknowledged).all(intact));
             }
         }
