@@ -260,6 +260,11 @@ pub struct Committed {
 }
 
 impl Receipt {
+    /// That of a batch which is still to be written.
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self { events: smallvec::SmallVec::new(), already_committed: false, durability }
+    }
+
     /// Every event in the order given.
     pub fn events(&self) -> &[Committed] {
         &self.events

@@ -208,6 +208,7 @@ fn keep_loop(inner: &Inner) {
     while !inner.stopping.load(Ordering::Acquire) {
         inner.preparer.wait(synced_at + inner.options.sync_interval);
         inner.preparer.make_wanted();
+        inner.core.ids.iter().for_each(|ids| ids.make_ahead());
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {
@@ -254,7 +255,11 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
         return;
     }
     match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
-        Ok(index) => segment.set_index(SegmentIndex::Sealed(Arc::new(index))),
+        Ok(index) => {
+            if let SegmentIndex::Active(used) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
+                inner.preparer.keep_index(used);
+            }
+        }
         Err(_) => inner.sealing.lock().failures += 1,
     }
     let mut sealing = inner.sealing.lock();

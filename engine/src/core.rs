@@ -6,6 +6,7 @@ use annals_format::manifest::Limits;
 use arc_swap::ArcSwap;
 
 use crate::append::Durability;
+use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::{ReadMode, View};
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
+    /// The writer's table of all ids, where there is a writer; else each segment's index is asked.
+    pub(crate) ids: Option<Arc<IdTable>>,
 }
 
 impl Core {

@@ -7,6 +7,11 @@ use crate::prefetch::prefetch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamNumber(u32);
 
+impl StreamNumber {
+    /// Before it was looked up.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
+
 /// One cache line a stream: nearly all names stand in it whole.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]

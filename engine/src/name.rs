@@ -14,6 +14,9 @@ pub(crate) enum KeyKind {
     Tag = b'g',
 }
 
+/// Room for the kind and all names but long ones.
+const SHORT: usize = 32;
+
 /// The stable hash of names and ids, seeded per store so that nobody can choose collisions. Never 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NameHash {
@@ -23,9 +26,20 @@ pub(crate) struct NameHash {
 impl NameHash {
     #[inline]
     pub(crate) fn key(self, kind: KeyKind, name: &str) -> u64 {
-        let mut bytes = [0u8; NAME_LEN_MAX + 1];
+        // Most names are short: clearing room for the longest would cost more than hashing them.
+        if name.len() < SHORT {
+            self.key_in::<SHORT>(kind, name)
+        } else {
+            self.key_in::<{ NAME_LEN_MAX + 1 }>(kind, name)
+        }
+    }
+
+    /// `ROOM` bytes hold the kind and the name.
+    #[inline]
+    fn key_in<const ROOM: usize>(self, kind: KeyKind, name: &str) -> u64 {
+        let mut bytes = [0u8; ROOM];
         bytes[0] = kind as u8;
-        let len = name.len().min(NAME_LEN_MAX);
+        let len = name.len().min(ROOM - 1);
         bytes[1..=len].copy_from_slice(&name.as_bytes()[..len]);
         xxh3_64_with_seed(&bytes[..=len], self.seed).max(1)
     }

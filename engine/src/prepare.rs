@@ -12,6 +12,7 @@ use annals_format::checksum::Identity;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
+use crate::active_index::ActiveIndex;
 use crate::error::Error;
 use crate::segment::Segment;
 use crate::storage::{Fill, Storage, StorageFile};
@@ -71,6 +72,8 @@ pub(crate) struct Preparer {
     storage: Arc<dyn Storage>,
     plan: SegmentPlan,
     next_number: AtomicU64,
+    /// An index that serves no segment any more: its memory is there, and warm.
+    used_index: Mutex<Option<ActiveIndex>>,
     /// Length of all segments of the store.
     total_len: AtomicU64,
     manifest_generation: AtomicU64,
@@ -89,6 +92,7 @@ impl Preparer {
             storage,
             plan,
             next_number: AtomicU64::new(next_number),
+            used_index: Mutex::new(None),
             total_len: AtomicU64::new(total_len),
             manifest_generation: AtomicU64::new(0),
             requested: AtomicBool::new(false),
@@ -138,6 +142,18 @@ impl Preparer {
             return Err(error);
         }
         Ok(file)
+    }
+
+    /// Keeps the memory of a sealed segment's index for a segment to come, unless a reader still looks at it.
+    pub(crate) fn keep_index(&self, index: Arc<ActiveIndex>) {
+        if let Some(index) = Arc::into_inner(index) {
+            *self.used_index.lock() = Some(index.emptied());
+        }
+    }
+
+    /// An index to be used again.
+    pub(crate) fn take_index(&self) -> Option<ActiveIndex> {
+        self.used_index.lock().take()
     }
 
     /// The next file for the log, of at least `needed` bytes: the prepared one, or one made now.

@@ -146,6 +146,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         limits: manifest.limits,
         default_durability,
         read_mode: options.read_mode,
+        ids: None,
     };
     Ok((core, found.notices))
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::event::Event;
@@ -185,10 +187,21 @@ impl Reader {
     pub fn by_id(&self, id: EventId) -> Result<Lookup> {
         let head = self.head();
         let hash = self.core.hash.id(&id.to_bytes());
+        if let Some(ids) = &self.core.ids {
+            let mut candidates: SmallVec<[u64; 4]> = SmallVec::new();
+            ids.find(hash, |position| candidates.push(position));
+            for position in candidates.into_iter().filter(|position| *position <= head) {
+                let event = event_at(&self.core, position)?;
+                if let Some(event) = event.filter(|event| event.id() == id) {
+                    return Ok(Lookup::Found(event));
+                }
+            }
+            return Ok(Lookup::NotFound);
+        }
         let segments = self.core.segments.load();
         for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
             let records: Vec<u32> = match &**segment.index() {
-                SegmentIndex::Active(index) => index.by_id(hash).collect(),
+                SegmentIndex::Active(index) => index.by_id(hash),
                 SegmentIndex::Sealed(index) => index.by_id(hash)?,
             };
             for record in records {

@@ -368,7 +368,7 @@ impl Opening {
             kind: SegmentKind::Live,
         };
         let prepared = crate::prepare::Prepared { identity, name: name.clone(), file: file.clone(), len };
-        let mut active = begin_segment(self.options.read_mode, header.clone(), prepared, 1024, 1024)?;
+        let mut active = begin_segment(self.options.read_mode, header.clone(), prepared, 1024, None)?;
         let mut bytes = header.encode().to_vec();
         for (batches, old) in kept {
             self.encode_anew(batches, old, trusted, &mut bytes, &mut active, hash)?;
@@ -455,17 +455,17 @@ impl Opening {
         begun: Instant,
     ) -> Result<Inner> {
         let mut directory = Directory::new(hash);
-        let mut ids = IdTable::new();
+        let ids = IdTable::new();
         let watermark_log = Log::of_files();
         for segment in &segments {
-            load_streams_and_ids(segment, &watermark_log, &mut directory, &mut ids)?;
+            load_streams_and_ids(segment, &watermark_log, &mut directory, &ids)?;
         }
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
             Live::Fresh(fresh) => fresh,
-            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids, hash)?,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &ids, hash)?,
         };
-        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
+        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
@@ -485,6 +485,7 @@ impl Opening {
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
+        let ids = Arc::new(ids);
         let core = Arc::new(Core {
             log,
             segments: ArcSwap::from_pointee(segments),
@@ -492,6 +493,7 @@ impl Opening {
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
+            ids: Some(ids.clone()),
         });
         let plan = SegmentPlan {
             store: self.manifest.store,
@@ -548,7 +550,7 @@ impl Opening {
         tail: Tail,
         segments: &mut Vec<Arc<Segment>>,
         directory: &mut Directory,
-        ids: &mut IdTable,
+        ids: &IdTable,
         _hash: NameHash,
     ) -> Result<ActiveSegment> {
         let no_log = Log::of_files();
@@ -596,7 +598,7 @@ impl Opening {
             kind: SegmentKind::Live,
         };
         let prepared = crate::prepare::Prepared { identity, name, file, len };
-        begin_segment(self.options.read_mode, header, prepared, 1024, 1024)
+        begin_segment(self.options.read_mode, header, prepared, 1024, None)
     }
 
     fn write_mark(&self, old: Option<Mark>, active: &ActiveSegment, head: u64, time: u64) -> Result<MarkFile> {
@@ -827,7 +829,7 @@ pub(crate) fn index_of(
     name: &str,
     hash: NameHash,
 ) -> Result<(Arc<ActiveIndex>, Tally)> {
-    let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
+    let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: Some(1024) };
     let index = Arc::new(ActiveIndex::new(expected));
     let mut index_writer = IndexWriter::new(index.clone());
     let seed = header.seed();
@@ -959,7 +961,7 @@ fn needs_seal(segment: &Segment, manifest: &Manifest) -> bool {
 }
 
 /// Enters a segment's streams and ids into the writer's memory.
-fn load_streams_and_ids(segment: &Segment, log: &Log, directory: &mut Directory, ids: &mut IdTable) -> Result<()> {
+fn load_streams_and_ids(segment: &Segment, log: &Log, directory: &mut Directory, ids: &IdTable) -> Result<()> {
     match &**segment.index() {
         SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
         SegmentIndex::Sealed(index) => {
@@ -977,7 +979,7 @@ fn load_active(
     index: &ActiveIndex,
     log: &Log,
     directory: &mut Directory,
-    ids: &mut IdTable,
+    ids: &IdTable,
 ) -> Result<()> {
     let first = segment.first_position();
     for record in 0..index.record_count() {

@@ -9,7 +9,7 @@ use annals_format::manifest::SegmentEntry;
 use annals_format::segment::SegmentHeader;
 
 use crate::Result;
-use crate::active_index::{ActiveIndex, Place};
+use crate::active_index::{ActiveIndex, Place, StreamInSegment};
 use crate::error::Error;
 use crate::event::Event;
 use crate::log::Log;
@@ -76,8 +76,15 @@ impl SealedIndex {
         let (expected, bytes) = Self::encoded(log, hash, segment)?;
         let name = index_name(expected.segment);
         replace(storage, &name, &bytes)?;
-        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-        Self::of_file(&*file, name, &expected, segment.read_mode())
+        let map = match segment.read_mode() {
+            // What was just written need not be verified, but it is long and shall not stay in memory twice.
+            ReadMode::Mapped => {
+                let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+                file.map().map_err(Error::io("map", &name))?
+            }
+            ReadMode::Pread => Map::from(&bytes[..]),
+        };
+        Ok(Self { name, map })
     }
 
     /// What the index file of an ended segment holds, from its index in memory.
@@ -175,33 +182,34 @@ struct Building<'a> {
 impl Building<'_> {
     fn root(&self) -> Result<IndexRoot> {
         let mut root = IndexRoot { first_position: self.segment.first_position(), ..IndexRoot::default() };
-        self.put_places(&mut root)?;
+        self.put_places(&mut root);
         self.put_keys(&mut root);
         self.put_ids(&mut root);
         self.put_names(&mut root)?;
         Ok(root)
     }
 
-    fn put_places(&self, root: &mut IndexRoot) -> Result<()> {
+    fn put_places(&self, root: &mut IndexRoot) {
         let mut batch_at = 0;
-        for record in 0..self.index.record_count() {
-            let place = self.index.place(record).unwrap_or(Place { frame: 0, batch: 0 });
+        let mut times = self.index.batch_times();
+        root.offsets.reserve(self.index.record_count() as usize);
+        for (record, place) in self.index.places().enumerate() {
             root.offsets.push((place.frame / 8) as u32);
             if place.batch != batch_at {
                 batch_at = place.batch;
-                let window = self.segment.window(self.log, batch_at, annals_format::batch::BATCH_HEADER_LEN as u64)?;
-                let recorded_at = self.segment.batch_header(&window, batch_at)?.recorded_at;
-                root.batches.push(BatchRow { first: record, offset: (batch_at / 8) as u32, recorded_at });
+                let recorded_at = times.next().expect("each batch is entered with its time");
+                root.batches.push(BatchRow { first: record as u32, offset: (batch_at / 8) as u32, recorded_at });
             }
         }
         root.first_time = root.batches.first().map_or(0, |batch| batch.recorded_at);
         root.last_time = root.batches.last().map_or(0, |batch| batch.recorded_at);
-        Ok(())
     }
 
     fn put_keys(&self, root: &mut IndexRoot) {
         let mut keys = self.index.keys();
         keys.sort_unstable();
+        root.keys.reserve(keys.len());
+        root.postings.reserve(keys.iter().map(|(_, count)| *count as usize).sum());
         for (hash, _) in keys {
             let start = root.postings.len();
             root.postings.extend(self.index.postings(hash));
@@ -212,16 +220,25 @@ impl Building<'_> {
     }
 
     fn put_ids(&self, root: &mut IndexRoot) {
-        let records = 0..self.index.record_count();
-        let with_id = records.filter_map(|record| self.index.id_hash(record).map(|hash| (hash, record)));
-        root.ids = with_id.map(|(hash, record)| IdRow { hash, position: record, reserved: 0 }).collect();
-        root.ids.sort_unstable_by_key(|row| (row.hash, row.position));
+        root.ids.reserve(self.index.record_count() as usize);
+        let rows = (0..).zip(self.index.id_hashes()).filter(|(_, hash)| *hash != 0);
+        root.ids.extend(rows.map(|(record, hash)| IdRow { hash, position: record, reserved: 0 }));
+        // Stable: rows of one hash stay in the order of their records.
+        radsort::sort_by_key(&mut root.ids, |row| row.hash);
     }
 
     fn put_names(&self, root: &mut IndexRoot) -> Result<()> {
-        let streams: Vec<u32> = self.index.stream_firsts().collect();
         let types: Vec<u32> = self.index.type_firsts().collect();
-        root.streams = self.name_rows(&streams, KeyKind::Stream, &mut root.names)?;
+        root.streams = match self.index.streams() {
+            Some(mut streams) => {
+                streams.sort_unstable();
+                streams.iter().map(|stream| stream_row(stream, &mut root.names)).collect()
+            }
+            None => {
+                let firsts: Vec<u32> = self.index.stream_firsts().collect();
+                self.name_rows(&firsts, KeyKind::Stream, &mut root.names)?
+            }
+        };
         root.types = self.name_rows(&types, KeyKind::Type, &mut root.names)?;
         Ok(())
     }
@@ -252,5 +269,17 @@ impl Building<'_> {
             NameRow { offset, len: name.len() as u32, last_revision, first, last }
         });
         Ok(rows.collect())
+    }
+}
+
+fn stream_row(stream: &StreamInSegment<'_>, names: &mut Vec<u8>) -> NameRow {
+    let offset = names.len() as u32;
+    names.extend_from_slice(stream.name);
+    NameRow {
+        offset,
+        len: stream.name.len() as u32,
+        last_revision: stream.last_revision,
+        first: stream.first,
+        last: stream.last,
     }
 }

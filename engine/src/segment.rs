@@ -215,8 +215,10 @@ impl Segment {
         self.index.load()
     }
 
-    pub(crate) fn set_index(&self, index: SegmentIndex) {
-        self.index.store(Arc::new(index));
+    /// Puts another index in place and answers the one before.
+    pub(crate) fn set_index(&self, index: SegmentIndex) -> SegmentIndex {
+        let before = self.index.swap(Arc::new(index));
+        Arc::try_unwrap(before).unwrap_or_else(|shared| SegmentIndex::clone(&shared))
     }
 
     /// Place of the record with this position, if the segment holds one and the index knows it.

@@ -108,9 +108,12 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Ticket {
     inner: Arc<Inner>,
-    outcome: std::result::Result<Receipt, Box<Refused>>,
-    rests_on: u64,
+    receipt: Receipt,
+    outcome: Outcome,
 }
+
+/// The position that an answer rests on: that of the batch, or of what refused it.
+type Outcome = std::result::Result<u64, Box<Refused>>;
 
 impl Store {
     /// Opens the store in directory `path` with default [`Options`], creating it if it does not exist.
@@ -174,8 +177,14 @@ impl Store {
     }
 
     fn commit_input(&self, input: &Input<'_>) -> Result<Receipt> {
-        let (outcome, rests_on) = self.write(input)?;
-        settle(self.inner(), outcome, rests_on)
+        let mut receipt = self.empty_receipt(input);
+        let outcome = self.write(input, &mut receipt)?;
+        settle(self.inner(), outcome, &receipt)?;
+        Ok(receipt)
+    }
+
+    fn empty_receipt(&self, input: &Input<'_>) -> Receipt {
+        Receipt::new(input.durability().unwrap_or(self.inner().core.default_durability))
     }
 
     /// Writes a batch and returns at once with a ticket; blocks only while [`Options::in_flight_bytes`] are in flight.
@@ -204,39 +213,40 @@ impl Store {
 
     fn submit_now(&self, batch: &Batch<'_>) -> Result<Ticket> {
         let inner = self.inner();
-        let (outcome, rests_on) = self.write(&Input::Many(batch))?;
-        let waits_for = must_be_durable(inner, &outcome, rests_on);
+        let input = Input::Many(batch);
+        let mut receipt = self.empty_receipt(&input);
+        let outcome = self.write(&input, &mut receipt)?;
+        let waits_for = must_be_durable(inner, &outcome, &receipt);
         if waits_for > inner.core.log.watermark.durable() {
             inner.committer.request(waits_for);
         }
-        Ok(Ticket { inner: inner.clone(), outcome: outcome.map_err(Box::new), rests_on })
+        Ok(Ticket { inner: inner.clone(), receipt, outcome })
     }
 
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
-    fn write(&self, input: &Input<'_>) -> Result<(std::result::Result<Receipt, Refused>, u64)> {
+    fn write(&self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Outcome> {
         let inner = self.inner();
-        let durability = input.durability().unwrap_or(inner.core.default_durability);
-        let written = inner.writer.lock().append(input, durability);
+        let written = inner.writer.lock().append(input, receipt);
         let outcome = match written {
             Ok(appended) => {
                 if appended.wants_segment {
                     inner.committer.wake_if_asleep();
                     inner.preparer.wake();
                 }
-                (Ok(appended.receipt), appended.rests_on)
+                Ok(appended.rests_on)
             }
             Err(refused) => {
-                let rests_on = refused.rests_on;
                 // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
-                if rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
+                if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
                     return Err(refused.error);
                 }
-                (Err(refused), rests_on)
+                receipt.events.clear();
+                Err(Box::new(refused))
             }
         };
         // The batch stands in the ring: what fails from here on leaves its outcome open.
         if let Err(error) = background::after_append(inner) {
-            return Err(outcome_unknown(&outcome.0, &error));
+            return Err(outcome_unknown(receipt, &error));
         }
         Ok(outcome)
     }
@@ -387,39 +397,40 @@ impl Store {
 ///
 /// A new batch: as its durability asks. An answer about what is stored already, or a refusal: until the default view
 /// shows what it rests on, so that a caller that reads again sees it.
-fn must_be_durable(inner: &Inner, outcome: &std::result::Result<Receipt, Refused>, rests_on: u64) -> u64 {
+#[inline]
+fn must_be_durable(inner: &Inner, outcome: &Outcome, receipt: &Receipt) -> u64 {
     let shown_when_durable = inner.core.default_view() == View::Durable;
-    let wants = match outcome {
-        Ok(receipt) if receipt.durability == Durability::Durable => true,
-        Ok(receipt) => receipt.already_committed && shown_when_durable,
-        Err(_) => shown_when_durable,
+    let (wants, rests_on) = match outcome {
+        Ok(rests_on) if receipt.durability == Durability::Durable => (true, *rests_on),
+        Ok(rests_on) => (receipt.already_committed && shown_when_durable, *rests_on),
+        Err(refused) => (shown_when_durable, refused.rests_on),
     };
     if wants && !cfg!(annals_plant = "answer-before-sync") { rests_on } else { 0 }
 }
 
 /// What is told when the log failed before an answer could be given.
 #[cold]
-fn outcome_unknown(outcome: &std::result::Result<Receipt, Refused>, error: &Error) -> Error {
-    let events = outcome.as_ref().map(Receipt::events).unwrap_or_default();
-    Error::OutcomeUnknown { ids: events.iter().map(|event| event.id).collect(), reason: error.to_string() }
+fn outcome_unknown(receipt: &Receipt, error: &Error) -> Error {
+    Error::OutcomeUnknown { ids: receipt.events().iter().map(|event| event.id).collect(), reason: error.to_string() }
 }
 
 /// Waits for what the answer needs, and gives it.
-fn settle(inner: &Inner, outcome: std::result::Result<Receipt, Refused>, rests_on: u64) -> Result<Receipt> {
-    let waits_for = must_be_durable(inner, &outcome, rests_on);
+#[inline]
+fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
+    let waits_for = must_be_durable(inner, &outcome, receipt);
     if waits_for > 0
         && let Err(error) = inner.wait_durable(waits_for)
     {
-        return Err(outcome_unknown(&outcome, &error));
+        return Err(outcome_unknown(receipt, &error));
     }
+    let rests_on = outcome.map_err(|refused| refused.error)?;
     // Nothing is acknowledged after a failure, also not what was only to be written.
-    if outcome.is_ok()
-        && rests_on > inner.core.log.watermark.durable()
+    if rests_on > inner.core.log.watermark.durable()
         && let Err(error) = inner.core.log.check_poison()
     {
-        return Err(outcome_unknown(&outcome, &error));
+        return Err(outcome_unknown(receipt, &error));
     }
-    outcome.map_err(|refused| refused.error)
+    Ok(())
 }
 
 impl Ticket {
@@ -433,7 +444,8 @@ impl Ticket {
             // A failure is told by `settle`, which finds the log poisoned.
             let _ = self.inner.commit.wait_for_committer(&self.inner.committing(), waits_for);
         }
-        settle(&self.inner, self.outcome.map_err(|refused| *refused), self.rests_on)
+        settle(&self.inner, self.outcome, &self.receipt)?;
+        Ok(self.receipt)
     }
 
     /// Whether [`Ticket::wait`] would return without waiting.
@@ -443,15 +455,17 @@ impl Ticket {
     }
 
     fn waits_for(&self) -> u64 {
-        let durable = match &self.outcome {
-            Ok(receipt) => receipt.durability == Durability::Durable || receipt.already_committed,
-            Err(_) => true,
-        };
-        if durable { self.rests_on } else { 0 }
+        match &self.outcome {
+            Ok(rests_on) if self.receipt.durability == Durability::Durable || self.receipt.already_committed => {
+                *rests_on
+            }
+            Ok(_) => 0,
+            Err(refused) => refused.rests_on,
+        }
     }
 
     /// Position of the batch's last event, if it was not refused.
     pub fn position(&self) -> Option<Position> {
-        self.outcome.as_ref().ok().map(Receipt::position)
+        self.outcome.is_ok().then(|| self.receipt.position())
     }
 }

@@ -12,7 +12,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use smallvec::SmallVec;
 
 use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
-use crate::append::{Committed, Durability, Expect, Receipt};
+use crate::append::{Committed, Expect, Receipt};
 use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
@@ -22,6 +22,7 @@ use crate::input::Input;
 use crate::log::page_ceiling;
 use crate::name::KeyKind;
 use crate::options::{Clock, ReadMode};
+use crate::prefetch::prefetch;
 use crate::prepare::{Prepared, Preparer};
 use crate::segment::{Closing, Segment, SegmentIndex, Tally};
 use crate::{EventId, Position, Result, Revision, reader};
@@ -48,10 +49,9 @@ pub(crate) struct Tip {
     pub(crate) ended: Vec<Arc<Segment>>,
 }
 
-/// What became of a batch that was not refused.
-#[derive(Debug)]
+/// What became of a batch that was not refused, beside its receipt.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
-    pub(crate) receipt: Receipt,
     /// The answer rests on this position being shown; that of the batch itself for a new one.
     pub(crate) rests_on: u64,
     /// The committer should be woken to make the next segment.
@@ -71,11 +71,12 @@ impl From<Error> for Refused {
     }
 }
 
-/// The hashes by which one event of a batch is entered, and its id.
+/// The hashes by which one event of a batch is entered, its stream, and its id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventKeys {
     stream: u64,
     event_type: u64,
+    number: StreamNumber,
     id: u64,
     id_bytes: [u8; 16],
 }
@@ -83,6 +84,8 @@ pub(crate) struct EventKeys {
 /// How many events ahead of the one at work memory is asked for: enough that it arrives in time, few enough that it is
 /// still there.
 const AHEAD: usize = 16;
+/// Of a payload so many bytes are asked for ahead; what follows the processor asks for by itself.
+const PAYLOAD_AHEAD: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -96,7 +99,7 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) last_time: u64,
     pub(crate) directory: Directory,
-    pub(crate) ids: IdTable,
+    pub(crate) ids: Arc<IdTable>,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
     pub(crate) keys: Vec<EventKeys>,
@@ -122,26 +125,29 @@ impl Writer {
         }
     }
 
-    /// Judges and writes one batch.
-    pub(crate) fn append(&mut self, input: &Input<'_>, durability: Durability) -> Result<Appended, Refused> {
-        let now = self.clock.now();
+    /// Judges and writes one batch. `receipt` is that of an empty batch before, and this one's if it is not refused.
+    pub(crate) fn append(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Appended, Refused> {
         // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
-        self.hash_keys(input, now);
+        self.hash_ids(input);
+        let now = self.clock.now();
+        self.hash_names(input, now);
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
         let len = self.measure(input)?;
         if self.must_roll(len) {
             // A retry of what is stored is answered even when there is no room for another segment.
-            if let Some(answer) = self.judge_ids(input, durability)? {
+            if let Some(answer) = self.judge_ids(input, receipt)? {
                 return Ok(answer);
             }
             self.roll(len)?;
         }
+        self.find_streams(input);
         let judged = self.judge_expectations(input);
         let recorded_at = now.max(self.last_time);
-        // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile.
-        let header = self.encode(input, recorded_at);
-        let refusal = match self.judge_ids(input, durability) {
+        // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile. The receipt is written
+        // before all that goes to memory far away: who copies it soon after would wait for that as well.
+        let header = self.encode(input, recorded_at, receipt);
+        let refusal = match self.judge_ids(input, receipt) {
             Ok(None) => judged.err(),
             Ok(Some(answer)) => {
                 self.take_back();
@@ -154,9 +160,9 @@ impl Writer {
             return Err(refusal);
         }
         self.clock_steps_back += u64::from(now < self.last_time);
-        let receipt = self.place(input, &header, durability)?;
+        self.place(input, &header)?;
         let wants_segment = self.ask_for_next_segment();
-        Ok(Appended { receipt, rests_on: self.head, wants_segment })
+        Ok(Appended { rests_on: self.head, wants_segment })
     }
 
     /// Streams are again what they were before the batch that was encoded.
@@ -167,39 +173,81 @@ impl Writer {
         }
     }
 
-    /// Hashes all names and ids, and asks for the memory that looking up and entering the first events will touch: apart,
-    /// each would be waited for by itself.
+    /// Asks for the payloads and hashes the ids: what is looked at last is asked for first.
     #[inline]
-    fn hash_keys(&mut self, input: &Input<'_>, now: u64) {
+    fn hash_ids(&mut self, input: &Input<'_>) {
         self.keys.clear();
+        for index in 0..input.len() {
+            let (_, event) = input.event(index);
+            if index < AHEAD {
+                prefetch_payload(event.payload);
+            }
+            let mut keys = EventKeys { stream: 0, event_type: 0, number: StreamNumber::NONE, id: 0, id_bytes: [0; 16] };
+            if let Some(id) = event.id {
+                keys.id_bytes = id.to_bytes();
+                keys.id = self.core.hash.id(&keys.id_bytes);
+                if index < AHEAD {
+                    self.ids.prefetch(keys.id);
+                }
+            }
+            self.keys.push(keys);
+        }
+    }
+
+    /// Hashes all names, makes the ids that the caller leaves to the store, and asks for the memory that looking up and
+    /// entering the first events will touch: apart, each would be waited for by itself.
+    #[inline]
+    fn hash_names(&mut self, input: &Input<'_>, now: u64) {
         let mut last: Option<(&str, &str)> = None;
         let (mut stream, mut event_type) = (0, 0);
-        for index in 0..input.len() {
+        for (index, keys) in self.keys.iter_mut().enumerate() {
             let (stream_name, event) = input.event(index);
             let (same_stream, same_type) =
                 last.map_or((false, false), |(s, t)| (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type)));
             if !same_stream {
                 stream = self.directory.hash_of(stream_name);
+                if index < AHEAD {
+                    self.directory.prefetch(stream);
+                    self.active.index.prefetch_key(stream);
+                }
             }
             if !same_type {
                 event_type = self.core.hash.key(KeyKind::Type, event.event_type);
             }
             last = Some((stream_name, event.event_type));
-            let id_bytes = event.id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
-            let id = self.core.hash.id(&id_bytes);
-            self.keys.push(EventKeys { stream, event_type, id, id_bytes });
+            (keys.stream, keys.event_type) = (stream, event_type);
+            if event.id.is_none() {
+                keys.id_bytes = self.made_ids.next(now);
+                keys.id = self.core.hash.id(&keys.id_bytes);
+                self.ids.prefetch_newest(keys.id);
+            }
         }
-        for keys in self.keys.iter().take(AHEAD) {
-            self.directory.prefetch(keys.stream);
-            self.ids.prefetch(keys.id);
-            self.active.index.prefetch_key(keys.stream);
-            self.active.index.prefetch_id(keys.id);
+    }
+
+    /// Finds the stream of each event in the directory; new ones are entered, without a revision yet.
+    #[inline]
+    fn find_streams(&mut self, input: &Input<'_>) {
+        let mut last: Option<(&str, StreamNumber)> = None;
+        for index in 0..self.keys.len() {
+            if let Some(ahead) = self.keys.get(index + 2 * AHEAD) {
+                self.directory.prefetch(ahead.stream);
+            }
+            if let Some(ahead) = self.keys.get(index + AHEAD) {
+                self.directory.prefetch_entry(ahead.stream);
+            }
+            let (stream, _) = input.event(index);
+            let number = match last {
+                Some((last, number)) if std::ptr::eq(last, stream) => number,
+                _ => self.directory.find_or_add(self.keys[index].stream, stream),
+            };
+            last = Some((stream, number));
+            self.keys[index].number = number;
         }
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
     #[inline]
-    fn judge_ids(&mut self, input: &Input<'_>, durability: Durability) -> Result<Option<Appended>, Refused> {
+    fn judge_ids(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Option<Appended>, Refused> {
         if !input.has_ids() {
             return Ok(None);
         }
@@ -210,11 +258,11 @@ impl Writer {
             }
             self.ids.find(keys.id, |_| met = true);
         }
-        if met { self.judge_met_ids(input, durability) } else { Ok(None) }
+        if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
 
     #[cold]
-    fn judge_met_ids(&mut self, input: &Input<'_>, durability: Durability) -> Result<Option<Appended>, Refused> {
+    fn judge_met_ids(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Option<Appended>, Refused> {
         let mut found: Vec<(usize, Event)> = Vec::new();
         for index in 0..input.len() {
             let id = input.event(index).1.id.expect("all events have ids");
@@ -248,8 +296,9 @@ impl Writer {
             recorded_at: event.recorded_at(),
             id: event.id(),
         });
-        let receipt = Receipt { events: events.collect(), already_committed: true, durability };
-        Ok(Some(Appended { receipt, rests_on, wants_segment: false }))
+        receipt.events = events.collect();
+        receipt.already_committed = true;
+        Ok(Some(Appended { rests_on, wants_segment: false }))
     }
 
     /// The stored event with this id.
@@ -274,11 +323,15 @@ impl Writer {
     #[inline]
     fn judge_expectations(&mut self, input: &Input<'_>) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
+        let mut next_event = 0;
         for (stream, expected) in input.expectations() {
             if expected == Expect::Any {
                 continue;
             }
-            let tip = self.tip_of(stream);
+            let tip = match input.event_of(stream, &mut next_event) {
+                Some(index) => self.directory.tip(self.keys[index].number),
+                None => self.tip_of(stream),
+            };
             if !holds(expected, tip) {
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
             }
@@ -327,29 +380,28 @@ impl Writer {
 
     /// Encodes the batch into the staging buffer; streams advance.
     #[inline]
-    fn encode(&mut self, input: &Input<'_>, recorded_at: u64) -> BatchHeader {
+    fn encode(&mut self, input: &Input<'_>, recorded_at: u64, receipt: &mut Receipt) -> BatchHeader {
         let first_position = self.head + 1;
         self.staging.clear();
         self.undo.clear();
         self.frames.clear();
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
-        let mut last: Option<(&str, StreamNumber)> = None;
+        receipt.events.clear();
+        receipt.events.reserve_exact(self.keys.len());
         for (index, keys) in self.keys.iter().enumerate() {
-            if let Some(ahead) = self.keys.get(index + 2 * AHEAD) {
-                self.directory.prefetch(ahead.stream);
+            if index + AHEAD < self.keys.len() {
+                prefetch_payload(input.event(index + AHEAD).1.payload);
             }
-            if let Some(ahead) = self.keys.get(index + AHEAD) {
-                self.directory.prefetch_entry(ahead.stream);
-            }
-            let (stream, _) = input.event(index);
-            let number = match last {
-                Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => self.directory.find_or_add(keys.stream, stream),
-            };
-            last = Some((stream, number));
-            self.undo.push((number, self.directory.tip(number)));
-            let revision = self.directory.advance(number, first_position + index as u64);
+            let position = first_position + index as u64;
+            self.undo.push((keys.number, self.directory.tip(keys.number)));
+            let revision = self.directory.advance(keys.number, position);
             self.frames.push(batch.event(&input.parts(index, keys.id_bytes), revision) as u32);
+            receipt.events.push(Committed {
+                position: Position::new(position).expect("positions start at 1"),
+                revision: Revision::new(revision).expect("revisions start at 1"),
+                recorded_at,
+                id: EventId::from_bytes(keys.id_bytes),
+            });
         }
         batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch())
     }
@@ -357,7 +409,7 @@ impl Writer {
     /// Puts the encoded batch into the log, enters it into the indexes, and shows it. Only a failing write of the log can
     /// stop it, which poisons.
     #[inline]
-    fn place(&mut self, input: &Input<'_>, header: &BatchHeader, durability: Durability) -> Result<Receipt, Refused> {
+    fn place(&mut self, input: &Input<'_>, header: &BatchHeader) -> Result<(), Refused> {
         if cfg!(annals_plant = "wrong-ordering") {
             self.core.log.watermark.publish(header.last_position(), self.end + self.staging.len() as u64);
         }
@@ -365,13 +417,13 @@ impl Writer {
             return Err(self.outcome_unknown(&error).into());
         }
         let batch_at = self.active.offset;
-        let mut events = SmallVec::with_capacity(input.len());
+        let first_here = self.active.segment.first_position();
         let index_writer = &mut self.active.index;
+        index_writer.add_batch(header.recorded_at);
         for (index, keys) in self.keys.iter().enumerate() {
             if let Some(ahead) = self.keys.get(index + AHEAD) {
                 self.ids.prefetch_newest(ahead.id);
                 index_writer.prefetch_key(ahead.stream);
-                index_writer.prefetch_id(ahead.id);
             }
             let position = header.first_position + index as u64;
             let place = Place { frame: batch_at + u64::from(self.frames[index]), batch: batch_at };
@@ -384,12 +436,9 @@ impl Writer {
             index_writer.add_id(keys.id, record);
             self.ids.insert(keys.id, position);
             let (_, before) = self.undo[index];
-            events.push(Committed {
-                position: Position::new(position).expect("positions start at 1"),
-                revision: Revision::new(before.revision + 1).expect("revisions start at 1"),
-                recorded_at: header.recorded_at,
-                id: EventId::from_bytes(keys.id_bytes),
-            });
+            if before.position < first_here {
+                index_writer.note_stream(keys.stream, input.event(index).0, record, before.revision + 1);
+            }
         }
         self.active.tally.add(header, &self.staging, 0);
         self.active.offset += self.staging.len() as u64;
@@ -397,7 +446,7 @@ impl Writer {
         self.head = header.last_position();
         self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
-        Ok(Receipt { events, already_committed: false, durability })
+        Ok(())
     }
 
     #[cold]
@@ -411,7 +460,7 @@ impl Writer {
     #[cold]
     fn roll(&mut self, batch_len: u64) -> Result<()> {
         if cfg!(annals_plant = "id-index-forgets-at-roll") {
-            self.ids = IdTable::new();
+            self.ids = Arc::new(IdTable::new());
         }
         let old = self.active.segment.clone();
         let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
@@ -430,6 +479,7 @@ impl Writer {
         self.end = base + SEGMENT_HEADER_LEN as u64;
         self.core.log.watermark.extend(self.end);
 
+        self.active.index.finish();
         old.close(closing);
         self.core.push_segment(next.segment.clone());
         self.active = next;
@@ -457,7 +507,7 @@ impl Writer {
             header,
             prepared,
             self.active.index.index().key_count(),
-            self.active.index.index().record_count(),
+            self.preparer.take_index(),
         )
     }
 
@@ -468,16 +518,23 @@ impl Writer {
     }
 }
 
-/// An empty segment with this header, its index sized after the one before.
+/// Begins to load the first part of a payload.
+#[inline]
+fn prefetch_payload(payload: &[u8]) {
+    payload.chunks(64).take(PAYLOAD_AHEAD / 64).for_each(|line| prefetch(&line[0]));
+}
+
+/// An empty segment with this header, its index sized after the one before, of `used` memory if that fits.
 pub(crate) fn begin_segment(
     mode: ReadMode,
     header: SegmentHeader,
     prepared: Prepared,
     keys: usize,
-    ids: u32,
+    used: Option<ActiveIndex>,
 ) -> Result<ActiveSegment> {
-    let expected = Expected { segment_len: header.segment_len, keys: keys * 5 / 4, ids: ids as usize * 5 / 4 };
-    let index = Arc::new(ActiveIndex::new(expected));
+    let expected = Expected { segment_len: header.segment_len, keys, ids: None };
+    let index = used.filter(|index| index.fits(expected)).unwrap_or_else(|| ActiveIndex::new(expected));
+    let index = Arc::new(index);
     let seed = header.seed();
     let of_index = SegmentIndex::Active(index.clone());
     let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();

@@ -70,6 +70,20 @@ pub struct IndexRoot {
     pub names: Vec<u8>,
 }
 
+impl IndexRoot {
+    /// About the length of the archive.
+    fn rows_len(&self) -> usize {
+        let rows = size_of_val(&self.offsets[..])
+            + size_of_val(&self.batches[..])
+            + size_of_val(&self.keys[..])
+            + size_of_val(&self.postings[..])
+            + size_of_val(&self.ids[..])
+            + size_of_val(&self.streams[..])
+            + size_of_val(&self.types[..]);
+        rows + self.names.len() + size_of::<ArchivedIndexRoot>() + INDEX_HEADER_LEN
+    }
+}
+
 /// One batch.
 #[derive(Archive, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchRow {
@@ -123,7 +137,7 @@ pub struct NameRow {
 /// # Errors
 /// `Length` if the archive would reach 2 GiB.
 pub fn encode(header: &IndexHeader, root: &IndexRoot) -> Result<IndexBytes, Fault> {
-    let mut bytes = IndexBytes::new();
+    let mut bytes = IndexBytes::with_capacity(INDEX_HEADER_LEN + root.rows_len());
     bytes.extend_from_slice(&[0; INDEX_HEADER_LEN]);
     let too_long = |_: rancor::Failure| Fault::Length { what: "archive length", value: ARCHIVE_LEN_MAX + 1 };
     let mut bytes = rkyv::api::high::to_bytes_in(root, bytes).map_err(too_long)?;

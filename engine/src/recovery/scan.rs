@@ -257,7 +257,7 @@ impl Scanner<'_> {
 
     fn begin(&self, opened: Opened) -> Scanned {
         let Opened { header, file, image: bytes, header_from_ring } = opened;
-        let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: 1024 };
+        let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: Some(1024) };
         let index = Arc::new(ActiveIndex::new(expected));
         Scanned {
             name: segment_name(header.identity.segment),
@@ -431,6 +431,7 @@ pub(crate) fn index_batch(
     batch_at: u64,
 ) -> std::result::Result<u64, Fault> {
     let mut controls = 0;
+    index.add_batch(header.recorded_at);
     scan::verify_batch(batch, header, seed, |offset, _, record| {
         let place = Place { frame: batch_at + offset as u64, batch: batch_at };
         let number = index.add_record(place);

@@ -13,6 +13,9 @@ use smallvec::SmallVec;
 use super::{Block, Owner};
 use crate::storage::StorageFile;
 
+/// The size of a huge page: from here on memory is asked for in such.
+const HUGE_FROM: usize = 2 << 20;
+
 /// Memory shared with other threads or processes, touched by atomic words only.
 ///
 /// A race between a store and a load gives old or new words in any mix, never undefined behaviour. Words are in the
@@ -41,6 +44,34 @@ impl SharedMap {
     /// multiple of 8.
     pub fn anonymous(len: usize) -> io::Result<Self> {
         Self::of_block(Arc::new(Block::new(len)?), true)
+    }
+
+    /// `count` zero words of this process's own, in huge pages where they are many and the system has such: tables that
+    /// are looked into at random then wait less for the translation of addresses.
+    ///
+    /// # Panics
+    ///
+    /// If there is no memory, as any other allocation does.
+    pub(crate) fn zeroed_words(count: usize) -> Self {
+        let len = count * size_of::<u64>();
+        if len < HUGE_FROM {
+            return Self::anonymous(len).expect("memory for a table");
+        }
+        let map = MmapRaw::from(MmapOptions::new().len(len).map_anon().expect("memory for a table"));
+        #[cfg(target_os = "linux")]
+        {
+            // Without huge pages everything works, a little slower.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Self { start: map.as_ptr().cast(), len, writable: true, _owner: Owner::Raw(Arc::new(map)) }
+    }
+
+    /// All of it as words.
+    #[inline]
+    pub(crate) fn as_words(&self) -> &[AtomicU64] {
+        // SAFETY: `_owner` keeps these initialised, 8-byte aligned words in place for the life of `self`, and an
+        // atomic may change behind a shared reference; of maps that are only read, callers ask for loads alone.
+        unsafe { std::slice::from_raw_parts(self.start, self.len / 8) }
     }
 
     /// A view of a block that others see as well.
