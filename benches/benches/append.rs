@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use annals::{Durability, Options, Store, Ticket};
 use annals_benches::floor::{Floor, GroupLog, Pipeline};
-use annals_benches::{EVENT_LEN, Prepared, Trial, batches, events};
+use annals_benches::{EVENT_LEN, Prepared, Shape, Trial, batches, events};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
@@ -28,21 +28,25 @@ type Times = (Instant, Instant);
 fn bench<L: Sync>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: BenchmarkId,
-    (writers, len): (usize, usize),
+    shape: Shape,
     make: impl Fn(&Path) -> L + 'static,
     ready: impl Fn(&mut L, usize),
     append: impl Fn(&L, &[Prepared], &Barrier) -> Times + Sync,
 ) {
-    let mut trial = Trial::new(DIRECTORY, writers, make);
-    group.throughput(Throughput::Elements(len as u64));
-    group.bench_function(id, |bencher| bencher.iter_custom(|rounds| trial.time(rounds, len, &ready, &append)));
+    let mut trial = Trial::new(DIRECTORY, shape, make);
+    group.throughput(Throughput::Elements(shape.len as u64));
+    group.bench_function(id, |bencher| {
+        // Not in the loop, whose number of rounds is chosen by all the time it takes, counted or not.
+        trial.prepare();
+        bencher.iter_custom(|rounds| trial.time(rounds, &ready, &append));
+    });
 }
 
 /// The same on stores, which make themselves ready.
 fn bench_annals(
     group: &mut BenchmarkGroup<'_, WallTime>,
     parameter: usize,
-    shape: (usize, usize),
+    shape: Shape,
     durability: Durability,
     append: impl Fn(&Store, &[Prepared], &Barrier) -> Times + Sync,
 ) {
@@ -105,14 +109,15 @@ fn by_length(criterion: &mut Criterion) {
     for (name, durability) in DURABILITIES {
         let mut group = criterion.benchmark_group(format!("append/{name}"));
         for len in LENGTHS {
-            bench_annals(&mut group, len, (1, len), durability, |store, share, start| match len {
+            let shape = Shape { writers: 1, len, rounds_min: 1 };
+            bench_annals(&mut group, len, shape, durability, |store, share, start| match len {
                 1 => append_each(store, share, start),
                 _ => commit_each(store, share, len, start),
             });
             bench(
                 &mut group,
                 BenchmarkId::new("floor", len),
-                (1, len),
+                shape,
                 |path| Mutex::new(Floor::create(path).expect("a log")),
                 |floor, events| floor.get_mut().reserve(events).expect("room"),
                 |floor, share, start| {
@@ -125,13 +130,13 @@ fn by_length(criterion: &mut Criterion) {
         group.finish();
     }
     for len in LENGTHS {
-        tickets(criterion, "append/tickets", len, (1, len), IN_FLIGHT);
+        tickets(criterion, "append/tickets", len, 1, len, IN_FLIGHT);
     }
 }
 
 fn by_bytes_in_flight(criterion: &mut Criterion) {
     for in_flight in [64 << 10, 512 << 10] {
-        tickets(criterion, "append/tickets/in-flight", in_flight, (1, 1), in_flight);
+        tickets(criterion, "append/tickets/in-flight", in_flight, 1, 1, in_flight);
     }
 }
 
@@ -140,7 +145,8 @@ fn by_thread(criterion: &mut Criterion) {
     for (name, durability) in DURABILITIES {
         let mut group = criterion.benchmark_group(format!("append/{name}/threads"));
         for writers in [1, 8, 64] {
-            let (id, shape) = (BenchmarkId::new("floor", writers), (writers, 1));
+            let id = BenchmarkId::new("floor", writers);
+            let shape = Shape { writers, len: 1, rounds_min: 32 * writers };
             bench_annals(&mut group, writers, shape, durability, append_each);
             match durability {
                 Durability::Durable => bench(
@@ -166,13 +172,14 @@ fn by_thread(criterion: &mut Criterion) {
         group.finish();
     }
     for writers in [8, 64] {
-        tickets(criterion, "append/tickets/threads", writers, (writers, 1), IN_FLIGHT);
+        tickets(criterion, "append/tickets/threads", writers, writers, 1, IN_FLIGHT);
     }
 }
 
 /// Annals and the pipeline under `name`; the writers share what may be in flight.
-fn tickets(criterion: &mut Criterion, name: &str, parameter: usize, shape: (usize, usize), in_flight: usize) {
-    let (writers, len) = shape;
+fn tickets(criterion: &mut Criterion, name: &str, parameter: usize, writers: usize, len: usize, in_flight: usize) {
+    // What may be in flight, four times: the last of it is waited for.
+    let shape = Shape { writers, len, rounds_min: 4 * in_flight.div_ceil(len * EVENT_LEN) };
     let limits = (len, in_flight / writers);
     let mut group = criterion.benchmark_group(name);
     bench_annals(&mut group, parameter, shape, Durability::Durable, |store, share, start| {

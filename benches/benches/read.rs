@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use annals::{Durability, Options, Query, Seek, Store};
 use annals_benches::floor::Floor;
 use annals_benches::{Prepared, Workload, batches, directory};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use tempfile::TempDir;
 
 const DIRECTORY: &str = env!("CARGO_TARGET_TMPDIR");
@@ -32,7 +32,7 @@ fn sum(payload: &[u8]) -> u64 {
     payload.iter().map(|byte| u64::from(*byte)).sum()
 }
 
-/// The same events in a store and in a hand-written log; batches of one, which take most room and time.
+/// The same events in a store, in batches of one, and in a hand-written log.
 fn scan_and_stream(criterion: &mut Criterion) {
     let work = Workload::new(EVENTS, 0, 1);
     let directory = directory(Path::new(DIRECTORY));
@@ -118,6 +118,7 @@ fn open(path: &Path, check: impl Fn(&Store)) -> Duration {
 
 fn reopen(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reopen");
+    group.sampling_mode(SamplingMode::Flat).measurement_time(Duration::from_secs(4));
     let (directory, mut work) = closed();
     let path = directory.path().join("store");
     group.bench_function("clean", |bencher| {

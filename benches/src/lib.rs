@@ -12,7 +12,7 @@ mod workload;
 
 use std::path::Path;
 
-pub use trial::Trial;
+pub use trial::{Shape, Trial};
 pub use workload::{EVENT_LEN, Prepared, Workload, batches, events};
 
 /// A directory of its own for one store, removed when dropped: beneath `ANNALS_BENCH_DIR`, else beneath `otherwise`,

@@ -15,6 +15,17 @@ const PREPARED: usize = 192_000;
 /// Events after which a log is thrown away for a fresh one: about 400 MB.
 const EVENTS_MAX: usize = 1_000_000;
 
+/// How a log is appended to.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Threads that append.
+    pub writers: usize,
+    /// Events of a batch.
+    pub len: usize,
+    /// Batches, of all writers together, without which a time would be mostly that of the beginning and the end.
+    pub rounds_min: usize,
+}
+
 /// A log that goes on from sample to sample until it has grown long. Made at the first use: a benchmark that is
 /// filtered out costs nothing.
 pub struct Trial<L> {
@@ -23,27 +34,28 @@ pub struct Trial<L> {
     /// The log before its directory, which must outlive it.
     log: Option<(L, TempDir)>,
     appended: usize,
-    count: usize,
+    shape: Shape,
     writers: Vec<Workload>,
 }
 
 impl<L> std::fmt::Debug for Trial<L> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Trial").field("parent", &self.parent).field("writers", &self.count).finish()
+        formatter.debug_struct("Trial").field("parent", &self.parent).field("shape", &self.shape).finish()
     }
 }
 
 impl<L> Trial<L> {
-    /// A log made by `make` in directories beneath `parent` (see [`crate::directory`]), for this many writers.
-    pub fn new(parent: impl Into<PathBuf>, writers: usize, make: impl Fn(&Path) -> L + 'static) -> Self {
+    /// A log made by `make` in directories beneath `parent` (see [`crate::directory`]).
+    pub fn new(parent: impl Into<PathBuf>, shape: Shape, make: impl Fn(&Path) -> L + 'static) -> Self {
         let (log, appended, workloads) = (None, 0, Vec::new());
-        Self { parent: parent.into(), make: Box::new(make), log, appended, count: writers, writers: workloads }
+        Self { parent: parent.into(), make: Box::new(make), log, appended, shape, writers: workloads }
     }
 
-    /// The log and the next events of every writer: `count`, or fewer, the same number for each.
-    fn next(&mut self, count: usize) -> (&mut L, Vec<&[Prepared]>) {
+    /// Makes log and events if they are not there yet, or a fresh log if this one has grown long.
+    pub fn prepare(&mut self) {
         if self.writers.is_empty() {
-            let made = (0..self.count).map(|writer| Workload::new(PREPARED / self.count, writer, self.count));
+            let made = (0..self.shape.writers)
+                .map(|writer| Workload::new(PREPARED / self.shape.writers, writer, self.shape.writers));
             self.writers = made.collect();
         }
         if self.appended > EVENTS_MAX {
@@ -51,34 +63,40 @@ impl<L> Trial<L> {
             self.appended = 0;
             self.writers.iter_mut().for_each(Workload::restart);
         }
-        let (log, _) = self.log.get_or_insert_with(|| {
+        if self.log.is_none() {
             let directory = crate::directory(&self.parent);
-            ((self.make)(directory.path()), directory)
-        });
+            self.log = Some(((self.make)(directory.path()), directory));
+        }
+    }
+
+    /// The log and the next events of every writer: `count`, or fewer, the same number for each.
+    fn next(&mut self, count: usize) -> (&mut L, Vec<&[Prepared]>) {
+        self.prepare();
+        let (log, _) = self.log.as_mut().expect("prepared");
         let shares: Vec<_> = self.writers.iter_mut().map(|writer| writer.take(count)).collect();
         self.appended += shares[0].len() * shares.len();
         (log, shares)
     }
 
-    /// How long `append` needs for `rounds` batches of `len` events, shared among the writers, each on a thread of its
+    /// How long `append` needs for `rounds` batches, shared among the writers, each on a thread of its
     /// own. `ready` is called before, with the number of events. `append` makes ready what is not to be timed, waits for
     /// the others at the barrier, and answers when it began and ended; timed is from the first that begins to the last
-    /// that ends.
+    /// that ends. Fewer rounds than `rounds_min` tell little: then so many are made, and their share of the time is the
+    /// answer.
     ///
     /// # Panics
     /// If `append` does.
     pub fn time(
         &mut self,
         rounds: u64,
-        len: usize,
         mut ready: impl FnMut(&mut L, usize),
         append: impl Fn(&L, &[Prepared], &Barrier) -> (Instant, Instant) + Sync,
     ) -> Duration
     where
         L: Sync,
     {
-        let each = (rounds as usize).div_ceil(self.count);
-        let (mut left, mut elapsed) = (each * len, Duration::ZERO);
+        let each = (rounds as usize).max(self.shape.rounds_min).div_ceil(self.shape.writers);
+        let (mut left, mut elapsed) = (each * self.shape.len, Duration::ZERO);
         while left > 0 {
             let (log, shares) = self.next(left);
             left -= shares[0].len();
@@ -93,6 +111,6 @@ impl<L> Trial<L> {
             elapsed += times.iter().map(|(_, ended)| ended.duration_since(begun)).max().expect("a writer");
         }
         // Not every number of rounds can be shared out evenly.
-        elapsed.mul_f64(rounds as f64 / (each * self.count) as f64)
+        elapsed.mul_f64(rounds as f64 / (each * self.shape.writers) as f64)
     }
 }
