@@ -3,23 +3,26 @@
 //! `benches/append.rs` times appends (batches of 1 to 1,000, `Buffered`, `Durable`, tickets, 1 to 64 threads),
 //! `benches/read.rs` scans, reads of one stream, and opening. Other stores stand in `peers`, a workspace of its own.
 //!
-//! Everything is made beneath `ANNALS_BENCH_DIR`, by default the system's temporary directory. Durable figures mean
-//! nothing on a file system in memory.
+//! Events are made before the clock starts, for annals and for the floor alike; what is timed is the call that stores
+//! or reads them.
 
-mod floor;
+pub mod floor;
+mod trial;
 mod workload;
 
-pub use floor::Floor;
-pub use workload::{Prepared, Workload};
+use std::path::Path;
 
-/// A directory of its own for one store, removed when dropped.
+pub use trial::{Shape, Trial};
+pub use workload::{EVENT_LEN, Prepared, Workload, batches, events};
+
+/// A directory of its own for one store, removed when dropped: beneath `ANNALS_BENCH_DIR`, else beneath `otherwise`,
+/// which is made if need be. Durable figures mean nothing on a file system in memory.
 ///
 /// # Panics
 /// If it cannot be made.
-pub fn directory() -> tempfile::TempDir {
-    match std::env::var_os("ANNALS_BENCH_DIR") {
-        Some(parent) => tempfile::tempdir_in(parent),
-        None => tempfile::tempdir(),
-    }
-    .expect("a directory for the benchmark")
+pub fn directory(otherwise: &Path) -> tempfile::TempDir {
+    let chosen = std::env::var_os("ANNALS_BENCH_DIR");
+    let parent = chosen.as_deref().map_or(otherwise, Path::new);
+    std::fs::create_dir_all(parent).expect("a directory for the benchmarks");
+    tempfile::Builder::new().prefix("annals-bench-").tempdir_in(parent).expect("a directory for one benchmark")
 }
