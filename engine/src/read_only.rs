@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{DurabilityKind, SegmentState};
+use annals_format::manifest::SegmentState;
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
-use crate::append::Durability;
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -18,7 +17,7 @@ use crate::manifest;
 use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::segment_number;
+use crate::prepare::segment_numbers;
 use crate::reader::Reader;
 use crate::recovery::{self, Rebuild, open_listed_segment};
 use crate::segment::{Closing, Segment, SegmentIndex};
@@ -110,9 +109,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         let reason = "it holds no manifest".to_owned();
         return Err(Error::NotAStore { path: "the directory".to_owned(), reason });
     };
-    let mut numbers: Vec<u64> =
-        names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
-    numbers.sort_unstable();
+    let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let mut segments: Vec<Arc<Segment>> = Vec::new();
@@ -135,16 +132,12 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         segment.close(Closing { end: scanned.end, state, tally: scanned.tally });
         segments.push(Arc::new(segment));
     }
-    let default_durability = match manifest.default_durability {
-        DurabilityKind::Durable => Durability::Durable,
-        DurabilityKind::Buffered => Durability::Buffered,
-    };
     let core = Core {
         log: Log::new(None, Watermark::start(head, found.known_durable.min(head), 0)),
         segments: ArcSwap::from_pointee(segments),
         hash,
         limits: manifest.limits,
-        default_durability,
+        default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
     };
     Ok((core, found.notices))
