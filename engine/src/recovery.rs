@@ -26,8 +26,8 @@ use crate::append::Durability;
 use crate::error::Error;
 use crate::options::Options;
 use crate::prepare::no_room;
-use crate::storage::{LockError, Storage};
-use crate::store::Store;
+use crate::storage::{LockError, LockGuard, Storage};
+use crate::store::{Inner, Store};
 use crate::{Result, manifest};
 
 pub(crate) use create::check_creatable;
@@ -66,6 +66,12 @@ pub struct RecoveryReport {
 }
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Store> {
+    let (inner, lock) = open_without_threads(storage, options)?;
+    Ok(Store::start(inner, lock))
+}
+
+/// All of opening but the start of the background threads.
+pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) -> Result<(Inner, LockGuard)> {
     let begun = Instant::now();
     options.limits.check().map_err(|_| Error::invalid("limits beyond what the format allows", None))?;
     let names = list(&*storage)?;
@@ -86,7 +92,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Store>
         }
     };
     let inner = Opening { storage, options, manifest, report }.run(begun)?;
-    Ok(Store::start(inner, lock))
+    Ok((inner, lock))
 }
 
 pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {
