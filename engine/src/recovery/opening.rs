@@ -132,7 +132,7 @@ impl Opening {
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
             Live::Fresh(fresh) => fresh,
-            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids, hash)?,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids)?,
         };
         load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
@@ -218,7 +218,6 @@ impl Opening {
         segments: &mut Vec<Arc<Segment>>,
         directory: &mut Directory,
         ids: &mut IdTable,
-        _hash: NameHash,
     ) -> Result<ActiveSegment> {
         let no_log = Log::of_files();
         let mut live = None;
