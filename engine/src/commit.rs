@@ -24,6 +24,8 @@ const LINGER: Duration = Duration::from_micros(100);
 const SPIN: Duration = Duration::from_micros(150);
 /// A sleeper looks again after this, whatever happens.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// After so many looks without progress who waits for the committer syncs by itself.
+const IDLE_ROUNDS: u32 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Commit {
@@ -86,15 +88,21 @@ impl Commit {
             }
             std::thread::yield_now();
         }
-        loop {
+        let (mut seen, mut idle_rounds) = (0, 0);
+        while idle_rounds < IDLE_ROUNDS {
             let turn = self.done.turn();
-            if log.core.log.watermark.durable() >= position {
+            let durable = log.core.log.watermark.durable();
+            if durable >= position {
                 return Ok(());
             }
             log.core.log.check_poison()?;
+            idle_rounds = if durable > seen { 0 } else { idle_rounds + 1 };
+            seen = durable;
             log.committer.request(position);
             self.done.wait(turn, LOOK_AGAIN);
         }
+        // Nobody may be there to do it: a thread that could not be started, or one that ended.
+        self.wait_durable(log, position)
     }
 
     fn begin_leading(&self) -> bool {
@@ -212,3 +220,6 @@ pub(crate) struct Committing<'a> {
     pub(crate) preparer: &'a Preparer,
     pub(crate) committer: &'a Committer,
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,14 @@ pub(crate) fn segment_number(name: &str) -> Option<(u64, bool)> {
     is_number.then(|| digits.parse().ok()).flatten().map(|number| (number, is_index))
 }
 
+/// Numbers of the segment files among these names, ascending.
+pub(crate) fn segment_numbers(names: &[String]) -> Vec<u64> {
+    let segments = names.iter().filter_map(|name| segment_number(name)).filter(|(_, is_index)| !is_index);
+    let mut numbers: Vec<u64> = segments.map(|(number, _)| number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
 /// A file ready to become the next segment.
 #[derive(Debug)]
 pub(crate) struct Prepared {

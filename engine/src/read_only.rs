@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{DurabilityKind, SegmentState};
+use annals_format::manifest::SegmentState;
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
-use crate::append::Durability;
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -18,9 +17,9 @@ use crate::manifest;
 use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::segment_number;
+use crate::prepare::segment_numbers;
 use crate::reader::Reader;
-use crate::recovery::{self, Rebuild, open_listed_segment};
+use crate::recovery::{self, Followed, LiveEnd, Rebuild, open_listed_segment};
 use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::storage::Storage;
 use crate::watermark::Watermark;
@@ -32,14 +31,23 @@ pub struct ReadOnly {
     options: Options,
     core: Arc<Core>,
     notices: Vec<String>,
+    /// Where the next look goes on, if the last one ended where one can.
+    live: Option<LiveEnd>,
+}
+
+/// What a look at everything found.
+struct Look {
+    core: Core,
+    notices: Vec<String>,
+    live: Option<LiveEnd>,
 }
 
 /// How often a look at a store that is being written is tried again when files changed under it.
 const TRIES: usize = 20;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
-    let (core, notices) = look(&storage, &options, None)?;
-    Ok(ReadOnly { storage, options, core: Arc::new(core), notices })
+    let Look { core, notices, live } = look(&storage, &options, None)?;
+    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, live })
 }
 
 impl ReadOnly {
@@ -55,14 +63,33 @@ impl ReadOnly {
 
     /// Looks again for what was appended since. Readers made before keep what they show.
     ///
-    /// Costs a scan of the live segment.
+    /// Costs a few small reads when nothing came, else the reading of what came. Only where a segment ended, the store
+    /// was opened for writing anew, or something is amiss, the live segment is scanned from its beginning. Damage that
+    /// meanwhile befalls what an earlier look verified is found by the reading of it, and by the next opening.
     ///
     /// # Errors
     /// As [`Options::open_read_only`].
     pub fn refresh(&mut self) -> Result<()> {
-        let (core, notices) = look(&self.storage, &self.options, Some(&self.core))?;
+        if let Some(live) = self.live.take() {
+            match live.follow(&*self.storage) {
+                Ok(Followed::Same(live)) => {
+                    self.live = Some(live);
+                    return Ok(());
+                }
+                Ok(Followed::Further(live)) => {
+                    self.core = Arc::new(grown(&self.core, &live));
+                    self.live = Some(live);
+                    return Ok(());
+                }
+                Ok(Followed::Elsewhere) => {}
+                Err(error) if may_be_movement(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let Look { core, notices, live } = look(&self.storage, &self.options, Some(&self.core))?;
         self.core = Arc::new(core);
         self.notices = notices;
+        self.live = live;
         Ok(())
     }
 
@@ -73,7 +100,7 @@ impl ReadOnly {
 }
 
 /// A writer at work may roll, seal or recover between our looking at one file and the next; then we look again.
-fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
+fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<Look> {
     let mut tries = 0;
     let mut last: Option<(String, Vec<String>, Vec<u8>)> = None;
     loop {
@@ -102,7 +129,7 @@ fn may_be_movement(error: &Error) -> bool {
     }
 }
 
-fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<(Core, Vec<String>)> {
+fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<Look> {
     let names = recovery::list(&**storage)?;
     let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
         // What an interrupted creation left is no store yet; anything more has lost its manifest.
@@ -110,9 +137,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         let reason = "it holds no manifest".to_owned();
         return Err(Error::NotAStore { path: "the directory".to_owned(), reason });
     };
-    let mut numbers: Vec<u64> =
-        names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
-    numbers.sort_unstable();
+    let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let mut segments: Vec<Arc<Segment>> = Vec::new();
@@ -125,30 +150,50 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         segments.push(Arc::new(segment));
     }
     let head = found.tail.last_position;
+    let known_durable = found.known_durable.min(head);
+    let last = (head, found.tail.last_time);
+    // Whole batches beyond the end are judged anew each time, and so is what gave a notice.
+    let is_plain = found.tail.beyond.is_empty() && found.notices.is_empty();
+    let mut live = None;
     for scanned in found.tail.segments {
-        let of_index = SegmentIndex::Active(scanned.index);
+        let index = scanned.index;
+        let of_index = SegmentIndex::Active(index.clone());
         let mut segment = Segment::new(scanned.header, scanned.name, scanned.file, options.read_mode, of_index)?;
         if let Some(from) = scanned.from_ring {
             segment = segment.with_tail(from, scanned.bytes[from as usize..scanned.end as usize].to_vec());
         }
         let state = if scanned.end_mark.is_some() { SegmentState::Sealed } else { SegmentState::Cut };
         segment.close(Closing { end: scanned.end, state, tally: scanned.tally });
-        segments.push(Arc::new(segment));
+        let segment = Arc::new(segment);
+        live = (is_plain && scanned.end_mark.is_none())
+            .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
+        segments.push(segment);
     }
-    let default_durability = match manifest.default_durability {
-        DurabilityKind::Durable => Durability::Durable,
-        DurabilityKind::Buffered => Durability::Buffered,
-    };
     let core = Core {
-        log: Log::new(None, Watermark::start(head, found.known_durable.min(head), 0)),
+        log: Log::new(None, Watermark::start(head, known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
         hash,
         limits: manifest.limits,
-        default_durability,
+        default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
         ids: None,
     };
-    Ok((core, found.notices))
+    Ok(Look { core, notices: found.notices, live })
+}
+
+/// The same with a longer live segment.
+fn grown(core: &Core, live: &LiveEnd) -> Core {
+    let mut segments = Vec::clone(&core.segments.load());
+    segments.pop();
+    segments.push(live.segment.clone());
+    Core {
+        log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
+        segments: ArcSwap::from_pointee(segments),
+        hash: core.hash,
+        limits: core.limits,
+        default_durability: core.default_durability,
+        read_mode: core.read_mode,
+    }
 }
 
 /// A sealed segment that was opened at an earlier look.

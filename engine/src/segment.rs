@@ -178,6 +178,26 @@ impl Segment {
         self
     }
 
+    /// The same segment after it has grown: file, map and index are shared, the end is another.
+    pub(crate) fn grown(&self, closing: Closing, tail: Option<(u64, Vec<u8>)>) -> Self {
+        Self {
+            header: self.header.clone(),
+            seed: self.seed,
+            name: self.name.clone(),
+            file: self.file.clone(),
+            map: self.map.clone(),
+            index: ArcSwap::new(self.index.load_full()),
+            closing: OnceLock::from(closing),
+            base: self.base,
+            tail: tail.map(|(offset, bytes)| (offset, Map::from(bytes))),
+        }
+    }
+
+    /// Read-only openings: offset and bytes of what the file did not hold when it was looked at.
+    pub(crate) fn tail(&self) -> Option<(u64, &[u8])> {
+        self.tail.as_ref().map(|(offset, map)| (*offset, &map[..]))
+    }
+
     /// How its bytes are read.
     pub(crate) fn read_mode(&self) -> ReadMode {
         if self.map.is_some() { ReadMode::Mapped } else { ReadMode::Pread }

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use annals_format::FORMAT_VERSION;
-use annals_format::manifest::DurabilityKind;
 
 use super::StoreInfo;
 use super::survey::{End, Survey, Unchanged};
+use crate::Result;
 use crate::error::Error;
 use crate::manifest::generation_of;
 use crate::prepare::segment_number;
+use crate::recovery::durability;
 use crate::storage::{Access, LOCK_NAME, Storage};
-use crate::{Durability, Result};
 
 pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     let storage = &Unchanged(storage);
@@ -30,10 +30,7 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
         format_version: FORMAT_VERSION,
         written_by: manifest.written_by,
         created_at: manifest.created_at,
-        default_durability: match manifest.default_durability {
-            DurabilityKind::Durable => Durability::Durable,
-            DurabilityKind::Buffered => Durability::Buffered,
-        },
+        default_durability: durability(manifest.default_durability),
         limits: manifest.limits,
         segments: manifest.segments.len() as u64,
         events: listed_events,

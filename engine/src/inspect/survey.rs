@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::manifest;
 use crate::mark::MarkFile;
 use crate::name::NameHash;
-use crate::prepare::segment_number;
+use crate::prepare::segment_numbers;
 use crate::recovery::list;
-use crate::recovery::scan::{RingImage, Scanner, Tail};
+use crate::recovery::ring_image::RingImage;
+use crate::recovery::scan::{Scanner, Tail};
 use crate::storage::{Access, Fill, LockError, LockGuard, Storage, StorageFile};
 
 /// A storage through which nothing can be changed.
@@ -75,9 +76,7 @@ impl Survey {
         names.sort_unstable();
         let mut generations: Vec<u64> = names.iter().filter_map(|name| manifest::generation_of(name)).collect();
         generations.sort_unstable_by(|a, b| b.cmp(a));
-        let mut numbers: Vec<u64> =
-            names.iter().filter_map(|name| segment_number(name)).filter(|n| !n.1).map(|n| n.0).collect();
-        numbers.sort_unstable();
+        let numbers = segment_numbers(&names);
         if generations.is_empty() && numbers.is_empty() {
             let reason = "it holds neither a manifest nor a segment".to_owned();
             return Err(Error::NotAStore { path: "the directory".to_owned(), reason });

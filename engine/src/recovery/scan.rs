@@ -5,85 +5,21 @@
 use std::sync::Arc;
 
 use annals_format::Fault;
-use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
-use annals_format::checksum::Seed;
 use annals_format::manifest::Manifest;
-use annals_format::record::Record;
-use annals_format::ring::{RING_HEADER_LEN, RingHeader};
-use annals_format::scan::{self, Step};
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
 
+use super::judge::{Continuation, Next, find_batches, is_unsupported};
+use super::reindex::index_batch;
+use super::ring_image::{RingBytes, RingImage};
 use crate::Result;
-use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
+use crate::active_index::{ActiveIndex, Expected, IndexWriter};
 use crate::error::Error;
 use crate::log::page_ceiling;
-use crate::name::{KeyKind, NameHash};
+use crate::manifest::read_whole;
+use crate::name::NameHash;
 use crate::prepare::segment_name;
 use crate::segment::Tally;
 use crate::storage::{Access, Storage, StorageFile};
-
-pub(crate) const RING_NAME: &str = "RING";
-/// Larger than any ring this library makes.
-const RING_LEN_MAX: u64 = (1 << 30) + RING_HEADER_LEN as u64;
-
-/// The ring as it lay in its file.
-pub(crate) struct RingImage {
-    pub(crate) header: RingHeader,
-    bytes: Vec<u8>,
-}
-
-impl RingImage {
-    /// Reads the ring file. `Err` texts say why it cannot be used.
-    pub(crate) fn read(storage: &dyn Storage, store: [u8; 16]) -> Result<std::result::Result<Self, String>> {
-        let file = match storage.open(RING_NAME, Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Err(format!("{RING_NAME} is missing")));
-            }
-            Err(error) => return Err(Error::io("open", RING_NAME)(error)),
-        };
-        let len = file.len().map_err(Error::io("measure", RING_NAME))?;
-        if len > RING_LEN_MAX {
-            return Ok(Err(format!("{RING_NAME} is {len} bytes long")));
-        }
-        let mut bytes = vec![0; len as usize];
-        let got = file.read_at(0, &mut bytes).map_err(Error::io("read", RING_NAME))?;
-        bytes.truncate(got);
-        let (newest, faults) = RingHeader::newest(&bytes);
-        if let Some(Fault::Unsupported { what, value }) = faults.iter().flatten().find(|f| is_unsupported(f)) {
-            let what = format!("{what} {value:#x}");
-            return Err(Error::Unsupported { file: RING_NAME.to_owned(), what, written_by: 0 });
-        }
-        let Some(header) = newest else {
-            let told = faults.iter().flatten().next().map_or("it holds no header".to_owned(), ToString::to_string);
-            return Ok(Err(format!("{RING_NAME}: {told}")));
-        };
-        if header.store != store {
-            return Ok(Err(format!("{RING_NAME} belongs to another store")));
-        }
-        if (RING_HEADER_LEN as u64).checked_add(header.ring_len) != Some(bytes.len() as u64) {
-            return Ok(Err(format!("{RING_NAME} is {} bytes long, its header says otherwise", bytes.len())));
-        }
-        Ok(Ok(Self { header, bytes: bytes.split_off(RING_HEADER_LEN) }))
-    }
-
-    fn holds_log(&self) -> bool {
-        self.header.holds_log
-    }
-
-    /// Copies log offsets `at .. at + len`.
-    fn copy(&self, at: u64, len: usize) -> Vec<u8> {
-        let start = (at % self.bytes.len() as u64) as usize;
-        let until_wrap = len.min(self.bytes.len() - start);
-        let mut out = self.bytes[start..start + until_wrap].to_vec();
-        out.extend_from_slice(&self.bytes[..len - until_wrap]);
-        out
-    }
-}
-
-pub(crate) fn is_unsupported(fault: &Fault) -> bool {
-    matches!(fault, Fault::Unsupported { .. })
-}
 
 /// A segment beyond the manifest's last, as the scan found it.
 pub(crate) struct Scanned {
@@ -184,12 +120,16 @@ impl Scanner<'_> {
     /// Log offset at which the successor of a listed, sealed segment begins, if it was begun in the same opening.
     fn base_after(&self, link: Option<Link>) -> Result<Option<u64>> {
         let Some(entry) = link.and(self.manifest.segments.last()) else { return Ok(None) };
-        let name = segment_name(entry.number);
-        let Ok(file) = self.storage.open(&name, Access::Read) else { return Ok(None) };
-        let mut page = vec![0; SEGMENT_HEADER_LEN];
-        file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
-        let header = SegmentHeader::decode(&page).ok().flatten();
+        let header = self.header_of(&segment_name(entry.number))?;
         Ok(header.map(|header| page_ceiling(header.base + entry.end + END_MARK_LEN as u64)))
+    }
+
+    /// A segment's header as its file holds it; `None` if the file cannot be opened or holds none.
+    fn header_of(&self, name: &str) -> Result<Option<SegmentHeader>> {
+        let Ok(file) = self.storage.open(name, Access::Read) else { return Ok(None) };
+        let mut page = vec![0; SEGMENT_HEADER_LEN];
+        file.read_at(0, &mut page).map_err(Error::io("read", name))?;
+        Ok(SegmentHeader::decode(&page).ok().flatten())
     }
 
     /// Opens segment `number` if its header, in the file or in the ring at log offset `base`, continues the log.
@@ -228,7 +168,7 @@ impl Scanner<'_> {
         }
         let ring = self.ring.filter(|ring| ring.holds_log());
         if let (Some(ring), Some(base)) = (ring, base) {
-            let page = ring.copy(base, SEGMENT_HEADER_LEN);
+            let page = ring.copy(base, SEGMENT_HEADER_LEN)?;
             if let Ok(Some(header)) = SegmentHeader::decode(&page)
                 && fits(&header)
                 && image.len() >= SEGMENT_HEADER_LEN
@@ -277,8 +217,14 @@ impl Scanner<'_> {
         let seed = segment.header.seed();
         let mut index = IndexWriter::new(segment.index.clone());
         loop {
-            match self.step(segment, seed, tail.last_position + 1, tail.last_time) {
-                Found::Batch(header) => {
+            let here = Continuation {
+                seed,
+                position: tail.last_position + 1,
+                time: tail.last_time,
+                final_checksum: segment.tally.final_checksum.value(),
+            };
+            match self.step(segment, here)? {
+                Next::Batch(header) => {
                     let from = segment.end as usize;
                     let batch = &segment.bytes[from..from + header.len()];
                     let controls =
@@ -291,47 +237,35 @@ impl Scanner<'_> {
                     tail.last_time = header.recorded_at;
                     tail.durable_upto = tail.durable_upto.max(header.durable_upto().unwrap_or(0));
                 }
-                Found::End(mark) => {
+                Next::End(mark) => {
                     segment.end_mark = Some(mark);
                     return Ok(Stop::Clean);
                 }
-                Found::Clean => return Ok(Stop::Clean),
-                Found::Fault(fault) if is_unsupported(&fault) => {
+                Next::Clean => return Ok(Stop::Clean),
+                Next::Fault(fault) if is_unsupported(&fault) => {
                     return Err(Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by));
                 }
-                Found::Fault(fault) => return Ok(Stop::Torn(fault)),
+                Next::Fault(fault) => return Ok(Stop::Torn(fault)),
             }
         }
     }
 
     /// What stands at the segment's end: in its file, else in the ring.
-    fn step(&self, segment: &mut Scanned, seed: Seed, position: u64, time: u64) -> Found {
+    fn step(&self, segment: &mut Scanned, here: Continuation) -> Result<Next> {
         let at = segment.end as usize;
-        let in_file = judge(&segment.bytes[at..], seed, position, time, &segment.tally);
-        if matches!(in_file, Found::Batch(_) | Found::End(_)) {
-            return in_file;
+        let in_file = here.judge(&segment.bytes[at..]);
+        if in_file.is_whole() || in_file.is_unsupported() {
+            return Ok(in_file);
         }
-        if let Found::Fault(fault) = &in_file
-            && is_unsupported(fault)
-        {
-            return in_file;
+        let Some(ring) = self.ring.filter(|ring| ring.holds_log()) else { return Ok(in_file) };
+        let room = (segment.bytes.len() - at) as u64;
+        let (in_ring, copy) = here.judge_ring(ring, segment.header.base + segment.end, room)?;
+        if !in_ring.is_whole() {
+            return Ok(in_file);
         }
-        let Some(ring) = self.ring.filter(|ring| ring.holds_log()) else { return in_file };
-        let log_at = segment.header.base + segment.end;
-        let room = (segment.bytes.len() - at).min(ring.bytes.len());
-        let mut copy = ring.copy(log_at, room.min(END_MARK_LEN));
-        if let Ok(header) = BatchHeader::decode(&copy, seed) {
-            copy = ring.copy(log_at, room.min(header.len()));
-        }
-        let in_ring = judge(&copy, seed, position, time, &segment.tally);
-        let len = match &in_ring {
-            Found::Batch(header) => header.len(),
-            Found::End(_) => END_MARK_LEN,
-            _ => return in_file,
-        };
-        segment.bytes[at..at + len].copy_from_slice(&copy[..len]);
+        segment.bytes[at..at + copy.len()].copy_from_slice(&copy);
         segment.from_ring.get_or_insert(segment.end);
-        in_ring
+        Ok(in_ring)
     }
 
     /// Whole batches beyond the stop tell a damaged middle from a torn end.
@@ -353,11 +287,12 @@ impl Scanner<'_> {
         let seen = tail.segments.last().map_or(0, |last| last.header.identity.segment);
         for number in self.numbers.iter().copied().filter(|number| *number > seen) {
             let name = segment_name(number);
-            let Ok(bytes) = crate::manifest::read_whole(self.storage, &name, SEGMENT_LEN_MAX) else { continue };
-            let Ok(Some(header)) = SegmentHeader::decode(&bytes) else { continue };
+            // A file made ahead is all zeros: its header is enough to see that.
+            let Ok(Some(header)) = self.header_of(&name) else { continue };
             if Some(header.identity.incarnation) != newest || header.first_position <= tail.last_position {
                 continue;
             }
+            let Ok(bytes) = read_whole(self.storage, &name, SEGMENT_LEN_MAX) else { continue };
             find_batches(&bytes, SEGMENT_HEADER_LEN, header.seed(), |offset, batch| {
                 tail.durable_upto = tail.durable_upto.max(batch.durable_upto().unwrap_or(0));
                 tail.beyond.push((name.clone(), offset as u64, batch.first_position));
@@ -377,75 +312,4 @@ struct Opened {
     image: Vec<u8>,
     /// The file does not hold the header: the ring did.
     header_from_ring: bool,
-}
-
-enum Found {
-    Batch(BatchHeader),
-    End(EndMark),
-    Clean,
-    Fault(Fault),
-}
-
-/// Whether a whole batch that continues the log, or the end mark that belongs here, stands at the start of `bytes`.
-fn judge(bytes: &[u8], seed: Seed, position: u64, time: u64, tally: &Tally) -> Found {
-    match scan::next(bytes, seed) {
-        Ok(Step::Batch(header)) => {
-            if header.first_position != position {
-                return Found::Fault(Fault::Position { expected: position, found: header.first_position });
-            }
-            if header.recorded_at < time {
-                return Found::Fault(Fault::Order { what: "recorded_at" });
-            }
-            match scan::verify_batch(bytes, &header, seed, |_, _, _| {}) {
-                Ok(()) => Found::Batch(header),
-                Err(fault) => Found::Fault(fault),
-            }
-        }
-        Ok(Step::End(mark)) if mark.final_checksum == tally.final_checksum.value() => Found::End(mark),
-        Ok(Step::End(_)) => Found::Fault(Fault::Identity { what: "final checksum of the end mark" }),
-        Ok(Step::Clean) => Found::Clean,
-        Err(fault) => Found::Fault(fault),
-    }
-}
-
-/// Every place from `from` on where the header of a batch of this segment verifies.
-fn find_batches(bytes: &[u8], from: usize, seed: Seed, mut each: impl FnMut(usize, BatchHeader)) {
-    let mut at = from.next_multiple_of(8);
-    while at + BATCH_HEADER_LEN <= bytes.len() {
-        if bytes[at + 4] == annals_format::batch::BATCH_KIND
-            && let Ok(header) = BatchHeader::decode(&bytes[at..], seed)
-        {
-            each(at, header);
-        }
-        at += 8;
-    }
-}
-
-/// Enters a verified batch into an index; answers the number of its control records.
-pub(crate) fn index_batch(
-    index: &mut IndexWriter,
-    hash: NameHash,
-    batch: &[u8],
-    header: &BatchHeader,
-    seed: Seed,
-    batch_at: u64,
-) -> std::result::Result<u64, Fault> {
-    let mut controls = 0;
-    index.add_batch(header.recorded_at);
-    scan::verify_batch(batch, header, seed, |offset, _, record| {
-        let place = Place { frame: batch_at + offset as u64, batch: batch_at };
-        let number = index.add_record(place);
-        match record {
-            Record::Event(event) => {
-                index.add_key(KeyKind::Stream, hash.key(KeyKind::Stream, event.stream()), number);
-                index.add_key(KeyKind::Type, hash.key(KeyKind::Type, event.event_type()), number);
-                for tag in event.tags() {
-                    index.add_key(KeyKind::Tag, hash.key(KeyKind::Tag, tag), number);
-                }
-                index.add_id(hash.id(&event.id()), number);
-            }
-            Record::Control(_) => controls += 1,
-        }
-    })?;
-    Ok(controls)
 }

@@ -9,7 +9,7 @@ use super::{Check, told};
 use crate::inspect::Severity;
 use crate::manifest::file_name;
 use crate::mark::MARK_NAME;
-use crate::recovery::scan::RING_NAME;
+use crate::recovery::ring_image::RING_NAME;
 use crate::storage::{Access, LOCK_NAME};
 
 impl Check<'_> {

@@ -1,0 +1,282 @@
+//! An opening under way: what was found becomes a store that can be written.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use annals_format::checksum::Identity;
+use annals_format::manifest::{Manifest, SegmentState};
+use annals_format::mark::Mark;
+use annals_format::segment::{Link, SegmentHeader, SegmentKind};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::create::fill;
+use super::end::{Found, find_end, is_clean};
+use super::listed::{Rebuild, needs_seal, open_listed_segment};
+use super::scan::Tail;
+use super::writer_memory::{load_active, load_streams_and_ids};
+use super::{RecoveryReport, durability, list};
+use crate::active_index::IndexWriter;
+use crate::background::{Committer, Sealing};
+use crate::commit::Commit;
+use crate::core::Core;
+use crate::directory::Directory;
+use crate::error::Error;
+use crate::id_table::IdTable;
+use crate::log::Log;
+use crate::made_id::MadeIds;
+use crate::name::NameHash;
+use crate::options::Options;
+use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::segment::{Closing, Segment, SegmentIndex};
+use crate::storage::{Access, Storage};
+use crate::store::Inner;
+use crate::watermark::Watermark;
+use crate::writer::{ActiveSegment, Writer, begin_segment};
+use crate::{Result, VERSION};
+
+/// An opening under way: what was read, and what is decided.
+pub(super) struct Opening {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) options: Options,
+    pub(super) manifest: Manifest,
+    pub(super) report: RecoveryReport,
+}
+
+/// The segment to go on with.
+enum Live {
+    Continue(Tail),
+    Fresh(ActiveSegment),
+}
+
+impl Opening {
+    pub(super) fn run(mut self, begun: Instant) -> Result<Inner> {
+        // A store keeps its own durability, limits and sizes.
+        self.options.durability = durability(self.manifest.default_durability);
+        self.options.segment_bytes_max = self.manifest.segment_len_max;
+        let names = list(&*self.storage)?;
+        let numbers = segment_numbers(&names);
+        let found = find_end(&*self.storage, &self.manifest, &numbers)?;
+        self.report.notices.extend(found.notices.iter().cloned());
+        let Found { tail, mark, ring, known_durable, .. } = found;
+        let clean = !self.report.created && is_clean(mark.as_ref(), &tail);
+        self.report.clean = clean;
+
+        let hash = NameHash { seed: self.manifest.name_hash_seed };
+        let mut next_number = self.manifest.next_segment.max(numbers.last().map_or(0, |n| n + 1));
+        next_number = next_number.max(mark.as_ref().map_or(0, |m| m.segment + 1));
+        let session = ring.as_ref().map_or(1, |ring| ring.header.session + 1);
+
+        let mut segments = self.open_listed(hash)?;
+        let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
+            Live::Continue(tail)
+        } else {
+            let rescued = self.rescue(tail, known_durable, &mut next_number, mark.as_ref(), hash)?;
+            segments.extend(rescued.listed);
+            Live::Fresh(rescued.fresh)
+        };
+        self.sweep(&numbers, &live, &segments);
+        self.finish(live, segments, hash, mark, session, next_number, begun)
+    }
+
+    /// Every segment of the manifest, with its index; a missing or damaged index is made anew.
+    fn open_listed(&mut self, hash: NameHash) -> Result<Vec<Arc<Segment>>> {
+        let mut segments = Vec::new();
+        for entry in &self.manifest.segments {
+            let (segment, rebuilt) =
+                open_listed_segment(&*self.storage, entry, self.options.read_mode, hash, Rebuild::Write)?;
+            self.report.rebuilt_indexes.extend(rebuilt);
+            segments.push(Arc::new(segment));
+        }
+        Ok(segments)
+    }
+
+    /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
+    fn sweep(&mut self, numbers: &[u64], live: &Live, listed: &[Arc<Segment>]) {
+        let mut kept: Vec<u64> = listed.iter().map(|segment| segment.header.identity.segment).collect();
+        match live {
+            Live::Continue(tail) => kept.extend(tail.segments.iter().map(|s| s.header.identity.segment)),
+            Live::Fresh(fresh) => kept.push(fresh.segment.header.identity.segment),
+        }
+        for number in numbers.iter().filter(|number| !kept.contains(number)) {
+            // The very first segment of a new store is begun by this opening.
+            if self.report.created && *number == 1 {
+                continue;
+            }
+            let name = segment_name(*number);
+            if self.storage.remove(&name).is_ok() {
+                self.report.set_aside.push(name);
+            }
+            let _ = self.storage.remove(&index_name(*number));
+        }
+    }
+
+    /// Puts everything together, and makes the opening known on disk before anything is accepted.
+    #[expect(clippy::too_many_arguments, reason = "all that opening found, used once")]
+    fn finish(
+        mut self,
+        live: Live,
+        mut segments: Vec<Arc<Segment>>,
+        hash: NameHash,
+        mark: Option<Mark>,
+        session: u64,
+        next_number: u64,
+        begun: Instant,
+    ) -> Result<Inner> {
+        let mut directory = Directory::new(hash);
+        let ids = Arc::new(IdTable::new());
+        let watermark_log = Log::of_files();
+        for segment in &segments {
+            load_streams_and_ids(segment, &watermark_log, &mut directory, &ids)?;
+        }
+        let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
+        let active = match live {
+            Live::Fresh(fresh) => fresh,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &ids)?,
+        };
+        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &ids)?;
+        let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
+        // Not the manifest's: an ended segment may be missing there, when sealing it failed.
+        let ended = segments.iter().filter_map(|segment| segment.closing());
+        let times = ended.filter(|closing| closing.tally.batch_count > 0).map(|closing| closing.tally.last_time);
+        let last_time = times.chain([active.tally.last_time]).max().unwrap_or(0);
+        let end = active.segment.header.base + active.offset;
+
+        // The mark is moved and synced, without "clean", before the first byte of the log is written in this opening; the
+        // ring is there before, since an unclean mark says that it may hold commits.
+        let ring = self.open_ring(session, &active)?;
+        let mark_file = self.write_mark(mark, &active, head, last_time)?;
+        let log = Log::new(
+            Some(ring),
+            Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
+        );
+        log.add_extent(active.segment.header.base, active.segment.file.clone(), &active.segment.name);
+        self.load_ring_page(&log, &active, begun_anew)?;
+
+        segments.push(active.segment.clone());
+        let core = Arc::new(Core {
+            log,
+            segments: ArcSwap::from_pointee(segments),
+            hash,
+            limits: self.manifest.limits,
+            default_durability: self.options.durability,
+            read_mode: self.options.read_mode,
+            ids: Some(ids.clone()),
+        });
+        let plan = SegmentPlan {
+            store: self.manifest.store,
+            incarnation: active.segment.header.identity.incarnation,
+            len_max: self.options.segment_bytes_max,
+            quota: self.manifest.quota_bytes,
+            fill: fill(&self.options),
+        };
+        let total = core.segments.load().iter().map(|segment| segment.header.segment_len).sum();
+        let preparer = Arc::new(Preparer::new(self.storage.clone(), plan, next_number, total));
+        preparer.set_manifest_generation(self.manifest.generation);
+        let unsealed: Vec<_> = core.segments.load().iter().filter(|s| needs_seal(s, &self.manifest)).cloned().collect();
+        for segment in unsealed {
+            preparer.enqueue_seal(segment);
+        }
+        let writer = Writer {
+            core: core.clone(),
+            clock: self.options.clock.clone(),
+            preparer: preparer.clone(),
+            active,
+            head,
+            end,
+            last_time,
+            directory,
+            ids,
+            made_ids: MadeIds::new()?,
+            staging: Vec::with_capacity(64 << 10),
+            keys: Vec::with_capacity(1024),
+            undo: Vec::with_capacity(1024),
+            frames: Vec::with_capacity(1024),
+            ended: Vec::new(),
+            clock_steps_back: 0,
+        };
+        self.report.duration = begun.elapsed();
+        let committer = Committer::new(&self.options);
+        committer.set_durable_end(end);
+        Ok(Inner {
+            core,
+            storage: self.storage,
+            writer: Mutex::new(writer).into(),
+            commit: Commit::new(mark_file),
+            preparer,
+            committer: committer.into(),
+            sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
+            options: self.options,
+            report: self.report,
+            stopping: false.into(),
+        })
+    }
+
+    /// The live segment of a clean close, or the first one of a new store.
+    fn continue_live(
+        &self,
+        tail: Tail,
+        segments: &mut Vec<Arc<Segment>>,
+        directory: &mut Directory,
+        ids: &IdTable,
+    ) -> Result<ActiveSegment> {
+        let no_log = Log::of_files();
+        let mut live = None;
+        for scanned in tail.segments {
+            let header = scanned.header.clone();
+            let index = scanned.index;
+            let of_index = SegmentIndex::Active(index.clone());
+            let segment = Segment::new(header, scanned.name, scanned.file, self.options.read_mode, of_index)?;
+            if scanned.end_mark.is_some() {
+                segment.close(Closing { end: scanned.end, state: SegmentState::Sealed, tally: scanned.tally });
+                let segment = Arc::new(segment);
+                load_active(&segment, &index, &no_log, directory, ids)?;
+                segments.push(segment);
+            } else {
+                let segment = Arc::new(segment.written_here());
+                live = Some(ActiveSegment {
+                    segment,
+                    index: IndexWriter::new(index),
+                    offset: scanned.end,
+                    tally: scanned.tally,
+                });
+            }
+        }
+        live.map_or_else(|| self.first_segment(), Ok)
+    }
+
+    /// The first segment of a new store: its file was made with the store, its header goes through the ring.
+    fn first_segment(&self) -> Result<ActiveSegment> {
+        let name = segment_name(1);
+        let file = self.storage.open(&name, Access::ReadWrite).map_err(Error::io("open", &name))?;
+        let len = file.len().map_err(Error::io("measure", &name))?;
+        let incarnation = self.manifest.incarnations.last().expect("a manifest lists one").incarnation;
+        let identity = Identity { store: self.manifest.store, incarnation, segment: 1 };
+        let header = self.live_header(identity, len, 1, None, self.manifest.created_at);
+        let prepared = Prepared { identity, name, file, len };
+        begin_segment(self.options.read_mode, header, prepared, 1024, None)
+    }
+
+    /// Header of a segment that this opening begins: the ring begins with it.
+    pub(super) fn live_header(
+        &self,
+        identity: Identity,
+        segment_len: u64,
+        first_position: u64,
+        previous: Option<Link>,
+        created_at: u64,
+    ) -> SegmentHeader {
+        SegmentHeader {
+            identity,
+            generation: 0,
+            manifest_generation: self.manifest.generation,
+            segment_len,
+            base: 0,
+            first_position,
+            previous,
+            created_at,
+            written_by: VERSION,
+            kind: SegmentKind::Live,
+        }
+    }
+}

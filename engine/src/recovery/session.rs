@@ -1,0 +1,106 @@
+//! Mark and ring of this opening, durable before its first append.
+
+use std::io::IoSlice;
+
+use annals_format::mark::{MARK_LEN, Mark};
+use annals_format::ring::{RING_HEADER_LEN, RingHeader};
+use annals_format::segment::SEGMENT_HEADER_LEN;
+
+use super::opening::Opening;
+use super::refuse_write;
+use super::ring_image::RING_NAME;
+use crate::Result;
+use crate::error::Error;
+use crate::log::{Log, page_floor};
+use crate::mark::{MARK_NAME, MarkFile};
+use crate::prepare::no_room;
+use crate::ring::Ring;
+use crate::storage::{Access, Fill, SharedMap};
+use crate::writer::ActiveSegment;
+
+impl Opening {
+    pub(super) fn write_mark(
+        &self,
+        old: Option<Mark>,
+        active: &ActiveSegment,
+        head: u64,
+        time: u64,
+    ) -> Result<MarkFile> {
+        let file = match self.storage.open(MARK_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => file,
+            Ok(_) => {
+                self.storage.remove(MARK_NAME).map_err(Error::io("remove", MARK_NAME))?;
+                MarkFile::create(&*self.storage)?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => MarkFile::create(&*self.storage)?,
+            Err(error) => return Err(refuse_write(MARK_NAME, error)),
+        };
+        let identity = active.segment.header.identity;
+        let mark = Mark {
+            store: identity.store,
+            incarnation: identity.incarnation,
+            sequence: old.as_ref().map_or(0, |mark| mark.sequence),
+            manifest_generation: self.manifest.generation,
+            segment: identity.segment,
+            offset: active.offset,
+            position: head,
+            recorded_at: time,
+            clean: false,
+        };
+        let mut mark_file = MarkFile::open(file, mark.clone());
+        mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
+        mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
+        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        Ok(mark_file)
+    }
+
+    /// The ring of this opening: its header, with the next session, is durable before the first append.
+    pub(super) fn open_ring(&self, session: u64, active: &ActiveSegment) -> Result<Ring> {
+        let shared = self.storage.map_is_shared();
+        let ring_len = self.options.ring_bytes;
+        let file_len = RING_HEADER_LEN as u64 + ring_len;
+        let file = match self.storage.open(RING_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == file_len) => file,
+            other => {
+                if other.is_ok() {
+                    self.storage.remove(RING_NAME).map_err(Error::io("remove", RING_NAME))?;
+                }
+                self.storage.create(RING_NAME, file_len, Fill::Zeroed).map_err(|error| no_room(RING_NAME, error))?
+            }
+        };
+        let header = RingHeader {
+            store: self.manifest.store,
+            incarnation: active.segment.header.identity.incarnation,
+            session,
+            ring_len,
+            first_segment: active.segment.header.identity.segment,
+            holds_log: shared,
+        };
+        file.write_at(RingHeader::slot_offset(session), &[IoSlice::new(&header.encode())])
+            .map_err(Error::io("write", RING_NAME))?;
+        file.sync().map_err(Error::io("sync", RING_NAME))?;
+        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        let memory = if shared {
+            file.map_shared().map_err(Error::io("map", RING_NAME))?
+        } else {
+            SharedMap::anonymous(ring_len as usize).map_err(Error::io("map", RING_NAME))?
+        };
+        let start = if shared { RING_HEADER_LEN } else { 0 };
+        Ok(Ring::new(memory, start, shared))
+    }
+
+    /// The ring gets the page that the next flush begins with; a segment begun now gets its header.
+    pub(super) fn load_ring_page(&self, log: &Log, active: &ActiveSegment, begun_anew: bool) -> Result<()> {
+        let base = active.segment.header.base;
+        if begun_anew {
+            log.place(base, &active.segment.header.encode())?;
+            log.watermark.extend(base + SEGMENT_HEADER_LEN as u64);
+            return Ok(());
+        }
+        let from = page_floor(active.offset);
+        let mut page = vec![0; (active.offset - from) as usize];
+        active.segment.file.read_at(from, &mut page).map_err(Error::io("read", &active.segment.name))?;
+        log.ring.as_ref().expect("made above").store(base + from, &page);
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! What the writer remembers of a segment: its streams and its ids.
+
+use crate::Result;
+use crate::active_index::ActiveIndex;
+use crate::directory::{Directory, StreamTip};
+use crate::id_table::IdTable;
+use crate::log::Log;
+use crate::reader::event_of_record;
+use crate::segment::{Segment, SegmentIndex};
+
+/// Enters a segment's streams and ids into the writer's memory.
+pub(super) fn load_streams_and_ids(
+    segment: &Segment,
+    log: &Log,
+    directory: &mut Directory,
+    ids: &IdTable,
+) -> Result<()> {
+    match &**segment.index() {
+        SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
+        SegmentIndex::Sealed(index) => {
+            let first = segment.first_position();
+            index.each_stream(|name, last_revision, last_record| {
+                directory.set(name, StreamTip { revision: last_revision, position: first + u64::from(last_record) });
+            })?;
+            index.each_id(|hash, record| ids.insert(hash, first + u64::from(record)))
+        }
+    }
+}
+
+pub(super) fn load_active(
+    segment: &Segment,
+    index: &ActiveIndex,
+    log: &Log,
+    directory: &mut Directory,
+    ids: &IdTable,
+) -> Result<()> {
+    let first = segment.first_position();
+    for record in 0..index.record_count() {
+        if let Some(hash) = index.id_hash(record) {
+            ids.insert(hash, first + u64::from(record));
+        }
+    }
+    for record in index.stream_firsts() {
+        let Some(event) = event_of_record(segment, log, record)? else { continue };
+        let hash = directory.hash_of(event.stream());
+        for newest in index.postings(hash) {
+            let Some(last) = event_of_record(segment, log, newest)? else { continue };
+            if last.stream() == event.stream() {
+                directory.set(
+                    event.stream(),
+                    StreamTip { revision: last.revision().get(), position: last.position().get() },
+                );
+                break;
+            }
+        }
+    }
+    Ok(())
+}
