@@ -193,6 +193,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         limits: core.limits,
         default_durability: core.default_durability,
         read_mode: core.read_mode,
+        ids: None,
     }
 }
 
