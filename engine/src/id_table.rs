@@ -1,95 +1,86 @@
 //! Memory of every event id: which position may hold it. Exact, for ever; a hash match is confirmed in the log by the
 //! caller.
 //!
-//! One word a slot: upper 24 bits of the hash, 40 bits of position; open addressing. A table that is full is kept as it
-//! is, and a larger one is begun: nothing is ever moved, so that no append waits for a table to grow. A look-up goes
-//! through all of them, a handful for any number of ids; their memory is asked for together.
+//! The newest ids stand in a small table that stays in the processor's cache. When it is full they move on together, so
+//! that the memory each of them goes to is waited for once and not a thousand times. Where they go, a table that is full
+//! is kept as it is, and a larger one is begun: nothing is ever rehashed, so that no append waits for a table to grow.
+//! Each table has a filter an eighth its size: nearly every look-up of an id that is not there ends at the filters.
 //!
-//! One writer, under its lock; any number of readers, without one: a reader that loaded the head first (acquire) finds
-//! every id up to it.
+//! One writer, under its lock; any number of readers, without one. A reader that loaded the head first (acquire) finds
+//! every id up to it: it looks among the newest ids before the tables, and ids leave there after they have arrived here.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::prefetch::prefetch;
 use crate::storage::SharedMap;
 
 const POSITION_BITS: u32 = 40;
 const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
-const FIRST_SLOTS: usize = 1 << 12;
+/// Slots for the newest ids, and how many of them are filled before they move on.
+const NEWEST_SLOTS: usize = 1 << 12;
+const NEWEST_MAX: usize = 1 << 10;
+const FIRST_SLOTS: usize = 1 << 13;
 /// Up to here a table is eight times as large as the one before, beyond twice: small stores stay small, large ones have
 /// few tables.
 const EIGHTFOLD_UP_TO: usize = 1 << 21;
 /// From here on the next table is made in the background: it takes long to be given so much memory.
 const AHEAD_FROM: usize = 1 << 18;
 const TABLES_MAX: usize = 32;
+/// Slots for each word of a filter: at two thirds full 12 bits an id, of which four are set.
+const SLOTS_PER_WORD: usize = 8;
+/// How many ids ahead of the one that moves memory is asked for.
+const AHEAD: usize = 12;
 
+/// Open addressing; one word a slot: upper 24 bits of the hash, 40 bits of position.
 #[derive(Debug)]
-struct Table {
+struct Slots {
     memory: SharedMap,
-    used: AtomicUsize,
 }
 
-impl Table {
-    fn new(slot_count: usize) -> Self {
-        Self { memory: SharedMap::zeroed_words(slot_count), used: AtomicUsize::new(0) }
+impl Slots {
+    fn new(count: usize) -> Self {
+        Self { memory: SharedMap::zeroed_words(count) }
     }
 
     #[inline]
-    fn slots(&self) -> &[AtomicU64] {
+    fn words(&self) -> &[AtomicU64] {
         self.memory.as_words()
     }
 
-    /// Brings all its memory in.
-    fn touch(&self) {
-        for page in self.slots().chunks(512) {
-            page[0].store(0, Ordering::Relaxed);
-        }
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & (self.words().len() - 1)
     }
 
     #[inline]
     fn insert(&self, hash: u64, position: u64) {
-        let slots = self.slots();
-        let mask = slots.len() - 1;
-        let mut index = hash as usize & mask;
-        while slots[index].load(Ordering::Relaxed) != 0 {
-            index = (index + 1) & mask;
+        let words = self.words();
+        let mut index = self.home(hash);
+        while words[index].load(Ordering::Relaxed) != 0 {
+            index = (index + 1) & (words.len() - 1);
         }
-        slots[index].store(tag(hash) | position, Ordering::Relaxed);
-        self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        words[index].store(tag(hash) | position, Ordering::Relaxed);
     }
 
     #[inline]
     fn find(&self, hash: u64, each: &mut impl FnMut(u64)) {
-        let slots = self.slots();
-        let mask = slots.len() - 1;
-        let mut index = hash as usize & mask;
+        let words = self.words();
+        let mut index = self.home(hash);
         loop {
-            let slot = slots[index].load(Ordering::Relaxed);
+            // Acquire: who meets a slot that was cleared sees where its id has gone.
+            let slot = words[index].load(Ordering::Acquire);
             if slot == 0 {
                 return;
             }
             if slot & !POSITION_MASK == tag(hash) {
                 each(slot & POSITION_MASK);
             }
-            index = (index + 1) & mask;
+            index = (index + 1) & (words.len() - 1);
         }
-    }
-
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) * 3 >= self.slots().len() * 2
-    }
-
-    fn is_half_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) * 3 >= self.slots().len()
-    }
-
-    fn slots_of_next(&self) -> usize {
-        let slots = self.slots().len();
-        slots * if slots < EIGHTFOLD_UP_TO { 8 } else { 2 }
     }
 }
 
@@ -98,17 +89,81 @@ const fn tag(hash: u64) -> u64 {
     hash & !POSITION_MASK
 }
 
+/// Four of a filter word's bits, chosen by bits of the hash that do not choose the word.
+#[inline]
+const fn filter_bits(hash: u64) -> u64 {
+    1 << (hash >> 58) | 1 << (hash >> 52 & 63) | 1 << (hash >> 46 & 63) | 1 << (hash >> 40 & 63)
+}
+
+#[derive(Debug)]
+struct Table {
+    slots: Slots,
+    filter: SharedMap,
+    used: AtomicUsize,
+}
+
+impl Table {
+    fn new(slot_count: usize) -> Self {
+        let filter = SharedMap::zeroed_words(slot_count / SLOTS_PER_WORD);
+        Self { slots: Slots::new(slot_count), filter, used: AtomicUsize::new(0) }
+    }
+
+    /// Brings all its memory in.
+    fn touch(&self) {
+        for memory in [self.slots.words(), self.filter.as_words()] {
+            memory.chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
+        }
+    }
+
+    #[inline]
+    fn filter_word(&self, hash: u64) -> &AtomicU64 {
+        &self.filter.as_words()[self.slots.home(hash) / SLOTS_PER_WORD]
+    }
+
+    #[inline]
+    fn insert(&self, hash: u64, position: u64) {
+        self.slots.insert(hash, position);
+        let word = self.filter_word(hash);
+        word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Relaxed);
+        self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, each: &mut impl FnMut(u64)) {
+        let bits = filter_bits(hash);
+        if self.filter_word(hash).load(Ordering::Relaxed) & bits == bits {
+            self.slots.find(hash, each);
+        }
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) * 3 >= self.slots.words().len() * 2
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) * 3 >= self.slots.words().len()
+    }
+
+    fn slots_of_next(&self) -> usize {
+        let slots = self.slots.words().len();
+        slots * if slots < EIGHTFOLD_UP_TO { 8 } else { 2 }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct IdTable {
-    /// Newest last; only that one is added to.
+    newest: Slots,
+    /// Only the last one is added to.
     tables: [OnceLock<Table>; TABLES_MAX],
     count: AtomicUsize,
     spare: Mutex<Option<Table>>,
 }
 
 impl IdTable {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let table = Self {
+            newest: Slots::new(NEWEST_SLOTS),
             tables: [const { OnceLock::new() }; TABLES_MAX],
             count: AtomicUsize::new(0),
             spare: Mutex::new(None),
@@ -123,48 +178,31 @@ impl IdTable {
     }
 
     #[inline]
-    fn newest(&self) -> &Table {
+    fn last_table(&self) -> &Table {
         let last = self.count.load(Ordering::Relaxed) - 1;
         self.tables[last].get().expect("a table that is counted is there")
     }
 
-    /// Begins to load what [`IdTable::find`] and [`IdTable::insert`] will look at.
+    /// Begins to load what [`IdTable::find`] will look at first.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         for table in self.tables() {
-            let slots = table.slots();
-            prefetch(&slots[hash as usize & (slots.len() - 1)]);
+            prefetch(table.filter_word(hash));
         }
-    }
-
-    /// Begins to load what [`IdTable::insert`] will look at.
-    #[inline]
-    pub(crate) fn prefetch_newest(&self, hash: u64) {
-        let slots = self.newest().slots();
-        prefetch(&slots[hash as usize & (slots.len() - 1)]);
     }
 
     /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut each: impl FnMut(u64)) {
+        self.newest.find(hash, &mut each);
         for table in self.tables() {
             table.find(hash, &mut each);
         }
     }
 
-    /// Enters an id; only the writer does. `position` is below 2^40.
-    #[inline]
-    pub(crate) fn insert(&self, hash: u64, position: u64) {
-        assert!(position <= POSITION_MASK, "a store holds fewer than 2^40 records");
-        if self.newest().is_full() {
-            self.begin_table();
-        }
-        self.newest().insert(hash, position);
-    }
-
     #[cold]
     fn begin_table(&self) {
-        let slots = self.newest().slots_of_next();
+        let slots = self.last_table().slots_of_next();
         let spare = self.spare.try_lock().and_then(|mut spare| spare.take());
         self.push(spare.unwrap_or_else(|| Table::new(slots)));
     }
@@ -177,17 +215,73 @@ impl IdTable {
 
     /// Makes the next table if it will be wanted soon; for a background thread. Costs two loads if not.
     pub(crate) fn make_ahead(&self) {
-        let newest = self.newest();
-        if newest.slots().len() < AHEAD_FROM || !newest.is_half_full() || self.spare.lock().is_some() {
+        let last = self.last_table();
+        if last.slots.words().len() < AHEAD_FROM || !last.is_half_full() || self.spare.lock().is_some() {
             return;
         }
-        let table = Table::new(newest.slots_of_next());
+        let table = Table::new(last.slots_of_next());
         table.touch();
         let mut spare = self.spare.lock();
         // The writer may have begun one meanwhile.
-        if std::ptr::eq(newest, self.newest()) {
+        if std::ptr::eq(last, self.last_table()) {
             *spare = Some(table);
         }
+    }
+
+    /// As [`IdTable::find`], collected.
+    pub(crate) fn candidates(&self, hash: u64) -> SmallVec<[u64; 4]> {
+        let mut found = SmallVec::new();
+        self.find(hash, |position| found.push(position));
+        found
+    }
+}
+
+/// The writer's hand on an [`IdTable`]. There is only one.
+#[derive(Debug)]
+pub(crate) struct IdWriter {
+    table: Arc<IdTable>,
+    /// Hash and position of each of the newest ids, in order.
+    newest: Vec<(u64, u64)>,
+}
+
+impl IdWriter {
+    pub(crate) fn new() -> Self {
+        Self { table: Arc::new(IdTable::new()), newest: Vec::with_capacity(NEWEST_MAX) }
+    }
+
+    /// For readers.
+    pub(crate) fn table(&self) -> &Arc<IdTable> {
+        &self.table
+    }
+
+    /// Enters an id. `position` is below 2^40.
+    #[inline]
+    pub(crate) fn insert(&mut self, hash: u64, position: u64) {
+        assert!(position <= POSITION_MASK, "a store holds fewer than 2^40 records");
+        if self.newest.len() == NEWEST_MAX {
+            self.move_on();
+        }
+        self.table.newest.insert(hash, position);
+        self.newest.push((hash, position));
+    }
+
+    /// The newest ids go to the last table.
+    #[cold]
+    fn move_on(&mut self) {
+        for (index, (hash, position)) in self.newest.iter().enumerate() {
+            if self.table.last_table().is_full() {
+                self.table.begin_table();
+            }
+            let last = self.table.last_table();
+            if let Some((ahead, _)) = self.newest.get(index + AHEAD) {
+                prefetch(&last.slots.words()[last.slots.home(*ahead)]);
+                prefetch(last.filter_word(*ahead));
+            }
+            last.insert(*hash, *position);
+        }
+        self.newest.clear();
+        // Release, one by one: see `Slots::find`.
+        self.table.newest.words().iter().for_each(|slot| slot.store(0, Ordering::Release));
     }
 }
 
@@ -200,17 +294,17 @@ mod tests {
     }
 
     fn positions(table: &IdTable, hash: u64) -> Vec<u64> {
-        let mut found = Vec::new();
-        table.find(hash, |position| found.push(position));
+        let mut found = table.candidates(hash).to_vec();
         found.sort_unstable();
         found
     }
 
     #[test]
     fn finds_every_id_while_and_after_growing() {
-        let table = IdTable::new();
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
         for n in 1..=300_000u64 {
-            table.insert(hash(n), n);
+            writer.insert(hash(n), n);
             if n % 7 > 0 {
                 continue;
             }
@@ -223,14 +317,15 @@ mod tests {
 
     #[test]
     fn a_table_made_ahead_is_the_next_one() {
-        let table = IdTable::new();
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
         for n in 1..=600_000u64 {
-            table.insert(hash(n), n);
+            writer.insert(hash(n), n);
             if n % 1000 == 0 {
                 table.make_ahead();
             }
         }
-        assert!(table.tables().all(|of| of.used.load(Ordering::Relaxed) > 0));
+        assert!(table.tables().all(|of| of.used.load(Ordering::Relaxed) > 0) && table.tables().count() > 2);
         for n in (1..=600_000).step_by(97) {
             assert!(positions(&table, hash(n)).contains(&n), "id {n}");
         }
@@ -238,10 +333,57 @@ mod tests {
 
     #[test]
     fn equal_hashes_are_all_reported() {
-        let table = IdTable::new();
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
         for position in 1..=3 {
-            table.insert(7, position);
+            writer.insert(7, position);
         }
         assert_eq!(positions(&table, 7), [1, 2, 3]);
+    }
+
+    #[test]
+    fn readers_find_what_moves_on_meanwhile() {
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
+        let head = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for reader in 0..2u64 {
+                let (table, head) = (&table, &head);
+                scope.spawn(move || {
+                    let mut probe = reader;
+                    loop {
+                        let known = head.load(Ordering::Acquire);
+                        if known == 200_000 {
+                            return;
+                        }
+                        if known > 0 {
+                            probe = probe.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                            // Most often one of the newest, which are about to move.
+                            let n = known - (probe >> 33) % known.min(3000);
+                            assert!(positions(table, hash(n)).contains(&n), "id {n} of {known}");
+                        }
+                    }
+                });
+            }
+            for n in 1..=200_000 {
+                writer.insert(hash(n), n);
+                head.store(n, Ordering::Release);
+            }
+        });
+    }
+
+    #[test]
+    fn the_filters_let_few_pass() {
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
+        for n in 1..=500_000u64 {
+            writer.insert(hash(n), n);
+        }
+        let passes = |n: u64| {
+            let bits = filter_bits(hash(n));
+            table.tables().any(|of| of.filter_word(hash(n)).load(Ordering::Relaxed) & bits == bits)
+        };
+        let passed = (1_000_000..1_100_000).filter(|n| passes(*n)).count();
+        assert!(passed < 3_000, "{passed} of 100,000");
     }
 }

@@ -17,6 +17,9 @@ use crate::error::Error;
 use crate::segment::Segment;
 use crate::storage::{Fill, Storage, StorageFile};
 
+/// Files are brought into memory in steps of this.
+const BRING_IN_STEP: usize = 256 << 10;
+
 const PREFIX: &str = "segment-";
 
 pub(crate) fn segment_name(number: u64) -> String {
@@ -69,7 +72,8 @@ pub(crate) struct SegmentPlan {
 
 #[derive(Debug, Default)]
 struct State {
-    ready: Option<Prepared>,
+    /// Made and not used yet, in the order of their numbers.
+    ready: VecDeque<Prepared>,
     wanted: Option<u64>,
     making: bool,
     to_seal: VecDeque<Arc<Segment>>,
@@ -85,6 +89,8 @@ pub(crate) struct Preparer {
     /// Length of all segments of the store.
     total_len: AtomicU64,
     manifest_generation: AtomicU64,
+    /// Number of the file that the log went on to last.
+    taken: AtomicU64,
     requested: AtomicBool,
     /// Somebody asked and nobody is at it yet.
     is_wanted: AtomicBool,
@@ -103,6 +109,7 @@ impl Preparer {
             used_index: Mutex::new(None),
             total_len: AtomicU64::new(total_len),
             manifest_generation: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             requested: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
             state: Mutex::default(),
@@ -167,20 +174,27 @@ impl Preparer {
     /// The next file for the log, of at least `needed` bytes: the prepared one, or one made now.
     pub(crate) fn take(&self, old_len: u64, needed: u64) -> Result<Prepared> {
         let mut state = self.state.lock();
-        while state.making {
-            self.made.wait(&mut state);
-        }
         state.wanted = None;
         self.requested.store(false, Ordering::Relaxed);
-        if let Some(ready) = state.ready.take() {
-            if ready.len >= needed {
-                return Ok(ready);
+        loop {
+            match state.ready.pop_front() {
+                Some(ready) if ready.len >= needed => {
+                    self.taken.store(ready.identity.segment, Ordering::Relaxed);
+                    return Ok(ready);
+                }
+                // Too short for this batch. Its number may not follow the one that is used, so it goes.
+                Some(ready) => self.discard(&ready),
+                None if state.making => self.made.wait(&mut state),
+                None => break,
             }
-            // Too short for this batch. Its number may not follow the one about to be made, so it goes.
-            self.discard(&ready);
         }
+        // Nobody else makes one meanwhile: numbers are used in their order.
+        state.making = true;
         drop(state);
-        self.make(old_len * 2, needed)
+        let made = self.make(old_len * 2, needed);
+        self.state.lock().making = false;
+        self.made.notify_all();
+        made
     }
 
     fn discard(&self, prepared: &Prepared) {
@@ -218,15 +232,61 @@ impl Preparer {
             return false;
         }
         let mut state = self.state.lock();
-        let Some(len) = state.wanted.take().filter(|_| state.ready.is_none()) else { return false };
+        let Some(len) = state.wanted.take().filter(|_| state.ready.is_empty()) else { return false };
         state.making = true;
         drop(state);
-        let made = self.make(len, 0);
+        let made = self.make(len, 0).ok();
+        let to_bring_in =
+            made.as_ref().map(|prepared| (prepared.file.clone(), prepared.identity.segment, prepared.len));
         let mut state = self.state.lock();
         state.making = false;
-        state.ready = made.ok();
+        state.ready.extend(made);
         self.made.notify_all();
+        drop(state);
+        if let Some((file, number, len)) = to_bring_in {
+            self.bring_in(&*file, number, len);
+        }
         true
+    }
+
+    /// Has the system give the file its pages in memory, which may take longer than writing to them later on; stops when
+    /// the log has come to the file. Only reads, so it disturbs nobody.
+    fn bring_in(&self, file: &dyn StorageFile, number: u64, len: u64) {
+        if self.plan.fill == Fill::Zeroed {
+            return;
+        }
+        let mut page = vec![0; BRING_IN_STEP];
+        for at in (0..len).step_by(BRING_IN_STEP) {
+            let step = (len - at).min(BRING_IN_STEP as u64) as usize;
+            if self.taken.load(Ordering::Relaxed) >= number || file.read_at(at, &mut page[..step]).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes files for `bytes` of log behind a segment of `old_len`, with their pages in memory.
+    pub(crate) fn reserve(&self, old_len: u64, bytes: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            while state.making {
+                self.made.wait(&mut state);
+            }
+            let there: u64 = state.ready.iter().map(|prepared| prepared.len).sum();
+            if there >= bytes {
+                return Ok(());
+            }
+            let before = state.ready.back().map_or(old_len, |last| last.len);
+            state.making = true;
+            drop(state);
+            let made = self.make(before * 2, 0);
+            if let Ok(prepared) = &made {
+                self.bring_in(&*prepared.file, prepared.identity.segment, prepared.len);
+            }
+            state = self.state.lock();
+            state.making = false;
+            self.made.notify_all();
+            state.ready.push_back(made?);
+        }
     }
 
     /// Waits until there may be work, at most until `deadline`.
@@ -245,7 +305,7 @@ impl Preparer {
 
     /// Removes the file that was made and not used.
     pub(crate) fn release(&self) {
-        if let Some(ready) = self.state.lock().ready.take() {
+        for ready in std::mem::take(&mut self.state.lock().ready) {
             self.discard(&ready);
         }
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::event::Event;
@@ -188,9 +186,7 @@ impl Reader {
         let head = self.head();
         let hash = self.core.hash.id(&id.to_bytes());
         if let Some(ids) = &self.core.ids {
-            let mut candidates: SmallVec<[u64; 4]> = SmallVec::new();
-            ids.find(hash, |position| candidates.push(position));
-            for position in candidates.into_iter().filter(|position| *position <= head) {
+            for position in ids.candidates(hash).into_iter().filter(|position| *position <= head) {
                 let event = event_at(&self.core, position)?;
                 if let Some(event) = event.filter(|event| event.id() == id) {
                     return Ok(Lookup::Found(event));

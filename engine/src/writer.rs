@@ -9,7 +9,6 @@ use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::manifest::SegmentState;
 use annals_format::record::encoded_len;
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
-use smallvec::SmallVec;
 
 use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
 use crate::append::{Committed, Expect, Receipt};
@@ -17,7 +16,7 @@ use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
-use crate::id_table::IdTable;
+use crate::id_table::IdWriter;
 use crate::input::Input;
 use crate::log::page_ceiling;
 use crate::name::KeyKind;
@@ -99,7 +98,7 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) last_time: u64,
     pub(crate) directory: Directory,
-    pub(crate) ids: Arc<IdTable>,
+    pub(crate) ids: IdWriter,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
     pub(crate) keys: Vec<EventKeys>,
@@ -187,7 +186,7 @@ impl Writer {
                 keys.id_bytes = id.to_bytes();
                 keys.id = self.core.hash.id(&keys.id_bytes);
                 if index < AHEAD {
-                    self.ids.prefetch(keys.id);
+                    self.ids.table().prefetch(keys.id);
                 }
             }
             self.keys.push(keys);
@@ -219,7 +218,6 @@ impl Writer {
             if event.id.is_none() {
                 keys.id_bytes = self.made_ids.next(now);
                 keys.id = self.core.hash.id(&keys.id_bytes);
-                self.ids.prefetch_newest(keys.id);
             }
         }
     }
@@ -254,9 +252,9 @@ impl Writer {
         let mut met = false;
         for (index, keys) in self.keys.iter().enumerate() {
             if let Some(ahead) = self.keys.get(index + AHEAD) {
-                self.ids.prefetch(ahead.id);
+                self.ids.table().prefetch(ahead.id);
             }
-            self.ids.find(keys.id, |_| met = true);
+            self.ids.table().find(keys.id, |_| met = true);
         }
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
@@ -303,9 +301,7 @@ impl Writer {
 
     /// The stored event with this id.
     fn stored(&self, id: EventId) -> Result<Option<Event>> {
-        let mut candidates: SmallVec<[u64; 4]> = SmallVec::new();
-        self.ids.find(self.core.hash.id(&id.to_bytes()), |position| candidates.push(position));
-        for position in candidates {
+        for position in self.ids.table().candidates(self.core.hash.id(&id.to_bytes())) {
             let event = reader::event_at(&self.core, position)?;
             if let Some(event) = event.filter(|event| event.id() == id) {
                 return Ok(Some(event));
@@ -422,7 +418,6 @@ impl Writer {
         index_writer.add_batch(header.recorded_at);
         for (index, keys) in self.keys.iter().enumerate() {
             if let Some(ahead) = self.keys.get(index + AHEAD) {
-                self.ids.prefetch_newest(ahead.id);
                 index_writer.prefetch_key(ahead.stream);
             }
             let position = header.first_position + index as u64;
@@ -460,7 +455,7 @@ impl Writer {
     #[cold]
     fn roll(&mut self, batch_len: u64) -> Result<()> {
         if cfg!(annals_plant = "id-index-forgets-at-roll") {
-            self.ids = Arc::new(IdTable::new());
+            self.ids = IdWriter::new();
         }
         let old = self.active.segment.clone();
         let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);

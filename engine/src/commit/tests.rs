@@ -1,6 +1,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use crate::append::Receipt;
 use crate::input::Input;
 use crate::recovery::open_without_threads;
 use crate::storage::Memory;
@@ -12,7 +13,7 @@ fn who_waits_for_a_committer_that_never_started_syncs_by_itself() {
     let inner = Arc::new(inner);
     let events = [NewEvent::new("T", "1")];
     let input = Input::One { stream: "s", expect: Expect::Any, events: &events, durability: None };
-    assert!(inner.writer.lock().append(&input, Durability::Buffered).is_ok());
+    assert!(inner.writer.lock().append(&input, &mut Receipt::new(Durability::Buffered)).is_ok());
     assert_eq!((inner.core.log.watermark.written(), inner.core.log.watermark.durable()), (1, 0));
 
     let (told, tell) = mpsc::channel();

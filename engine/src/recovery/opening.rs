@@ -22,7 +22,7 @@ use crate::commit::Commit;
 use crate::core::Core;
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::id_table::IdTable;
+use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
 use crate::name::NameHash;
@@ -124,17 +124,17 @@ impl Opening {
         begun: Instant,
     ) -> Result<Inner> {
         let mut directory = Directory::new(hash);
-        let ids = Arc::new(IdTable::new());
+        let mut ids = IdWriter::new();
         let watermark_log = Log::of_files();
         for segment in &segments {
-            load_streams_and_ids(segment, &watermark_log, &mut directory, &ids)?;
+            load_streams_and_ids(segment, &watermark_log, &mut directory, &mut ids)?;
         }
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
             Live::Fresh(fresh) => fresh,
-            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &ids)?,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids)?,
         };
-        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &ids)?;
+        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
@@ -161,7 +161,7 @@ impl Opening {
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
-            ids: Some(ids.clone()),
+            ids: Some(ids.table().clone()),
         });
         let plan = SegmentPlan {
             store: self.manifest.store,
@@ -218,7 +218,7 @@ impl Opening {
         tail: Tail,
         segments: &mut Vec<Arc<Segment>>,
         directory: &mut Directory,
-        ids: &IdTable,
+        ids: &mut IdWriter,
     ) -> Result<ActiveSegment> {
         let no_log = Log::of_files();
         let mut live = None;

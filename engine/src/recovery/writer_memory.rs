@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::active_index::ActiveIndex;
 use crate::directory::{Directory, StreamTip};
-use crate::id_table::IdTable;
+use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::reader::event_of_record;
 use crate::segment::{Segment, SegmentIndex};
@@ -13,7 +13,7 @@ pub(super) fn load_streams_and_ids(
     segment: &Segment,
     log: &Log,
     directory: &mut Directory,
-    ids: &IdTable,
+    ids: &mut IdWriter,
 ) -> Result<()> {
     match &**segment.index() {
         SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
@@ -32,13 +32,11 @@ pub(super) fn load_active(
     index: &ActiveIndex,
     log: &Log,
     directory: &mut Directory,
-    ids: &IdTable,
+    ids: &mut IdWriter,
 ) -> Result<()> {
     let first = segment.first_position();
-    for record in 0..index.record_count() {
-        if let Some(hash) = index.id_hash(record) {
-            ids.insert(hash, first + u64::from(record));
-        }
+    for (hash, position) in index.id_hashes().zip(first..).filter(|(hash, _)| *hash != 0) {
+        ids.insert(hash, position);
     }
     for record in index.stream_firsts() {
         let Some(event) = event_of_record(segment, log, record)? else { continue };
