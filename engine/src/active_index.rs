@@ -31,19 +31,36 @@ pub(crate) struct Place {
 
 #[derive(Debug)]
 pub(crate) struct ActiveIndex {
-    /// Per record: offset of its frame / 8, and in the upper half that of its batch / 8. 0: not there yet.
-    places: Arena,
-    /// Per record: the hash of its id.
-    id_hashes: Arena,
-    /// Per batch: `recorded_at`.
-    batch_times: Arena,
+    /// Per record four words, so that a record costs the writer half a cache line and no more: its place (offset of the
+    /// frame / 8, and in the upper half that of the batch / 8); the hash of its id; record + 1 of the event before of the
+    /// same stream (upper half) and of the same type; its `recorded_at`.
+    records: Arena,
+    /// Number of records, those of an unpublished batch included.
+    record_count: AtomicU32,
     keys: ArcSwap<KeyTable>,
     ids: Option<ArcSwap<IdTable>>,
-    /// (record, entry before of the same key), both u32, the record in the upper half.
-    postings: Arena,
+    /// Events of tags: the record in the upper half, entry + 1 of the one before of the same tag.
+    tagged: Arena,
     new_streams: Arena,
     new_types: Arena,
     streams: OnceLock<StreamRows>,
+}
+
+/// Words of a record, in order.
+const WORDS: u32 = 4;
+const PLACE: u32 = 0;
+const ID_HASH: u32 = 1;
+const BEFORE: u32 = 2;
+const TIME: u32 = 3;
+
+/// What is entered of an event, beside its tags.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EventEntry {
+    pub(crate) place: Place,
+    pub(crate) recorded_at: u64,
+    pub(crate) stream: u64,
+    pub(crate) event_type: u64,
+    pub(crate) id: u64,
 }
 
 /// What the writer knew of the streams of a segment when it ended, so that nobody need read it again.
@@ -75,12 +92,11 @@ impl ActiveIndex {
     pub(crate) fn new(expected: Expected) -> Self {
         let records = expected.records();
         Self {
-            places: Arena::new(records),
-            id_hashes: Arena::new(records),
-            batch_times: Arena::new(records / 4),
+            records: Arena::new(records * WORDS as usize),
+            record_count: AtomicU32::new(0),
             keys: ArcSwap::from_pointee(KeyTable::new(expected.keys)),
             ids: expected.ids.map(|ids| ArcSwap::from_pointee(IdTable::new(ids))),
-            postings: Arena::new(records * 2),
+            tagged: Arena::new(256),
             new_streams: Arena::new(256),
             new_types: Arena::new(64),
             streams: OnceLock::new(),
@@ -89,7 +105,7 @@ impl ActiveIndex {
 
     /// Whether a segment of this kind needs no memory beside what this index, empty, brings with it.
     pub(crate) fn fits(&self, expected: Expected) -> bool {
-        self.places.base() >= expected.records()
+        self.records.base() >= expected.records() * WORDS as usize
             && self.keys.load().mask() + 1 >= KeyTable::slots_for(expected.keys)
             && self.ids.is_some() == expected.ids.is_some()
     }
@@ -98,9 +114,8 @@ impl ActiveIndex {
     pub(crate) fn emptied(mut self) -> Self {
         self.keys.load().clear();
         self.ids = None;
-        for arena in
-            [&self.places, &self.id_hashes, &self.batch_times, &self.postings, &self.new_streams, &self.new_types]
-        {
+        self.record_count.store(0, Ordering::Relaxed);
+        for arena in [&self.tagged, &self.new_streams, &self.new_types] {
             arena.clear();
         }
         self.streams = OnceLock::new();
@@ -109,7 +124,18 @@ impl ActiveIndex {
 
     /// Number of records, those of an unpublished batch included.
     pub(crate) fn record_count(&self) -> u32 {
-        self.places.len()
+        self.record_count.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn word(&self, record: u32, word: u32) -> Option<u64> {
+        (record < self.record_count()).then(|| self.records.cell(record * WORDS + word)).flatten().map(load)
+    }
+
+    /// One word of every record, in order.
+    fn words(&self, word: u32) -> impl Iterator<Item = u64> + '_ {
+        let records = self.records.chunks().flat_map(|chunk| chunk.as_chunks::<{ WORDS as usize }>().0);
+        records.take(self.record_count() as usize).map(move |words| load(&words[word as usize]))
     }
 
     pub(crate) fn key_count(&self) -> usize {
@@ -119,14 +145,14 @@ impl ActiveIndex {
     /// Place of a record by its number in the segment, counted from 0.
     #[inline]
     pub(crate) fn place(&self, record: u32) -> Option<Place> {
-        self.places.get(record).filter(|packed| *packed != 0).map(unpacked)
+        self.word(record, PLACE).map(unpacked)
     }
 
     /// Records that carry the key, newest first.
-    pub(crate) fn postings(&self, hash: u64) -> Postings<'_> {
+    pub(crate) fn postings(&self, kind: KeyKind, hash: u64) -> Postings<'_> {
         let table = self.keys.load();
-        let head = table.find(hash).map_or(0, |slot| slot.head.load(Ordering::Acquire));
-        Postings { arena: &self.postings, next: (head & 0xffff_ffff) as u32 }
+        let newest = table.find(kind, hash).map_or(0, |slot| newest(slot.head.load(Ordering::Acquire)));
+        Postings { index: self, kind, next: newest }
     }
 
     /// Records whose id may have this hash; none if ids are looked up elsewhere.
@@ -134,26 +160,21 @@ impl ActiveIndex {
         let mut found = Vec::new();
         let Some(table) = &self.ids else { return found };
         table.load().find(hash, |record| {
-            if self.id_hashes.get(record) == Some(hash) {
+            if self.word(record, ID_HASH) == Some(hash) {
                 found.push(record);
             }
         });
         found
     }
 
-    /// Place of every record, in order.
-    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + '_ {
-        self.places.iter().map(unpacked)
-    }
-
-    /// `recorded_at` of every batch, in order.
-    pub(crate) fn batch_times(&self) -> impl Iterator<Item = u64> + '_ {
-        self.batch_times.iter()
+    /// Place and `recorded_at` of every record, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Place, u64)> + '_ {
+        self.words(PLACE).map(unpacked).zip(self.words(TIME))
     }
 
     /// Hash of every record's id, in order; 0 for a control record.
     pub(crate) fn id_hashes(&self) -> impl Iterator<Item = u64> + '_ {
-        self.id_hashes.iter()
+        self.words(ID_HASH)
     }
 
     /// All streams of an ended segment, in no order. `None` if that must be read from the segment: the index was made
@@ -162,13 +183,12 @@ impl ActiveIndex {
         let streams = self.streams.get()?;
         let table = self.keys.load();
         let row = |row: &StreamRow| {
-            let head = table.find(row.hash)?.head.load(Ordering::Acquire);
-            let newest = self.postings.get(((head & 0xffff_ffff) as u32).checked_sub(1)?)?;
+            let head = table.find(KeyKind::Stream, row.hash)?.head.load(Ordering::Acquire);
             Some(StreamInSegment {
                 name: &streams.names[row.name_at as usize..][..row.name_len as usize],
-                last_revision: row.first_revision + (head >> 32) - 1,
+                last_revision: row.first_revision + u64::from(count(head)) - 1,
                 first: row.first,
-                last: (newest >> 32) as u32,
+                last: newest(head).checked_sub(1)?,
             })
         };
         streams.rows.iter().map(row).collect()
@@ -184,18 +204,50 @@ impl ActiveIndex {
         self.new_types.iter().map(|record| record as u32)
     }
 
-    /// Hash and count of every key, in no order.
-    pub(crate) fn keys(&self) -> Vec<(u64, u32)> {
+    /// Hash, kind and count of every key, in no order.
+    pub(crate) fn keys(&self) -> Vec<(u64, KeyKind, u32)> {
         let table = self.keys.load();
         let slots = table.slots().chunks_exact(2);
-        let counted = slots.map(|pair| (pair[0].load(Ordering::Acquire), pair[1].load(Ordering::Acquire)));
-        counted.filter(|(hash, _)| *hash != 0).map(|(hash, head)| (hash, (head >> 32) as u32)).collect()
+        let heads = slots.map(|pair| (load(&pair[0]), load(&pair[1]))).filter(|(hash, _)| *hash != 0);
+        heads.map(|(hash, head)| (hash, kind(head), count(head))).collect()
     }
+}
 
-    /// Hash of a record's id; `None` for a control record.
-    pub(crate) fn id_hash(&self, record: u32) -> Option<u64> {
-        self.id_hashes.get(record).filter(|hash| *hash != 0)
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Acquire)
+}
+
+/// A key's newest record + 1, or of a tag its newest entry + 1.
+fn newest(head: u64) -> u32 {
+    head as u32
+}
+
+/// How many events have the key.
+fn count(head: u64) -> u32 {
+    (head >> 32) as u32 & COUNT_MASK
+}
+
+fn kind(head: u64) -> KeyKind {
+    match head >> 62 {
+        0 => KeyKind::Stream,
+        1 => KeyKind::Type,
+        _ => KeyKind::Tag,
     }
+}
+
+const fn kind_bits(kind: KeyKind) -> u64 {
+    match kind {
+        KeyKind::Stream => 0,
+        KeyKind::Type => 1 << 62,
+        KeyKind::Tag => 2 << 62,
+    }
+}
+
+/// A segment holds fewer records.
+const COUNT_MASK: u32 = (1 << 30) - 1;
+
+fn packed(place: Place) -> u64 {
+    (place.batch / 8) << 32 | (place.frame / 8)
 }
 
 fn unpacked(packed: u64) -> Place {
@@ -252,41 +304,75 @@ impl IndexWriter {
         self.streams.names.extend_from_slice(name.as_bytes());
     }
 
-    /// The next records belong to a batch of this time.
-    #[inline]
-    pub(crate) fn add_batch(&mut self, recorded_at: u64) {
-        self.index.batch_times.push(recorded_at);
-    }
-
     pub(crate) fn index(&self) -> &ActiveIndex {
         &self.index
     }
 
-    /// Begins to load what [`IndexWriter::add_key`] will look at.
+    /// Begins to load what entering an event of this stream will look at.
     #[inline]
     pub(crate) fn prefetch_key(&self, hash: u64) {
         prefetch(&self.keys.slots()[(hash as usize & self.keys.mask()) * 2]);
     }
 
-    /// Adds the next record's place and answers its number. An event's keys and id follow.
+    /// Enters the next record, an event, and answers its number. Its tags follow.
     #[inline]
-    pub(crate) fn add_record(&mut self, place: Place) -> u32 {
-        self.index.places.push((place.batch / 8) << 32 | (place.frame / 8))
+    pub(crate) fn add_event(&mut self, entry: &EventEntry) -> u32 {
+        let record = self.index.record_count.load(Ordering::Relaxed);
+        let of_stream = self.keys.slot(KeyKind::Stream, entry.stream).head.load(Ordering::Relaxed);
+        let of_type = self.keys.slot(KeyKind::Type, entry.event_type).head.load(Ordering::Relaxed);
+        let before = u64::from(newest(of_stream)) << 32 | u64::from(newest(of_type));
+        let words = [packed(entry.place), entry.id, before, entry.recorded_at];
+        // The record is whole before a key leads to it.
+        self.add_record(record, words);
+        self.lead_to(KeyKind::Stream, entry.stream, record, record);
+        self.lead_to(KeyKind::Type, entry.event_type, record, record);
+        if self.ids.as_ref().is_some_and(|ids| ids.insert(entry.id, record)) {
+            self.grow_ids(record);
+        }
+        record
+    }
+
+    /// Enters the next record, one that is no event.
+    pub(crate) fn add_control(&mut self, place: Place, recorded_at: u64) {
+        let record = self.index.record_count.load(Ordering::Relaxed);
+        self.add_record(record, [packed(place), 0, 0, recorded_at]);
     }
 
     #[inline]
-    pub(crate) fn add_key(&mut self, kind: KeyKind, hash: u64, record: u32) {
-        let slot = self.keys.slot(hash);
+    fn add_record(&mut self, record: u32, words: [u64; WORDS as usize]) {
+        let cells = self.index.records.cells_or_new(record * WORDS);
+        for (cell, word) in cells.iter().zip(words) {
+            cell.store(word, Ordering::Relaxed);
+        }
+        // The line after the next: it is there when it is written to.
+        if let Some(ahead) = cells.get(4 * WORDS as usize) {
+            prefetch(ahead);
+        }
+        self.index.record_count.store(record + 1, Ordering::Release);
+    }
+
+    /// Enters a tag of an event that was entered before.
+    #[inline]
+    pub(crate) fn add_tag(&mut self, hash: u64, record: u32) {
+        let head = self.keys.slot(KeyKind::Tag, hash).head.load(Ordering::Relaxed);
+        let entry = self.index.tagged.push(u64::from(record) << 32 | u64::from(newest(head)));
+        self.lead_to(KeyKind::Tag, hash, entry, record);
+    }
+
+    /// The key's newest is now `newest`, which is of this record.
+    #[inline]
+    fn lead_to(&mut self, kind: KeyKind, hash: u64, newest: u32, record: u32) {
+        let slot = self.keys.slot(kind, hash);
         let head = slot.head.load(Ordering::Relaxed);
-        let entry = self.index.postings.push(u64::from(record) << 32 | (head & 0xffff_ffff)) + 1;
-        let count = (head >> 32) + 1;
-        slot.head.store(count << 32 | u64::from(entry), Ordering::Release);
+        let count = u64::from((count(head) + 1) & COUNT_MASK);
+        slot.head.store(kind_bits(kind) | count << 32 | u64::from(newest + 1), Ordering::Release);
         if head == 0 {
             slot.hash.store(hash, Ordering::Release);
             self.note_new_key(kind, record);
         }
     }
 
+    #[cold]
     fn note_new_key(&mut self, kind: KeyKind, record: u32) {
         match kind {
             KeyKind::Stream => drop(self.index.new_streams.push(u64::from(record))),
@@ -299,20 +385,12 @@ impl IndexWriter {
         }
     }
 
-    #[inline]
-    pub(crate) fn add_id(&mut self, hash: u64, record: u32) {
-        self.index.id_hashes.set(record, hash);
-        if self.ids.as_ref().is_some_and(|ids| ids.insert(hash, record)) {
-            self.grow_ids(record);
-        }
-    }
-
     #[cold]
     fn grow_ids(&mut self, last_record: u32) {
         let (Some(full), Some(shared)) = (&self.ids, &self.index.ids) else { return };
         let grown = IdTable::new(full.slots().len());
         for record in 0..=last_record {
-            if let Some(hash) = self.index.id_hash(record) {
+            if let Some(hash) = self.index.word(record, ID_HASH).filter(|hash| *hash != 0) {
                 grown.insert(hash, record);
             }
         }
@@ -322,22 +400,30 @@ impl IndexWriter {
     }
 }
 
-/// Walks a key's entries from the newest to the oldest.
+/// Walks a key's events from the newest to the oldest.
 pub(crate) struct Postings<'a> {
-    arena: &'a Arena,
+    index: &'a ActiveIndex,
+    kind: KeyKind,
     next: u32,
 }
 
 impl Iterator for Postings<'_> {
     type Item = u32;
     fn next(&mut self) -> Option<u32> {
-        let entry = self.arena.get(self.next.checked_sub(1)?)?;
-        self.next = (entry & 0xffff_ffff) as u32;
-        Some((entry >> 32) as u32)
+        let this = self.next.checked_sub(1)?;
+        if self.kind == KeyKind::Tag {
+            let entry = self.index.tagged.get(this)?;
+            self.next = entry as u32;
+            return Some((entry >> 32) as u32);
+        }
+        let before = self.index.word(this, BEFORE)?;
+        self.next = if self.kind == KeyKind::Stream { (before >> 32) as u32 } else { before as u32 };
+        Some(this)
     }
 }
 
-/// Open addressing, linear probing: two words a slot, the hash (never 0) and `count << 32 | newest entry`.
+/// Open addressing, linear probing: two words a slot, the hash (never 0), and kind (2 bits), count (30) and newest + 1.
+/// Keys of two kinds that share a hash have a slot each.
 #[derive(Debug)]
 struct KeyTable {
     memory: SharedMap,
@@ -381,20 +467,20 @@ impl KeyTable {
 
     /// The key's slot, or the free one where it belongs.
     #[inline]
-    fn slot(&self, hash: u64) -> KeySlot<'_> {
+    fn slot(&self, of: KeyKind, hash: u64) -> KeySlot<'_> {
         let mut index = hash as usize & self.mask();
         loop {
             let slot = self.at(index);
             let found = slot.hash.load(Ordering::Acquire);
-            if found == hash || found == 0 {
+            if found == 0 || (found == hash && kind(slot.head.load(Ordering::Relaxed)) == of) {
                 return slot;
             }
             index = (index + 1) & self.mask();
         }
     }
 
-    fn find(&self, hash: u64) -> Option<KeySlot<'_>> {
-        let slot = self.slot(hash);
+    fn find(&self, kind: KeyKind, hash: u64) -> Option<KeySlot<'_>> {
+        let slot = self.slot(kind, hash);
         (slot.hash.load(Ordering::Acquire) != 0).then_some(slot)
     }
 
@@ -410,8 +496,9 @@ impl KeyTable {
         for pair in self.slots().chunks_exact(2) {
             let hash = pair[0].load(Ordering::Relaxed);
             if hash != 0 {
-                let slot = grown.slot(hash);
-                slot.head.store(pair[1].load(Ordering::Relaxed), Ordering::Relaxed);
+                let head = pair[1].load(Ordering::Relaxed);
+                let slot = grown.slot(kind(head), hash);
+                slot.head.store(head, Ordering::Relaxed);
                 slot.hash.store(hash, Ordering::Relaxed);
             }
         }
@@ -517,31 +604,25 @@ impl Arena {
         self.chunks.get(chunk)?.get()?.as_words().get(offset)
     }
 
-    /// Room for `index`; allocates a chunk when the one before is full.
+    /// The words from `index` to the end of its chunk, which is allocated when the one before is full.
     #[inline]
-    fn cell_or_new(&self, index: u32) -> &AtomicU64 {
+    fn cells_or_new(&self, index: u32) -> &[AtomicU64] {
         let (chunk, offset) = self.locate(index);
         let words =
             self.chunks[chunk].get_or_init(|| SharedMap::zeroed_words(1usize << (self.base_shift as usize + chunk)));
-        &words.as_words()[offset]
+        &words.as_words()[offset..]
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[AtomicU64]> + '_ {
+        self.chunks.iter().map_while(OnceLock::get).map(SharedMap::as_words)
     }
 
     #[inline]
     fn push(&self, word: u64) -> u32 {
         let index = self.len.load(Ordering::Relaxed);
-        self.cell_or_new(index).store(word, Ordering::Relaxed);
+        self.cells_or_new(index)[0].store(word, Ordering::Relaxed);
         self.len.store(index + 1, Ordering::Release);
         index
-    }
-
-    #[inline]
-    fn set(&self, index: u32, word: u64) {
-        let len = self.len.load(Ordering::Relaxed);
-        for between in len..index {
-            self.cell_or_new(between).store(0, Ordering::Relaxed);
-        }
-        self.cell_or_new(index).store(word, Ordering::Relaxed);
-        self.len.store(len.max(index + 1), Ordering::Release);
     }
 
     #[inline]
@@ -550,8 +631,7 @@ impl Arena {
     }
 
     fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        let chunks = self.chunks.iter().map_while(OnceLock::get);
-        let words = chunks.flat_map(|chunk| chunk.as_words().iter());
+        let words = self.chunks().flatten();
         words.take(self.len() as usize).map(|word| word.load(Ordering::Relaxed))
     }
 }

@@ -32,7 +32,7 @@ struct Scope<'a> {
 
 impl Scope<'_> {
     fn key(&self, kind: KeyKind, name: &str) -> Result<Vec<u64>> {
-        positions_of_key(self.segment, self.core.hash.key(kind, name), self.from, self.until)
+        positions_of_key(self.segment, kind, self.core.hash.key(kind, name), self.from, self.until)
     }
 
     fn any(&self, kind: KeyKind, names: &[String]) -> Result<Vec<u64>> {

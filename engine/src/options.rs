@@ -102,7 +102,7 @@ impl Options {
             read_mode: ReadMode::Mapped,
             sync_interval: Duration::from_secs(1),
             sync_bytes: 64 << 20,
-            ring_bytes: 2 << 20,
+            ring_bytes: 256 << 10,
             in_flight_bytes: 4 << 20,
             clock: Arc::new(SystemClock),
             limits: Limits::default(),

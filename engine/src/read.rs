@@ -293,7 +293,7 @@ impl Pending {
                 }
                 Select::Query(query) => candidates(core, segment, query, from, until)?,
                 Select::Stream { key, next, name, .. } => {
-                    let mut found = positions_of_key(segment, *key, from, until)?;
+                    let mut found = positions_of_key(segment, KeyKind::Stream, *key, from, until)?;
                     if bounds.direction == Direction::Forward && *next > 1 {
                         drop_revisions_before(core, segment, name, *next, &mut found)?;
                     }

@@ -257,7 +257,7 @@ impl Reader {
         let key = self.core.hash.key(KeyKind::Stream, stream);
         let segments = self.core.segments.load();
         for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
-            for position in positions_of_key(segment, key, 1, head)?.into_iter().rev() {
+            for position in positions_of_key(segment, KeyKind::Stream, key, 1, head)?.into_iter().rev() {
                 let event = event_in(segment, &self.core.log, position)?;
                 if let Some(event) = event.filter(|event| event.stream() == stream) {
                     let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
@@ -307,7 +307,7 @@ impl Reader {
             each_type(segment, &self.core.log, head, |name| names.push(name.to_owned()))?;
             for name in names {
                 let key = self.core.hash.key(KeyKind::Type, &name);
-                let count = positions_of_key(segment, key, 1, head)?.len() as u64;
+                let count = positions_of_key(segment, KeyKind::Type, key, 1, head)?.len() as u64;
                 if count > 0 {
                     *found.entry(name).or_insert(0) += count;
                 }
@@ -389,7 +389,7 @@ fn recorded_at(core: &Core, position: u64) -> Result<u64> {
 }
 
 /// Positions of a key in a segment that lie in `from ..= until`, ascending, each once.
-pub(crate) fn positions_of_key(segment: &Segment, key: u64, from: u64, until: u64) -> Result<Vec<u64>> {
+pub(crate) fn positions_of_key(segment: &Segment, kind: KeyKind, hash: u64, from: u64, until: u64) -> Result<Vec<u64>> {
     let first = segment.first_position();
     if until < first || until < from {
         return Ok(Vec::new());
@@ -398,12 +398,12 @@ pub(crate) fn positions_of_key(segment: &Segment, key: u64, from: u64, until: u6
     let high = u32::try_from(until - first).unwrap_or(u32::MAX);
     let mut records: Vec<u32> = match &**segment.index() {
         SegmentIndex::Active(index) => {
-            let newest_first = index.postings(key).skip_while(|record| *record > high);
+            let newest_first = index.postings(kind, hash).skip_while(|record| *record > high);
             let mut records: Vec<u32> = newest_first.take_while(|record| *record >= low).collect();
             records.reverse();
             records
         }
-        SegmentIndex::Sealed(index) => index.postings(key, low, high)?,
+        SegmentIndex::Sealed(index) => index.postings(hash, low, high)?,
     };
     // An event that carries a tag twice is entered twice.
     records.dedup();

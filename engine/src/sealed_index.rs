@@ -191,13 +191,11 @@ impl Building<'_> {
 
     fn put_places(&self, root: &mut IndexRoot) {
         let mut batch_at = 0;
-        let mut times = self.index.batch_times();
         root.offsets.reserve(self.index.record_count() as usize);
-        for (record, place) in self.index.places().enumerate() {
+        for (record, (place, recorded_at)) in self.index.places().enumerate() {
             root.offsets.push((place.frame / 8) as u32);
             if place.batch != batch_at {
                 batch_at = place.batch;
-                let recorded_at = times.next().expect("each batch is entered with its time");
                 root.batches.push(BatchRow { first: record as u32, offset: (batch_at / 8) as u32, recorded_at });
             }
         }
@@ -207,15 +205,21 @@ impl Building<'_> {
 
     fn put_keys(&self, root: &mut IndexRoot) {
         let mut keys = self.index.keys();
-        keys.sort_unstable();
+        keys.sort_unstable_by_key(|(hash, _, _)| *hash);
         root.keys.reserve(keys.len());
-        root.postings.reserve(keys.iter().map(|(_, count)| *count as usize).sum());
-        for (hash, _) in keys {
+        root.postings.reserve(keys.iter().map(|(_, _, count)| *count as usize).sum());
+        // Keys of two kinds that share a hash share a row: what is found by it is looked at in any case.
+        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
             let start = root.postings.len();
-            root.postings.extend(self.index.postings(hash));
+            for (hash, kind, _) in of_hash {
+                root.postings.extend(self.index.postings(*kind, *hash));
+            }
             root.postings[start..].reverse();
+            if of_hash.len() > 1 {
+                root.postings[start..].sort_unstable();
+            }
             let count = (root.postings.len() - start) as u32;
-            root.keys.push(KeyRow { hash, start: start as u32, count });
+            root.keys.push(KeyRow { hash: of_hash[0].0, start: start as u32, count });
         }
     }
 
@@ -253,7 +257,7 @@ impl Building<'_> {
             let Some(event) = event_of_record(self.segment, self.log, *first)? else { continue };
             let name = name_of(&event);
             // Names that share a hash share postings: the newest one of this name is looked for.
-            for newest in self.index.postings(self.hash.key(kind, &name)) {
+            for newest in self.index.postings(kind, self.hash.key(kind, &name)) {
                 let Some(last) = event_of_record(self.segment, self.log, newest)? else { continue };
                 if name_of(&last) == name {
                     let last_revision = if kind == KeyKind::Stream { last.revision().get() } else { 0 };

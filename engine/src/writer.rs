@@ -10,7 +10,7 @@ use annals_format::manifest::SegmentState;
 use annals_format::record::encoded_len;
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 
-use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
+use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
 use crate::append::{Committed, Expect, Receipt};
 use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
@@ -127,9 +127,10 @@ impl Writer {
     /// Judges and writes one batch. `receipt` is that of an empty batch before, and this one's if it is not refused.
     pub(crate) fn append(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Appended, Refused> {
         // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
-        self.hash_ids(input);
+        self.hash_names(input);
         let now = self.clock.now();
-        self.hash_names(input, now);
+        self.hash_ids(input, now);
+        self.prefetch_streams();
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
         let len = self.measure(input)?;
@@ -172,54 +173,52 @@ impl Writer {
         }
     }
 
-    /// Asks for the payloads and hashes the ids: what is looked at last is asked for first.
+    /// Hashes all names, and asks for the payloads and the memory that looking up and entering the first events will
+    /// touch: apart, each would be waited for by itself.
     #[inline]
-    fn hash_ids(&mut self, input: &Input<'_>) {
+    fn hash_names(&mut self, input: &Input<'_>) {
         self.keys.clear();
-        for index in 0..input.len() {
-            let (_, event) = input.event(index);
-            if index < AHEAD {
-                prefetch_payload(event.payload);
-            }
-            let mut keys = EventKeys { stream: 0, event_type: 0, number: StreamNumber::NONE, id: 0, id_bytes: [0; 16] };
-            if let Some(id) = event.id {
-                keys.id_bytes = id.to_bytes();
-                keys.id = self.core.hash.id(&keys.id_bytes);
-                if index < AHEAD {
-                    self.ids.table().prefetch(keys.id);
-                }
-            }
-            self.keys.push(keys);
-        }
-    }
-
-    /// Hashes all names, makes the ids that the caller leaves to the store, and asks for the memory that looking up and
-    /// entering the first events will touch: apart, each would be waited for by itself.
-    #[inline]
-    fn hash_names(&mut self, input: &Input<'_>, now: u64) {
         let mut last: Option<(&str, &str)> = None;
-        let (mut stream, mut event_type) = (0, 0);
-        for (index, keys) in self.keys.iter_mut().enumerate() {
+        let mut keys = EventKeys { stream: 0, event_type: 0, number: StreamNumber::NONE, id: 0, id_bytes: [0; 16] };
+        for index in 0..input.len() {
             let (stream_name, event) = input.event(index);
             let (same_stream, same_type) =
                 last.map_or((false, false), |(s, t)| (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type)));
             if !same_stream {
-                stream = self.directory.hash_of(stream_name);
+                keys.stream = self.directory.hash_of(stream_name);
                 if index < AHEAD {
-                    self.directory.prefetch(stream);
-                    self.active.index.prefetch_key(stream);
+                    self.directory.prefetch(keys.stream);
+                    self.active.index.prefetch_key(keys.stream);
                 }
             }
             if !same_type {
-                event_type = self.core.hash.key(KeyKind::Type, event.event_type);
+                keys.event_type = self.core.hash.key(KeyKind::Type, event.event_type);
+            }
+            if index < AHEAD {
+                prefetch_payload(event.payload);
             }
             last = Some((stream_name, event.event_type));
-            (keys.stream, keys.event_type) = (stream, event_type);
-            if event.id.is_none() {
-                keys.id_bytes = self.made_ids.next(now);
-                keys.id = self.core.hash.id(&keys.id_bytes);
+            self.keys.push(keys);
+        }
+    }
+
+    /// Hashes the ids; makes those that the caller leaves to the store.
+    #[inline]
+    fn hash_ids(&mut self, input: &Input<'_>, now: u64) {
+        for (index, keys) in self.keys.iter_mut().enumerate() {
+            let id = input.event(index).1.id;
+            keys.id_bytes = id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
+            keys.id = self.core.hash.id(&keys.id_bytes);
+            if index < AHEAD && id.is_some() {
+                self.ids.table().prefetch(keys.id);
             }
         }
+    }
+
+    /// The first entries of the directory are on their way by now.
+    #[inline]
+    fn prefetch_streams(&self) {
+        self.keys.iter().take(AHEAD).for_each(|keys| self.directory.prefetch_entry(keys.stream));
     }
 
     /// Finds the stream of each event in the directory; new ones are entered, without a revision yet.
@@ -415,20 +414,22 @@ impl Writer {
         let batch_at = self.active.offset;
         let first_here = self.active.segment.first_position();
         let index_writer = &mut self.active.index;
-        index_writer.add_batch(header.recorded_at);
         for (index, keys) in self.keys.iter().enumerate() {
             if let Some(ahead) = self.keys.get(index + AHEAD) {
                 index_writer.prefetch_key(ahead.stream);
             }
             let position = header.first_position + index as u64;
             let place = Place { frame: batch_at + u64::from(self.frames[index]), batch: batch_at };
-            let record = index_writer.add_record(place);
-            index_writer.add_key(KeyKind::Stream, keys.stream, record);
-            index_writer.add_key(KeyKind::Type, keys.event_type, record);
+            let record = index_writer.add_event(&EventEntry {
+                place,
+                recorded_at: header.recorded_at,
+                stream: keys.stream,
+                event_type: keys.event_type,
+                id: keys.id,
+            });
             for tag in input.event(index).1.tags {
-                index_writer.add_key(KeyKind::Tag, self.core.hash.key(KeyKind::Tag, tag), record);
+                index_writer.add_tag(self.core.hash.key(KeyKind::Tag, tag), record);
             }
-            index_writer.add_id(keys.id, record);
             self.ids.insert(keys.id, position);
             let (_, before) = self.undo[index];
             if before.position < first_here {

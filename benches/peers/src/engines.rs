@@ -66,7 +66,7 @@ impl Engine {
     pub fn serves(&self, durability: Durability) -> bool {
         match durability {
             Durability::Buffered => self.buffered,
-            Durability::Durable => self.name != "floor-group" && self.kind != Kind::Beside,
+            Durability::Durable => self.name != "floor-group" && self.name != "annals-ids",
         }
     }
 
@@ -96,6 +96,7 @@ const OURS: Engine = Engine { log_files: &annals::holds_events, places: Some(ann
 pub static ENGINES: &[Engine] = &[
     Engine { name: "annals", kind: Kind::Annals, open: Annals::open, ..OURS },
     Engine { name: "annals-ids", kind: Kind::Beside, open: Annals::open_with_generated_ids, ..OURS },
+    Engine { name: "annals-unprepared", kind: Kind::Beside, open: Annals::open_unprepared, ..OURS },
     Engine { name: "floor", kind: Kind::Floor, many_writers: false, open: FloorLog::open, ..BASE },
     Engine { name: "floor-group", kind: Kind::Floor, buffered: false, open: GroupLog::open, ..BASE },
     Engine { name: "seglog", kind: Kind::BareLog, many_writers: false, open: Seglog::open, ..BASE },

@@ -62,6 +62,11 @@ pub trait Log: Send + Sync {
     /// Makes everything acknowledged so far durable.
     fn sync(&self) -> Result<()>;
 
+    /// Prepares room for `bytes` of payload before the clock starts, where the engine has a way that the rows use.
+    fn reserve(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// The event store this log is, or `None` for a bare log without index and checks.
     fn store(&self) -> Option<&dyn Store>;
 

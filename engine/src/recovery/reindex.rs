@@ -10,7 +10,7 @@ use annals_format::scan;
 use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 
 use crate::Result;
-use crate::active_index::{ActiveIndex, Expected, IndexWriter, Place};
+use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
 use crate::error::Error;
 use crate::name::{KeyKind, NameHash};
 use crate::segment::Tally;
@@ -56,20 +56,25 @@ pub(crate) fn index_batch(
     batch_at: u64,
 ) -> std::result::Result<u64, Fault> {
     let mut controls = 0;
-    index.add_batch(header.recorded_at);
     scan::verify_batch(batch, header, seed, |offset, _, record| {
         let place = Place { frame: batch_at + offset as u64, batch: batch_at };
-        let number = index.add_record(place);
         match record {
             Record::Event(event) => {
-                index.add_key(KeyKind::Stream, hash.key(KeyKind::Stream, event.stream()), number);
-                index.add_key(KeyKind::Type, hash.key(KeyKind::Type, event.event_type()), number);
+                let number = index.add_event(&EventEntry {
+                    place,
+                    recorded_at: header.recorded_at,
+                    stream: hash.key(KeyKind::Stream, event.stream()),
+                    event_type: hash.key(KeyKind::Type, event.event_type()),
+                    id: hash.id(&event.id()),
+                });
                 for tag in event.tags() {
-                    index.add_key(KeyKind::Tag, hash.key(KeyKind::Tag, tag), number);
+                    index.add_tag(hash.key(KeyKind::Tag, tag), number);
                 }
-                index.add_id(hash.id(&event.id()), number);
             }
-            Record::Control(_) => controls += 1,
+            Record::Control(_) => {
+                index.add_control(place, header.recorded_at);
+                controls += 1;
+            }
         }
     })?;
     Ok(controls)

@@ -5,6 +5,7 @@ use crate::active_index::ActiveIndex;
 use crate::directory::{Directory, StreamTip};
 use crate::id_table::IdWriter;
 use crate::log::Log;
+use crate::name::KeyKind;
 use crate::reader::event_of_record;
 use crate::segment::{Segment, SegmentIndex};
 
@@ -41,7 +42,7 @@ pub(super) fn load_active(
     for record in index.stream_firsts() {
         let Some(event) = event_of_record(segment, log, record)? else { continue };
         let hash = directory.hash_of(event.stream());
-        for newest in index.postings(hash) {
+        for newest in index.postings(KeyKind::Stream, hash) {
             let Some(last) = event_of_record(segment, log, newest)? else { continue };
             if last.stream() == event.stream() {
                 directory.set(

@@ -16,7 +16,7 @@ use crate::workload::EventIn;
 pub(super) fn row(bench: &Bench, in_flight: usize) -> Result<Row> {
     let mut engines = Vec::new();
     for engine in bench.settings.serving(Durability::Durable) {
-        if engine.kind != Kind::Floor && bench.open(engine, Durability::Durable, 0)?.log().tickets().is_some() {
+        if !matches!(engine.kind, Kind::Floor | Kind::Beside) && bench.open(engine, Durability::Durable, 0)?.log().tickets().is_some() {
             engines.push(engine);
         }
     }

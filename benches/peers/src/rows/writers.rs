@@ -38,6 +38,7 @@ pub(super) fn row(bench: &Bench, writers: usize) -> Result<Row> {
 
 fn one(bench: &Bench, engine: &Engine, shares: &[Vec<u32>]) -> Result<Sample> {
     let opened = bench.open(engine, Durability::Durable, 48 << 20)?;
+    opened.log().reserve(48 << 20)?;
     let (start, stop) = (Barrier::new(shares.len() + 1), AtomicBool::new(false));
     let appended = AtomicU64::new(0);
     thread::scope(|scope| {
