@@ -81,9 +81,13 @@ impl Commit {
     /// Returns when everything up to `position` is durable, leaving the syncs to the committer thread: whoever waits for
     /// a ticket wants to go on appending meanwhile.
     pub(crate) fn wait_for_committer(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
+        let is_durable = || log.core.log.watermark.durable() >= position;
+        if is_durable() {
+            return Ok(());
+        }
         let begun = Instant::now();
         while begun.elapsed() < SPIN {
-            if log.core.log.watermark.durable() >= position {
+            if is_durable() {
                 return Ok(());
             }
             std::thread::yield_now();

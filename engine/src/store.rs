@@ -195,7 +195,28 @@ impl Store {
     pub fn submit(&self, batch: &Batch<'_>) -> Result<Ticket> {
         let inner = self.inner();
         inner.committer.wait_for_room(inner)?;
-        self.submit_now(batch)
+        self.submit_now(&Input::Many(batch))
+    }
+
+    /// As [`Store::append`], with a ticket: events of one stream without a [`Batch`].
+    ///
+    /// # Errors
+    /// As [`Store::submit`].
+    ///
+    /// ```
+    /// # use annals::{Expect, NewEvent, Store};
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// let ticket = store.submit_to("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
+    /// // Other work, while the disk is at its own.
+    /// assert_eq!(ticket.wait()?.revision().get(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn submit_to(&self, stream: &str, expect: Expect, events: &[NewEvent<'_>]) -> Result<Ticket> {
+        let inner = self.inner();
+        inner.committer.wait_for_room(inner)?;
+        self.submit_now(&Input::One { stream, expect, events, durability: None })
     }
 
     /// As [`Store::submit`], but answers `Full` instead of waiting.
@@ -208,14 +229,13 @@ impl Store {
         if in_flight >= inner.options.in_flight_bytes {
             return Err(Error::Full { in_flight });
         }
-        self.submit_now(batch)
+        self.submit_now(&Input::Many(batch))
     }
 
-    fn submit_now(&self, batch: &Batch<'_>) -> Result<Ticket> {
+    fn submit_now(&self, input: &Input<'_>) -> Result<Ticket> {
         let inner = self.inner();
-        let input = Input::Many(batch);
-        let mut receipt = self.empty_receipt(&input);
-        let outcome = self.write(&input, &mut receipt)?;
+        let mut receipt = self.empty_receipt(input);
+        let outcome = self.write(input, &mut receipt)?;
         let waits_for = must_be_durable(inner, &outcome, &receipt);
         if waits_for > inner.core.log.watermark.durable() {
             inner.committer.request(waits_for);
