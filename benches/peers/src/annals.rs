@@ -59,7 +59,8 @@ fn store(dir: &Path, durability: Durability) -> Result<Events> {
         Durability::Buffered => Asked::Buffered,
         Durability::Durable => Asked::Durable,
     };
-    Ok(Options::new().durability(durability).open(dir.join("store"))?)
+    // The rows bound what is in flight themselves, in bytes handed in; in the log these are half as many again.
+    Ok(Options::new().durability(durability).in_flight_bytes(8 << 20).open(dir.join("store"))?)
 }
 
 impl Log for Annals {
@@ -122,8 +123,8 @@ struct AnnalsTickets<'a> {
 
 impl Tickets for AnnalsTickets<'_> {
     fn submit(&mut self, event: &EventIn<'_>) -> Result<()> {
-        let batch = self.store.batch(std::slice::from_ref(event));
-        self.waiting.push_back(self.store.store.submit(&batch)?);
+        let expect = Expect::revision(event.revision);
+        self.waiting.push_back(self.store.store.submit_to(event.stream, expect, &[self.store.event(event)])?);
         Ok(())
     }
 

@@ -10,13 +10,16 @@ use crate::engines::{BASE, Engine, Kind};
 use crate::floor::pipeline;
 use crate::peer::Durability;
 use crate::report::{Better, Row, Sample};
+use crate::units;
 use crate::workload::EventIn;
 
 /// The row for this bound, in bytes.
 pub(super) fn row(bench: &Bench, in_flight: usize) -> Result<Row> {
     let mut engines = Vec::new();
     for engine in bench.settings.serving(Durability::Durable) {
-        if !matches!(engine.kind, Kind::Floor | Kind::Beside) && bench.open(engine, Durability::Durable, 0)?.log().tickets().is_some() {
+        if !matches!(engine.kind, Kind::Floor | Kind::Beside)
+            && bench.open(engine, Durability::Durable, 0)?.log().tickets().is_some()
+        {
             engines.push(engine);
         }
     }
@@ -46,7 +49,11 @@ pub(super) fn row(bench: &Bench, in_flight: usize) -> Result<Row> {
 
 static RAW: Engine = Engine { name: "raw pipeline", kind: Kind::Floor, ..BASE };
 
+/// As much memory as the fastest of them fills in its time.
+const TOUCHED: usize = 3 << 30;
+
 fn raw(bench: &Bench, in_flight: usize) -> Result<Sample> {
+    units::touch_memory(TOUCHED)?;
     let scratch = Scratch::create(&bench.settings.dir, "raw")?;
     let mark = bench.device.as_ref().map(|device| device.mark());
     let moved = pipeline::run(&scratch.path, &bench.work, in_flight, bench.settings.durable_limit)?;
@@ -60,6 +67,7 @@ fn raw(bench: &Bench, in_flight: usize) -> Result<Sample> {
 }
 
 fn one(bench: &Bench, engine: &Engine, in_flight: usize) -> Result<Sample> {
+    units::touch_memory(TOUCHED)?;
     let opened = bench.open(engine, Durability::Durable, 0)?;
     let mut tickets = opened.log().tickets().ok_or("no tickets")?;
     let mark = bench.device.as_ref().map(|device| device.mark());
