@@ -17,8 +17,8 @@ use crate::core::{Core, SegmentList};
 use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
 use crate::name::KeyKind;
-use crate::query::Query;
 use crate::prefetch::prefetch;
+use crate::query::Query;
 use crate::reader::{event_in, positions_of_key};
 use crate::segment::{BatchFacts, Segment, Window};
 
