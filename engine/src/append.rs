@@ -93,6 +93,21 @@ impl<'a> NewEvent<'a> {
     }
 }
 
+impl NewEvent<'_> {
+    /// Whether it has anything beside stream, type, id and payload.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        // Without branches: nearly always the answer is the same.
+        !self.tags.is_empty()
+            | !self.metadata.is_empty()
+            | self.occurred_at.is_some()
+            | self.schema_version.is_some()
+            | self.content_type.is_some()
+            | self.correlation.is_some()
+            | self.causation.is_some()
+    }
+}
+
 /// What must be true of a stream for an append to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expect {

@@ -37,19 +37,25 @@ impl<'a> Input<'a> {
         }
     }
 
-    pub(crate) fn expectations(&self) -> impl Iterator<Item = (&'a str, Expect)> {
-        let (one, many) = match *self {
-            Self::One { expect: Expect::Any, .. } => (None, &[][..]),
-            Self::One { stream, expect, .. } => (Some((stream, expect)), &[][..]),
-            Self::Many(batch) => (None, &batch.expectations[..]),
-        };
-        one.into_iter().chain(many.iter().copied())
+    /// Calls `each` with what is expected of which stream, and with the number of an event of that stream where one is
+    /// found at once.
+    #[inline]
+    pub(crate) fn each_expectation(&self, mut each: impl FnMut(&'a str, Expect, Option<usize>)) {
+        match *self {
+            Self::One { stream, expect, .. } => each(stream, expect, Some(0)),
+            Self::Many(batch) => {
+                let mut next_event = 0;
+                for (stream, expect) in &batch.expectations {
+                    each(stream, *expect, self.event_of(stream, &mut next_event));
+                }
+            }
+        }
     }
 
     /// The event whose stream is this very text, looked for from `next` on, which moves behind it. Expectations mostly
     /// come in the order of the events; one that does not is not found, and costs a look at a few events.
     #[inline]
-    pub(crate) fn event_of(&self, stream: &str, next: &mut usize) -> Option<usize> {
+    fn event_of(&self, stream: &str, next: &mut usize) -> Option<usize> {
         const LOOK_AT: usize = 16;
         let last = self.len().min(*next + LOOK_AT);
         let found = (*next..last).find(|index| std::ptr::eq(self.event(*index).0, stream))?;
@@ -122,16 +128,21 @@ impl<'a> Input<'a> {
                 return Err(Error::invalid("ids on some events only", Some(index)));
             }
         }
+        // The expectation of one stream is that of its events.
+        if let Self::Many(batch) = self {
+            self.check_guards(batch)?;
+        }
+        if has_ids && self.len() > 1 { self.check_ids_differ() } else { Ok(()) }
+    }
+
+    fn check_guards(&self, batch: &Batch<'_>) -> Result<()> {
         let mut next_event = 0;
-        for (stream, _) in self.expectations() {
+        for (stream, _) in &batch.expectations {
             if self.event_of(stream, &mut next_event).is_none() && !name::is_well_formed(stream.as_bytes()) {
                 return Err(Error::invalid("an expectation names a stream that cannot be", None));
             }
         }
-        for condition in self.conditions() {
-            condition.query.check()?;
-        }
-        if has_ids && self.len() > 1 { self.check_ids_differ() } else { Ok(()) }
+        batch.conditions.iter().try_for_each(|condition| condition.query.check())
     }
 
     fn check_ids_differ(&self) -> Result<()> {
@@ -183,10 +194,17 @@ fn bad_name(what: &'static str, text: &str, index: usize) -> Result<()> {
 #[inline]
 fn check_event(event: &NewEvent<'_>, index: usize, limits: &Limits) -> Result<()> {
     check_name("the type's name", event.event_type, index)?;
-    let over = |what, size: usize, limit: u64| {
-        if size as u64 > limit { Err(Error::over_limit(what, Some(index), size as u64, limit)) } else { Ok(()) }
-    };
-    over("the payload", event.payload.len(), limits.payload_len)?;
+    over("the payload", event.payload.len(), limits.payload_len, index)?;
+    if event.has_more() { check_more(event, index, limits) } else { Ok(()) }
+}
+
+#[inline]
+fn over(what: &'static str, size: usize, limit: u64, index: usize) -> Result<()> {
+    if size as u64 > limit { Err(Error::over_limit(what, Some(index), size as u64, limit)) } else { Ok(()) }
+}
+
+fn check_more(event: &NewEvent<'_>, index: usize, limits: &Limits) -> Result<()> {
+    let over = |what, size, limit| over(what, size, limit, index);
     over("the metadata", event.metadata.len(), limits.metadata_len)?;
     over("the number of tags", event.tags.len(), limits.tag_count)?;
     for tag in event.tags {

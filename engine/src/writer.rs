@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::manifest::SegmentState;
-use annals_format::record::encoded_len;
+use annals_format::name::NAME_LEN_MAX;
+use annals_format::record::{RECORD_HEADER_LEN, encoded_len};
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 
 use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
@@ -133,13 +134,15 @@ impl Writer {
         self.prefetch_streams();
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
-        let len = self.measure(input)?;
-        if self.must_roll(len) {
-            // A retry of what is stored is answered even when there is no room for another segment.
-            if let Some(answer) = self.judge_ids(input, receipt)? {
-                return Ok(answer);
+        if !self.surely_fits(input) {
+            let len = self.measure(input)?;
+            if self.must_roll(len) {
+                // A retry of what is stored is answered even when there is no room for another segment.
+                if let Some(answer) = self.judge_ids(input, receipt)? {
+                    return Ok(answer);
+                }
+                self.roll(len)?;
             }
-            self.roll(len)?;
         }
         self.find_streams(input);
         let judged = self.judge_expectations(input);
@@ -318,19 +321,18 @@ impl Writer {
     #[inline]
     fn judge_expectations(&mut self, input: &Input<'_>) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
-        let mut next_event = 0;
-        for (stream, expected) in input.expectations() {
+        input.each_expectation(|stream, expected, event| {
             if expected == Expect::Any {
-                continue;
+                return;
             }
-            let tip = match input.event_of(stream, &mut next_event) {
+            let tip = match event {
                 Some(index) => self.directory.tip(self.keys[index].number),
                 None => self.tip_of(stream),
             };
             if !holds(expected, tip) {
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
             }
-        }
+        });
         if !input.conditions().is_empty() {
             self.judge_conditions(input, &mut failed)?;
         }
@@ -356,8 +358,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Length of the encoded batch.
+    /// Whether the batch fits the rest of the segment for sure, whatever its names: then nobody need measure it.
     #[inline]
+    fn surely_fits(&self, input: &Input<'_>) -> bool {
+        const PLAIN_MAX: usize = RECORD_HEADER_LEN + 16 + 2 * NAME_LEN_MAX + 8;
+        let mut most = BATCH_HEADER_LEN;
+        for index in 0..input.len() {
+            let (_, event) = input.event(index);
+            if event.has_more() {
+                return false;
+            }
+            most = most.saturating_add(PLAIN_MAX + event.payload.len());
+        }
+        most as u64 <= self.core.limits.batch_len && !self.must_roll(most as u64)
+    }
+
+    /// Length of the encoded batch.
     fn measure(&self, input: &Input<'_>) -> Result<u64> {
         let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
         let len = records + BATCH_HEADER_LEN as u64;
