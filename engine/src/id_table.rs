@@ -63,7 +63,8 @@ impl Slots {
         while words[index].load(Ordering::Relaxed) != 0 {
             index = (index + 1) & (words.len() - 1);
         }
-        words[index].store(tag(hash) | position, Ordering::Relaxed);
+        // Release: who meets this id in a slot that was cleared for it sees where the one before has gone.
+        words[index].store(tag(hash) | position, Ordering::Release);
     }
 
     #[inline]
