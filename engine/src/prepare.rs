@@ -232,7 +232,9 @@ impl Preparer {
             return false;
         }
         let mut state = self.state.lock();
-        let Some(len) = state.wanted.take().filter(|_| state.ready.is_empty()) else { return false };
+        // Two at once could come to the list in another order than that of their numbers.
+        let is_due = state.ready.is_empty() && !state.making;
+        let Some(len) = state.wanted.take().filter(|_| is_due) else { return false };
         state.making = true;
         drop(state);
         let made = self.make(len, 0).ok();
@@ -318,4 +320,27 @@ pub(crate) fn no_room(name: &str, error: io::Error) -> Error {
         return Error::NoSpace { action: "preparing a segment", reason: format!("{name}: {error}") };
     }
     Error::io("prepare", name)(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Memory;
+
+    #[test]
+    fn only_one_file_is_made_at_a_time() {
+        let storage = Arc::new(Memory::new());
+        let plan =
+            SegmentPlan { store: [1; 16], incarnation: [2; 16], len_max: 1 << 20, quota: None, fill: Fill::Allocated };
+        let preparer = Preparer::new(storage.clone(), plan, 2, 0);
+        preparer.state.lock().making = true;
+        assert!(preparer.request(64 << 10));
+        assert!(!preparer.make_wanted());
+        assert_eq!(preparer.next_number(), 2);
+        preparer.state.lock().making = false;
+        preparer.requested.store(false, Ordering::Relaxed);
+        assert!(preparer.request(64 << 10));
+        assert!(preparer.make_wanted());
+        assert_eq!(storage.list().unwrap(), [segment_name(2)]);
+    }
 }

@@ -1,6 +1,6 @@
 //! The one writer: judges a batch against the store as it is, gives it positions and revisions, and puts it into the log.
 //!
-//! All of it happens under one short lock. The order of checks is the contract's: form (before the lock), poisoned,
+//! All of it happens under one short lock. The order of checks is the contract's: form, poisoned,
 //! ids, space, expectations and conditions, then positions, encoding, and the publication of the new head.
 
 use std::sync::Arc;
