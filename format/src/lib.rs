@@ -14,6 +14,9 @@
 //! | [`mark`], [`ring`] | the two small files beside the log |
 //! | [`manifest`] | which segments make up the log |
 //! | [`index`] | the index of a sealed segment |
+//! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
+//! | [`places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
+//! | [`index_manifest`] | which tiers and directories make up the index |
 //!
 //! Every decoder takes the part of a writer and refuses flags that *must be understood to write*. Each has a
 //! `decode_for` beside it; with [`Purpose::Read`] it passes over them.
@@ -41,17 +44,22 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod directory;
 mod fault;
 mod field;
 mod header;
 pub mod index;
+pub mod index_file;
+pub mod index_manifest;
 pub mod manifest;
 pub mod mark;
 pub mod name;
+pub mod places;
 pub mod record;
 pub mod ring;
 pub mod scan;
 pub mod segment;
+pub mod tier;
 
 pub use fault::Fault;
 pub use header::Purpose;

@@ -74,12 +74,16 @@ fn is_unsupported<T>(answer: &Result<T, Fault>) -> bool {
 }
 
 /// Where the three sets of flags lie, their width in bytes, and which bits are known.
-const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 9] = [
+const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 13] = [
     ("segment_header", [20, 24, 28], 4, [0, 0, 0]),
     ("mark", [20, 24, 28], 4, [0, 0, 1]),
     ("ring", [20, 24, 28], 4, [0, 0, 0]),
     ("manifest", [20, 24, 28], 4, [0, 1, 0]),
     ("index", [20, 24, 28], 4, [0, 0, 0]),
+    ("places", [20, 24, 28], 4, [0, 0, 0]),
+    ("tier", [20, 24, 28], 4, [0, 0, 0]),
+    ("directory", [20, 24, 28], 4, [0, 0, 0]),
+    ("index_manifest", [20, 24, 28], 4, [0, 0, 0]),
     ("end_mark", [5, 6, 7], 1, [0, 0, 0]),
     ("batch", [5, 6, 7], 1, [0, 0, 1]),
     ("batch", [49, 50, 51], 1, [0, 0, 1]),
@@ -105,7 +109,7 @@ fn every_flag_is_obeyed() {
 }
 
 /// Kinds, algorithms and other choices of which version 1 knows one or few: place, width, values known.
-const CHOICES: [(&str, usize, usize, &[u64]); 26] = [
+const CHOICES: [(&str, usize, usize, &[u64]); 33] = [
     ("segment_header", 36, 1, &[1]),
     ("segment_header", 37, 1, &[1]),
     ("segment_header", 38, 1, &[0]),
@@ -131,6 +135,13 @@ const CHOICES: [(&str, usize, usize, &[u64]); 26] = [
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
     ("index", 68, 1, &[1]),
+    ("places", 48, 1, &[1, 2, 3]),
+    ("tier", 49, 1, &[1]),
+    ("tier", 50, 1, &[1]),
+    ("directory", 52, 4, &[16384]),
+    ("tier", 8, 4, &[0, 1]),
+    ("index_manifest", 92, 1, &[1]),
+    ("index_manifest", 93, 1, &[1]),
     ("segment_header", 8, 4, &[0, 1]),
     ("mark", 8, 4, &[0, 1]),
 ];

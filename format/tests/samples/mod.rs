@@ -3,15 +3,23 @@
 //! Shared by the tests of this crate and by the fuzz targets.
 #![allow(dead_code, unreachable_pub, reason = "each user needs some of it")]
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
+use annals_format::directory::{self, DirectoryLayout, DirectoryRow};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
+use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
+use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
 use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::Mark;
+use annals_format::places::{self, PlacesLayout};
 use annals_format::record::{self, EventParts, OccurredAt, Record};
 use annals_format::ring::RingHeader;
 use annals_format::scan;
 use annals_format::segment::{EndMark, Link, SegmentHeader, SegmentKind};
+use annals_format::tier::{self, TierLayout, TierParts};
 use annals_format::{Fault, Purpose};
 
 pub const STORE: [u8; 16] = *b"annals-example-1";
@@ -229,6 +237,77 @@ pub fn index_root() -> IndexRoot {
     }
 }
 
+pub fn file_identity(kind: FileKind, first_position: u64, last_position: u64) -> FileIdentity {
+    FileIdentity {
+        kind,
+        store: STORE,
+        number: 7,
+        generation: 3,
+        name_hash_seed: 0x1122_3344_5566_7788,
+        first_position,
+        last_position,
+        final_checksum: if kind == FileKind::Places { 0x0102_0304 } else { 0 },
+    }
+}
+
+pub fn places_file() -> Vec<u8> {
+    let batches = [
+        places::BatchRow { first: 0, offset: 512, recorded_at: TIME },
+        places::BatchRow { first: 3, offset: 559, recorded_at: TIME + 1 },
+    ];
+    let identity = file_identity(FileKind::Places, FIRST, FIRST + 3);
+    places::encode(&identity, [517, 526, 0, 564], batches).expect("a small file").to_vec()
+}
+
+/// A hundred positions; a key with one, with a list, with a bit map; names beyond one restart.
+pub fn tier_file() -> Vec<u8> {
+    let streams: Vec<String> = (10..30).map(|n| format!("order-{n}")).collect();
+    let streams: Vec<&[u8]> = streams.iter().map(|name| name.as_bytes()).collect();
+    let parts = TierParts {
+        keys: &[(5, &[0]), (1 << 33, &[3, 88, 99]), (1 << 63, &[0, 1, 2, 3, 63, 64, 65, 99]), (u64::MAX, &[99])],
+        ids: &[(4, 1), (1 << 40, 0), (1 << 40, 7), (3 << 60, 98), (u64::MAX, 99)],
+        streams: &streams,
+        types: &["Größe".as_bytes(), b"Placed"],
+    };
+    tier::encode(&file_identity(FileKind::Tier, FIRST, FIRST + 99), &parts).expect("a small file").to_vec()
+}
+
+pub fn directory_file() -> Vec<u8> {
+    let row = |hash, check, revision, position| DirectoryRow { hash, check, revision, position };
+    let rows = [row(5, 0, 1, 44), row(5, 9, 2, 41), row(1 << 63, 7, 0x0102_0304_0506, 43), row(u64::MAX, 1, 3, 99)];
+    directory::encode(&file_identity(FileKind::Directory, 1, FIRST + 99), &rows).expect("a small file").to_vec()
+}
+
+pub fn index_manifest() -> IndexManifest {
+    let tier = |number, segment, first_position, last_position| TierEntry {
+        number,
+        first_segment: segment,
+        last_segment: segment + 2,
+        first_position,
+        last_position,
+        generation: 2,
+        len: 1 << 20,
+        root: 0x0A0B_0C0D,
+    };
+    let directory = |number, coverage| DirectoryEntry {
+        number,
+        coverage,
+        row_count: 1000,
+        generation: 3,
+        len: 1 << 15,
+        root: 0x0102_0304,
+    };
+    IndexManifest {
+        store: STORE,
+        generation: 5,
+        written_by: 1 << 8,
+        name_hash_seed: 0x1122_3344_5566_7788,
+        next_file: 19,
+        tiers: vec![tier(11, 1, 1, 20), tier(3, 4, 21, FIRST - 1)],
+        directories: vec![directory(4, 20), directory(18, FIRST - 1)],
+    }
+}
+
 /// Bytes in memory as aligned as [`index::open`] wants them.
 pub fn aligned(bytes: &[u8]) -> IndexBytes {
     let mut copy = IndexBytes::new();
@@ -333,6 +412,38 @@ pub fn all() -> Vec<Structure> {
             again: again_index,
             read: |bytes| index::open_for(&aligned(bytes), Purpose::Read).map(|_| ()),
             mask: |_| true,
+        },
+        Structure {
+            name: "places",
+            bytes: places_file(),
+            fix: fix_index_file,
+            again: |bytes| again_file(bytes, FileKind::Places),
+            read: |bytes| read_file(bytes, FileKind::Places),
+            mask: |_| true,
+        },
+        Structure {
+            name: "tier",
+            bytes: tier_file(),
+            fix: fix_index_file,
+            again: |bytes| again_file(bytes, FileKind::Tier),
+            read: |bytes| read_file(bytes, FileKind::Tier),
+            mask: |_| true,
+        },
+        Structure {
+            name: "directory",
+            bytes: directory_file(),
+            fix: fix_index_file,
+            again: |bytes| again_file(bytes, FileKind::Directory),
+            read: |bytes| read_file(bytes, FileKind::Directory),
+            mask: |_| true,
+        },
+        Structure {
+            name: "index_manifest",
+            bytes: index_manifest().encode(),
+            fix: |bytes| fix_header(bytes, 0, usize::MAX),
+            again: |bytes| IndexManifest::decode(bytes).map(|manifest| manifest.encode()),
+            read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
         },
     ]
 }
@@ -548,4 +659,113 @@ pub fn exercise(structure: &Structure, bytes: &[u8]) {
         (structure.fix)(&mut expected);
         assert_eq!(again, expected, "{}: encoding gives what was decoded", structure.name);
     }
+}
+
+/// Checksums of all blocks, of the table and of the header, if their lengths allow it.
+pub fn fix_index_file(bytes: &mut [u8]) {
+    let archive_len = u64_at(bytes, 96);
+    let end = archive_len.checked_add(4096).filter(|end| *end <= bytes.len() as u64);
+    if let Some((covered, table)) = end.and_then(|end| bytes.split_at_mut_checked(end as usize)) {
+        for (block, entry) in covered[4096..].chunks(16 << 10).zip(table.chunks_exact_mut(4)) {
+            entry.copy_from_slice(&crc(0, block).to_le_bytes());
+        }
+        let checksum = crc(0, table);
+        set_u32(bytes, 108, checksum);
+    }
+    fix_header(bytes, 0, 4096);
+}
+
+/// Sees to it that a look-up keeps within the archive, and ends.
+struct Guard {
+    archive: Range<usize>,
+    calls: Cell<u32>,
+}
+
+impl Touch for Guard {
+    type Error = Fault;
+
+    fn touch(&self, range: Range<usize>) -> Result<(), Fault> {
+        assert!(!range.is_empty() && range.start >= self.archive.start && range.end <= self.archive.end);
+        self.calls.set(self.calls.get() + 1);
+        assert!(self.calls.get() < 1_000_000, "a look-up does not end");
+        Ok(())
+    }
+}
+
+/// Asks a file of the index everything; archives are not encoded again.
+pub fn again_file(bytes: &[u8], kind: FileKind) -> Result<Vec<u8>, Fault> {
+    let copy = aligned(bytes);
+    let header = FileHeader::open(&copy, kind, root_of(&copy), Purpose::Write)?;
+    header.table.check_all(&copy)?;
+    let guard = Guard { archive: header.table.archive(), calls: Cell::new(0) };
+    match kind {
+        FileKind::Places => ask_places(&copy, &header, &guard)?,
+        FileKind::Tier => ask_tier(&copy, &header, &guard)?,
+        FileKind::Directory => {
+            let layout = DirectoryLayout::read(&copy, &header)?;
+            let directory = layout.over(&copy, &guard);
+            for number in 0..layout.row_count().min(1000) {
+                let Some(row) = directory.row(number)? else { break };
+                std::hint::black_box(directory.find(row.hash, row.check)?);
+            }
+            std::hint::black_box(directory.find(u64::MAX, 0)?);
+        }
+    }
+    Ok(bytes.to_vec())
+}
+
+fn read_file(bytes: &[u8], kind: FileKind) -> Result<(), Fault> {
+    FileHeader::open(bytes, kind, root_of(bytes), Purpose::Read).map(|_| ())
+}
+
+const FEW: [u32; 6] = [0, 1, 2, 98, 1 << 31, u32::MAX];
+
+fn ask_places(bytes: &[u8], header: &FileHeader, guard: &Guard) -> Result<(), Fault> {
+    let layout = PlacesLayout::read(bytes, header)?;
+    let places = layout.over(bytes, guard);
+    for position in (0..layout.record_count().min(1000)).chain(FEW) {
+        std::hint::black_box((places.offset(position)?, places.batch_of(position)?));
+    }
+    for number in (0..layout.batch_count().min(1000)).chain(FEW) {
+        let Some(batch) = places.batch(number)? else { continue };
+        std::hint::black_box((places.batch_at_time(batch.recorded_at)?, places.first_at_time(batch.recorded_at)?));
+    }
+    Ok(())
+}
+
+fn ask_tier(bytes: &[u8], header: &FileHeader, guard: &Guard) -> Result<(), Fault> {
+    let layout = TierLayout::read(bytes, header)?;
+    let tier = layout.over(bytes, guard);
+    for number in (0..layout.key_count().min(200)).chain(FEW) {
+        let Some((hash, mut positions)) = tier.key(number)? else { continue };
+        std::hint::black_box(tier.find_key(hash)?.map_or(0, |found| found.len()));
+        for position in FEW {
+            let (after, before) = (positions.seek_ge(position)?, positions.seek_le(position)?);
+            assert!(after.is_none_or(|found| found >= position) && before.is_none_or(|found| found <= position));
+            std::hint::black_box(positions.word(position)?);
+        }
+        let rises: Vec<u32> = positions.clone().ascending(0).take(500).collect::<Result<_, _>>()?;
+        assert!(rises.is_sorted_by(|a, b| a < b));
+        let falls: Vec<u32> = positions.descending(u32::MAX).take(500).collect::<Result<_, _>>()?;
+        assert!(falls.is_sorted_by(|a, b| a > b));
+    }
+    for number in (0..layout.id_count().min(200)).chain(FEW) {
+        let Some((hash, _)) = tier.id(number)? else { continue };
+        std::hint::black_box((tier.may_hold(hash)?, tier.find_ids(hash)?.count()));
+    }
+    let mut prefix = Vec::new();
+    for _ in 0..20 {
+        for mut names in [tier.streams_from(&prefix)?, tier.types_from(&prefix)?] {
+            for _ in 0..200 {
+                let Some(name) = names.next()? else { break };
+                assert!(name.starts_with(&prefix) && name.len() <= 255);
+            }
+        }
+        let mut names = tier.streams_from(&prefix)?;
+        let Some(name) = names.next()? else { break };
+        let longer = name.get(..prefix.len() + 1).map(<[u8]>::to_vec);
+        let Some(longer) = longer else { break };
+        prefix = longer;
+    }
+    Ok(())
 }
