@@ -276,7 +276,10 @@ mod tests {
         assert_eq!(postings, [1, 70, 7, 0, 1, 8]);
         let ids: Vec<_> = root.ids.iter().map(|row| (row.hash_low.to_native(), row.hash_high.to_native())).collect();
         assert_eq!((ids, root.ids[0].position.to_native()), (vec![(2, 1 << 8)], 9));
-        assert_eq!(root.id_filter.iter().map(|word| word.to_native()).collect::<Vec<_>>(), [filter::bits_of(1 << 40 | 2)]);
+        assert_eq!(
+            root.id_filter.iter().map(|word| word.to_native()).collect::<Vec<_>>(),
+            [filter::bits_of(1 << 40 | 2)]
+        );
         assert_eq!(root.stream_names.as_slice(), b"\x00\x07order-1\x06\x012");
         assert_eq!(root.type_names.as_slice(), b"\x00\x06Placed");
         assert_eq!((root.stream_count.to_native(), root.type_count.to_native()), (2, 1));

@@ -90,7 +90,7 @@ fn position_sets(count: u32) -> impl Strategy<Value = BTreeSet<u32>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn keys_of_a_tier(
@@ -385,7 +385,10 @@ fn steps(
 }
 
 fn is_refused(answer: Result<(), WriteError<Infallible>>) -> bool {
-    matches!(answer.map_err(WriteError::into_fault), Err(Fault::Order { .. } | Fault::Count { .. } | Fault::Length { .. }))
+    matches!(
+        answer.map_err(WriteError::into_fault),
+        Err(Fault::Order { .. } | Fault::Count { .. } | Fault::Length { .. })
+    )
 }
 
 #[test]
@@ -399,11 +402,14 @@ fn a_writer_refuses_what_it_could_not_find_again() {
     assert!(is_refused(steps(|w| w.key(5, 1, 2).and(w.key(5, 1, 3)))), "a key twice");
     assert!(is_refused(steps(|w| w.key(5, 0, 2))), "a key of nothing");
     assert!(is_refused(steps(|w| w.key(5, 1, 100))), "a position beyond the tier");
-    let two = |w: &mut TierWriter<FileBuffer>, a, b| {
-        w.key(5, 2, a).and(w.positions(2)).and(w.position(a)).and(w.position(b))
-    };
+    let two =
+        |w: &mut TierWriter<FileBuffer>, a, b| w.key(5, 2, a).and(w.positions(2)).and(w.position(a)).and(w.position(b));
     assert!(steps(|w| two(w, 3, 4)).is_ok());
-    assert!(is_refused(steps(|w| two(w, 4, 3))) && is_refused(steps(|w| two(w, 4, 4))) && is_refused(steps(|w| two(w, 4, 100))));
+    assert!(
+        is_refused(steps(|w| two(w, 4, 3)))
+            && is_refused(steps(|w| two(w, 4, 4)))
+            && is_refused(steps(|w| two(w, 4, 100)))
+    );
     assert!(steps(|w| w.id(5, 1).and(w.filtered_id(5))).is_ok());
     assert!(is_refused(steps(|w| w.id(5, 1))), "no filter");
     assert!(is_refused(steps(|w| w.id(5, 1).and(w.filtered_id(6)))), "another filter");
@@ -414,13 +420,16 @@ fn a_writer_refuses_what_it_could_not_find_again() {
     assert!(is_refused(steps(|w| w.stream(b""))) && is_refused(steps(|w| w.type_name(&[b'a'; 256]))), "no names");
 
     let directory = |rows: &[(u64, u32, u64, u64)]| {
-        let mut writer = DirectoryWriter::begin(FileBuffer::new(), identity(FileKind::Directory, 100), 0).expect("a writer");
+        let mut writer =
+            DirectoryWriter::begin(FileBuffer::new(), identity(FileKind::Directory, 100), 0).expect("a writer");
         rows.iter().try_for_each(|(hash, check, revision, position)| {
             writer.row(DirectoryRow { hash: *hash, check: *check, revision: *revision, position: *position })
         })
     };
     assert!(directory(&[(5, 1, 1, 1), (5, 2, DIRECTORY_NUMBER_MAX, 1099), (6, 0, 1, 1)]).is_ok());
-    assert!(is_refused(directory(&[(5, 1, 1, 1), (5, 1, 1, 1)])) && is_refused(directory(&[(5, 1, 1, 1), (4, 2, 1, 1)])));
+    assert!(
+        is_refused(directory(&[(5, 1, 1, 1), (5, 1, 1, 1)])) && is_refused(directory(&[(5, 1, 1, 1), (4, 2, 1, 1)]))
+    );
     assert!(is_refused(directory(&[(5, 1, 1, 1100)])) && is_refused(directory(&[(5, 1, DIRECTORY_NUMBER_MAX + 1, 1)])));
 
     let identity = identity(FileKind::Places, 2);
@@ -445,8 +454,7 @@ fn sizes_expected_do_not_change_the_file() {
     let parts = TierParts { keys: &rows, ids: &ids, ..TierParts::default() };
     let at_once = tier::encode(&identity(FileKind::Tier, 2000), &parts).expect("a tier");
     let sizes = TierSizes { keys_at_most: 9000, ids_at_most: 70_000 };
-    let mut writer =
-        TierWriter::begin(FileBuffer::new(), identity(FileKind::Tier, 2000), sizes).expect("a writer");
+    let mut writer = TierWriter::begin(FileBuffer::new(), identity(FileKind::Tier, 2000), sizes).expect("a writer");
     let mut write = || {
         rows.iter().try_for_each(|(hash, list)| writer.key(*hash, list.len() as u32, list[0]))?;
         for (_, list) in &rows {

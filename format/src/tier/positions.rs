@@ -197,8 +197,7 @@ fn partition<T: Touch>(
     near: u32,
     bound: u64,
 ) -> Result<u32, T::Error> {
-    let mut is_past =
-        |at: u32| Ok(number_at(list, start, count, at)?.is_none_or(|number| u64::from(number) >= bound));
+    let mut is_past = |at: u32| Ok(number_at(list, start, count, at)?.is_none_or(|number| u64::from(number) >= bound));
     // All before `low` are smaller; `high` is past, or the end.
     let (mut low, mut high) = (0, count);
     let mut stride = 1u32;
