@@ -192,7 +192,7 @@ fn control_kinds_are_unsupported_unless_skippable() {
 }
 
 /// Reserved bytes: from, to.
-const RESERVED: [(&str, usize, usize); 10] = [
+const RESERVED: [(&str, usize, usize); 17] = [
     ("segment_header", 160, 4096),
     ("end_mark", 18, 24),
     ("end_mark", 80, 112),
@@ -203,6 +203,13 @@ const RESERVED: [(&str, usize, usize); 10] = [
     ("manifest", 256 + 8 + 48 + 8 + 102, 256 + 8 + 48 + 8 + 104),
     ("index", 69, 72),
     ("index", 92, 128),
+    ("places", 51, 52),
+    ("places", 112, 4096),
+    ("tier", 112, 256),
+    ("directory", 112, 256),
+    ("index_manifest", 94, 128),
+    ("index_manifest", 128 + 60, 128 + 64),
+    ("index_manifest", 128 + 2 * 64 + 44, 128 + 2 * 64 + 48),
 ];
 
 #[test]
@@ -231,7 +238,8 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    for name in ["segment_header", "mark", "ring", "manifest", "index"] {
+    for name in ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"]
+    {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;

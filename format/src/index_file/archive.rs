@@ -271,3 +271,50 @@ where
     let archive = file.get(table.archive()).unwrap_or_default();
     rkyv::access::<R, rancor::Failure>(archive).map_err(|_| Fault::Structure { what: "archive" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything and keeps its length.
+    #[derive(Default)]
+    struct Length(u64);
+
+    impl Sink for Length {
+        type Error = Infallible;
+
+        fn take(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
+            self.0 += bytes.len() as u64;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_file_ends_below_2_gib() {
+        let mut length = Length::default();
+        let mut writer = ArchiveWriter::new(&mut length);
+        let block = [7; BLOCK_LEN];
+        let blocks = (0..).take_while(|_| writer.write(&block).is_ok()).count() as u64;
+        assert_eq!(blocks, FILE_LEN_MAX / BLOCK_LEN as u64);
+        assert_eq!(length.0, blocks * BLOCK_LEN as u64);
+    }
+
+    /// A sink that takes no more after some bytes.
+    struct Full(usize);
+
+    impl Sink for Full {
+        type Error = &'static str;
+
+        fn take(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or("full")?;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_sink_is_handed_out() {
+        let mut writer = ArchiveWriter::new(Full(2 * BLOCK_LEN));
+        assert_eq!(writer.write(&[1; 2 * BLOCK_LEN + 5]), Ok(()));
+        assert_eq!(writer.write(&[1; BLOCK_LEN]), Err(WriteError::Sink("full")));
+    }
+}

@@ -163,13 +163,13 @@ mod tests {
         let mut builder = TableBuilder::new();
         archive.chunks(pieces).for_each(|piece| builder.push(piece));
         let (bytes, table) = builder.finish().expect("a short file");
-        (vec![vec![0; FILE_HEADER_LEN], archive.to_vec(), bytes].concat(), table)
+        ([&[0; FILE_HEADER_LEN], archive, &bytes].concat(), table)
     }
 
     #[test]
     fn any_pieces_make_the_same_table() {
         for len in [0, 1, BLOCK_LEN - 1, BLOCK_LEN, BLOCK_LEN + 1, 3 * BLOCK_LEN, 3 * BLOCK_LEN + 700] {
-            let archive: Vec<u8> = (0..len).map(|n| (n * n >> 3) as u8).collect();
+            let archive: Vec<u8> = (0..len).map(|n| ((n * n) >> 3) as u8).collect();
             let (whole, table) = file(&archive, usize::MAX);
             assert_eq!(table.file_len(), whole.len() as u64);
             assert_eq!(table.block_count() as usize, len.div_ceil(BLOCK_LEN));

@@ -12,12 +12,12 @@ pub(super) fn word_count(ids: u32) -> u32 {
 
 #[inline]
 pub(super) fn word_of(hash: u64, words: u32) -> u32 {
-    (u128::from(hash) * u128::from(words) >> 64) as u32
+    ((u128::from(hash) * u128::from(words)) >> 64) as u32
 }
 
 #[inline]
 pub(super) fn bits_of(hash: u64) -> u64 {
-    let bit = |n: u32| 1u64 << (hash >> (6 * n) & 63);
+    let bit = |n: u32| 1u64 << ((hash >> (6 * n)) & 63);
     bit(0) | bit(1) | bit(2) | bit(3)
 }
 
@@ -31,9 +31,9 @@ mod tests {
         let mut state = 1u64;
         let mut next = || {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mixed = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-            mixed ^ mixed >> 31
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^ (mixed >> 31)
         };
         let ids = 50_000;
         let mut words = vec![0u64; word_count(ids) as usize];
