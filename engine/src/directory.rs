@@ -1,46 +1,21 @@
-//! The writer's memory of every stream: its name, last revision, last position.
+//! The writer's memory of every stream: its last revision, its last position.
+//!
+//! One look-up touches one cache line. A stream is known by 128 bits of seeded hash, which is half a line with its
+//! numbers; its name stands in the log.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::name::{KeyKind, NameHash};
 use crate::prefetch::prefetch;
+use crate::storage::SharedMap;
 
-/// Number of a stream in the directory, valid as long as the store is open.
+/// Where a stream stands in the directory, valid until the directory is given more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamNumber(u32);
 
 impl StreamNumber {
     /// Before it was looked up.
     pub(crate) const NONE: Self = Self(u32::MAX);
-}
-
-/// One cache line a stream: nearly all names stand in it whole.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Entry {
-    hash: u64,
-    last_position: u64,
-    last_revision: u64,
-    /// Where the rest of a long name stands.
-    rest_start: u32,
-    name_len: u8,
-    name: [u8; INLINE_NAME_LEN],
-}
-
-const INLINE_NAME_LEN: usize = 35;
-const _: () = assert!(size_of::<Entry>() == 64);
-
-impl Entry {
-    #[inline]
-    fn has_name(&self, name: &[u8], rests: &[u8]) -> bool {
-        if name.len() != usize::from(self.name_len) {
-            return false;
-        }
-        if let Some(inline) = self.name.get(..name.len()) {
-            return inline == name;
-        }
-        let (head, rest) = name.split_at(INLINE_NAME_LEN);
-        let start = self.rest_start as usize;
-        head == self.name && rests.get(start..start + rest.len()) == Some(rest)
-    }
 }
 
 /// A stream's last event; zeros for a stream that was never written.
@@ -50,121 +25,139 @@ pub(crate) struct StreamTip {
     pub(crate) position: u64,
 }
 
-/// Open addressing, linear probing; a slot holds the upper half of the hash and the stream's number + 1.
+/// Words of a slot, in order: the hash (0: free), the second hash, last revision, last position.
+const WORDS: usize = 4;
+const HASH: usize = 0;
+const CHECK: usize = 1;
+const REVISION: usize = 2;
+const POSITION: usize = 3;
+
+const FIRST_SLOTS: usize = 1 << 10;
+
+/// Open addressing, linear probing, at most two thirds full. The memory lies in huge pages where it is long, since it is
+/// looked into at random. Only the writer comes here: the words are atomic for the sake of the memory's kind alone.
 #[derive(Debug)]
 pub(crate) struct Directory {
     hash: NameHash,
-    slots: Vec<u64>,
-    entries: Vec<Entry>,
-    /// What does not fit into the entries of long names.
-    rests: Vec<u8>,
+    slots: SharedMap,
+    used: usize,
 }
 
 impl Directory {
     pub(crate) fn new(hash: NameHash) -> Self {
-        Self { hash, slots: vec![0; 1024], entries: Vec::new(), rests: Vec::new() }
+        Self { hash, slots: SharedMap::zeroed_words(FIRST_SLOTS * WORDS), used: 0 }
     }
 
     pub(crate) fn hash_of(&self, stream: &str) -> u64 {
         self.hash.key(KeyKind::Stream, stream)
     }
 
+    #[inline]
+    fn mask(&self) -> usize {
+        self.slots.as_words().len() / WORDS - 1
+    }
+
+    #[inline]
+    fn word(&self, slot: usize, word: usize) -> u64 {
+        self.slots.as_words()[slot * WORDS + word].load(Relaxed)
+    }
+
+    #[inline]
+    fn set_word(&self, slot: usize, word: usize, value: u64) {
+        self.slots.as_words()[slot * WORDS + word].store(value, Relaxed);
+    }
+
     /// Number of streams that were written; names of refused batches may stand here as well. Walks them all.
     pub(crate) fn written_count(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.last_revision > 0).count()
+        (0..=self.mask()).filter(|slot| self.word(*slot, REVISION) > 0).count()
     }
 
-    /// Begins to load what a look-up of this hash will look at first.
+    /// Begins to load what a look-up of this hash will look at.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        prefetch(&self.slots[hash as usize & (self.slots.len() - 1)]);
+        prefetch(&self.slots.as_words()[(hash as usize & self.mask()) * WORDS]);
     }
 
-    /// Begins to load the entry that a look-up of this hash will come to. What it looks at itself has been asked for.
+    /// The slot of this stream, or the free one where it belongs.
     #[inline]
-    pub(crate) fn prefetch_entry(&self, hash: u64) {
-        let slot = self.slots[hash as usize & (self.slots.len() - 1)];
-        if let Some(entry) = self.entries.get((slot & 0xffff_ffff).wrapping_sub(1) as usize) {
-            prefetch(entry);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
-        let mask = self.slots.len() - 1;
-        let mut index = hash as usize & mask;
+    fn slot(&self, hash: u64, check: u64) -> usize {
+        let mask = self.mask();
+        let mut slot = hash as usize & mask;
         loop {
-            let slot = self.slots[index];
-            if slot == 0 {
-                return None;
+            let found = self.word(slot, HASH);
+            if found == 0 || (found == hash && self.word(slot, CHECK) == check) {
+                return slot;
             }
-            if slot >> 32 == hash >> 32 {
-                let number = (slot & 0xffff_ffff) as u32 - 1;
-                let entry = &self.entries[number as usize];
-                if entry.hash == hash && entry.has_name(stream.as_bytes(), &self.rests) {
-                    return Some(StreamNumber(number));
-                }
-            }
-            index = (index + 1) & mask;
+            slot = (slot + 1) & mask;
         }
     }
 
-    fn enter(&mut self, hash: u64, number: u32) {
-        let mask = self.slots.len() - 1;
-        let mut index = hash as usize & mask;
-        while self.slots[index] != 0 {
-            index = (index + 1) & mask;
-        }
-        self.slots[index] = (hash >> 32) << 32 | (u64::from(number) + 1);
+    /// The stream's last event, zeros for one that is not here.
+    pub(crate) fn tip_of(&self, stream: &str) -> StreamTip {
+        let slot = self.slot(self.hash_of(stream), self.hash.check(stream));
+        StreamTip { revision: self.word(slot, REVISION), position: self.word(slot, POSITION) }
     }
 
-    /// The stream's number; a new one if it is not known yet. Only a new name allocates.
+    /// Makes room for so many more streams: numbers given from now on stay valid while they come. Seldom, moves all
+    /// slots, some nanoseconds each.
     #[inline]
-    pub(crate) fn find_or_add(&mut self, hash: u64, stream: &str) -> StreamNumber {
-        if let Some(found) = self.find(hash, stream) {
-            return found;
+    pub(crate) fn reserve(&mut self, streams: usize) {
+        if (self.used + streams) * 3 > (self.mask() + 1) * 2 {
+            self.grow(streams);
         }
-        self.add(hash, stream)
     }
 
     #[cold]
-    fn add(&mut self, hash: u64, stream: &str) -> StreamNumber {
-        let number = u32::try_from(self.entries.len()).expect("fewer than 2^32 streams");
-        let rest_start = u32::try_from(self.rests.len()).expect("what is long of names takes less than 4 GiB");
-        let name_len = u8::try_from(stream.len()).expect("names are checked before");
-        let (head, rest) = stream.as_bytes().split_at(stream.len().min(INLINE_NAME_LEN));
-        let mut name = [0; INLINE_NAME_LEN];
-        name[..head.len()].copy_from_slice(head);
-        self.rests.extend_from_slice(rest);
-        self.entries.push(Entry { hash, last_position: 0, last_revision: 0, rest_start, name_len, name });
-        if self.entries.len() * 3 > self.slots.len() * 2 {
-            self.slots = vec![0; self.slots.len() * 2];
-            for number in 0..self.entries.len() {
-                self.enter(self.entries[number].hash, number as u32);
+    fn grow(&mut self, streams: usize) {
+        let slots = ((self.used + streams) * 3 / 2 + 1).next_power_of_two().max((self.mask() + 1) * 2);
+        let old = std::mem::replace(&mut self.slots, SharedMap::zeroed_words(slots * WORDS));
+        let mask = self.mask();
+        // In the order of the old table, which is nearly that of the new one.
+        for words in old.as_words().as_chunks::<WORDS>().0 {
+            let words = words.each_ref().map(|word| word.load(Relaxed));
+            if words[HASH] == 0 {
+                continue;
             }
-        } else {
-            self.enter(hash, number);
+            let mut slot = words[HASH] as usize & mask;
+            while self.word(slot, HASH) != 0 {
+                slot = (slot + 1) & mask;
+            }
+            for (index, word) in words.into_iter().enumerate() {
+                self.set_word(slot, index, word);
+            }
         }
-        StreamNumber(number)
+    }
+
+    /// The stream's number; a new one, for which there is room, if it is not known yet.
+    #[inline]
+    pub(crate) fn find_or_add(&mut self, hash: u64, stream: &str) -> StreamNumber {
+        let check = self.hash.check(stream);
+        let slot = self.slot(hash, check);
+        if self.word(slot, HASH) == 0 {
+            self.set_word(slot, HASH, hash);
+            self.set_word(slot, CHECK, check);
+            self.used += 1;
+        }
+        StreamNumber(slot as u32)
     }
 
     #[inline]
     pub(crate) fn tip(&self, number: StreamNumber) -> StreamTip {
-        let entry = &self.entries[number.0 as usize];
-        StreamTip { revision: entry.last_revision, position: entry.last_position }
+        let slot = number.0 as usize;
+        StreamTip { revision: self.word(slot, REVISION), position: self.word(slot, POSITION) }
     }
 
     /// Takes the next revision of a stream for the event at `position`.
     #[inline]
     pub(crate) fn advance(&mut self, number: StreamNumber, position: u64) -> u64 {
-        let entry = &mut self.entries[number.0 as usize];
-        entry.last_revision += 1;
-        entry.last_position = position;
-        entry.last_revision
+        let revision = self.word(number.0 as usize, REVISION) + 1;
+        self.set_tip(number, StreamTip { revision, position });
+        revision
     }
 
     /// Sets what recovery found.
     pub(crate) fn set(&mut self, stream: &str, tip: StreamTip) {
+        self.reserve(1);
         let hash = self.hash_of(stream);
         let number = self.find_or_add(hash, stream);
         self.set_tip(number, tip);
@@ -172,8 +165,53 @@ impl Directory {
 
     #[inline]
     pub(crate) fn set_tip(&mut self, number: StreamNumber, tip: StreamTip) {
-        let entry = &mut self.entries[number.0 as usize];
-        entry.last_revision = tip.revision;
-        entry.last_position = tip.position;
+        self.set_word(number.0 as usize, REVISION, tip.revision);
+        self.set_word(number.0 as usize, POSITION, tip.position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_keep_their_tips_while_the_directory_grows() {
+        let mut directory = Directory::new(NameHash { seed: 9 });
+        let tip = |n: u64| StreamTip { revision: n + 1, position: 2 * n + 1 };
+        for n in 0..20_000u64 {
+            directory.set(&format!("stream-{n}"), tip(n));
+        }
+        for n in 0..20_000u64 {
+            assert_eq!(directory.tip_of(&format!("stream-{n}")), tip(n));
+        }
+        assert_eq!(directory.written_count(), 20_000);
+        assert_eq!(directory.tip_of("stream-20000"), StreamTip { revision: 0, position: 0 });
+    }
+
+    #[test]
+    fn room_that_was_reserved_keeps_numbers_valid() {
+        let mut directory = Directory::new(NameHash { seed: 9 });
+        directory.reserve(5_000);
+        let numbers: Vec<_> = (0..5_000u64)
+            .map(|n| {
+                let name = format!("stream-{n}");
+                directory.find_or_add(directory.hash_of(&name), &name)
+            })
+            .collect();
+        for (n, number) in (1..).zip(&numbers) {
+            assert_eq!(directory.advance(*number, n), 1);
+        }
+        for (n, number) in (1..).zip(&numbers) {
+            assert_eq!(directory.tip(*number), StreamTip { revision: 1, position: n });
+        }
+    }
+
+    #[test]
+    fn streams_that_share_a_hash_are_two() {
+        let mut directory = Directory::new(NameHash { seed: 9 });
+        directory.reserve(2);
+        let (one, other) = (directory.find_or_add(7, "one"), directory.find_or_add(7, "other"));
+        assert_ne!(one, other);
+        assert_eq!(directory.find_or_add(7, "one"), one);
     }
 }

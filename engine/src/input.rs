@@ -10,85 +10,43 @@ use crate::append::{Batch, Condition, Durability, Expect, NewEvent};
 use crate::error::Error;
 use crate::name;
 
-/// Events with their streams, expectations and conditions: borrowed from the caller, never copied.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Input<'a> {
-    One { stream: &'a str, expect: Expect, events: &'a [NewEvent<'a>], durability: Option<Durability> },
-    Many(&'a Batch<'a>),
-}
+/// Events with their streams, expectations and conditions: borrowed from the caller, never copied. The writer is compiled
+/// once for each form, so that the form costs nothing while it works.
+pub(crate) trait Input<'a> {
+    /// Whether there is always exactly one event.
+    const IS_SINGLE: bool = false;
 
-impl<'a> Input<'a> {
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::One { events, .. } => events.len(),
-            Self::Many(batch) => batch.events.len(),
-        }
-    }
+    fn len(&self) -> usize;
 
-    #[inline]
-    pub(crate) fn event(&self, index: usize) -> (&'a str, &'a NewEvent<'a>) {
-        match self {
-            Self::One { stream, events, .. } => (stream, &events[index]),
-            Self::Many(batch) => {
-                let (stream, event) = &batch.events[index];
-                (stream, event)
-            }
-        }
-    }
+    fn event(&self, index: usize) -> (&'a str, &'a NewEvent<'a>);
 
     /// Calls `each` with what is expected of which stream, and with the number of an event of that stream where one is
     /// found at once.
-    #[inline]
-    pub(crate) fn each_expectation(&self, mut each: impl FnMut(&'a str, Expect, Option<usize>)) {
-        match *self {
-            Self::One { stream, expect, .. } => each(stream, expect, Some(0)),
-            Self::Many(batch) => {
-                let mut next_event = 0;
-                for (stream, expect) in &batch.expectations {
-                    each(stream, *expect, self.event_of(stream, &mut next_event));
-                }
-            }
-        }
+    fn each_expectation(&self, each: impl FnMut(&'a str, Expect, Option<usize>));
+
+    fn durability(&self) -> Option<Durability>;
+
+    fn conditions(&self) -> &'a [Condition] {
+        &[]
     }
 
-    /// The event whose stream is this very text, looked for from `next` on, which moves behind it. Expectations mostly
-    /// come in the order of the events; one that does not is not found, and costs a look at a few events.
-    #[inline]
-    fn event_of(&self, stream: &str, next: &mut usize) -> Option<usize> {
-        const LOOK_AT: usize = 16;
-        let last = self.len().min(*next + LOOK_AT);
-        let found = (*next..last).find(|index| std::ptr::eq(self.event(*index).0, stream))?;
-        *next = found + 1;
-        Some(found)
+    fn as_batch(&self) -> bool {
+        false
     }
 
-    pub(crate) fn conditions(&self) -> &'a [Condition] {
-        match self {
-            Self::One { .. } => &[],
-            Self::Many(batch) => &batch.conditions,
-        }
-    }
-
-    pub(crate) fn durability(&self) -> Option<Durability> {
-        match self {
-            Self::One { durability, .. } => *durability,
-            Self::Many(batch) => batch.durability,
-        }
-    }
-
-    pub(crate) fn as_batch(&self) -> bool {
-        matches!(self, Self::Many(batch) if batch.as_batch)
+    /// What can be judged of expectations and conditions without the store.
+    fn check_guards(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Whether the caller gave ids; checked to be so for all events or for none.
     #[inline]
-    pub(crate) fn has_ids(&self) -> bool {
+    fn has_ids(&self) -> bool {
         self.len() > 0 && self.event(0).1.id.is_some()
     }
 
     #[inline]
-    pub(crate) fn parts(&self, index: usize, id: [u8; 16]) -> EventParts<'a> {
+    fn parts(&self, index: usize, id: [u8; 16]) -> EventParts<'a> {
         let (stream, event) = self.event(index);
         EventParts {
             id,
@@ -107,7 +65,7 @@ impl<'a> Input<'a> {
     }
 
     /// Names, sizes, ids: everything that can be judged without the store.
-    pub(crate) fn check_form(&self, limits: &Limits) -> Result<()> {
+    fn check_form(&self, limits: &Limits) -> Result<()> {
         if self.len() == 0 {
             return Err(Error::Empty);
         }
@@ -129,37 +87,147 @@ impl<'a> Input<'a> {
             }
         }
         // The expectation of one stream is that of its events.
-        if let Self::Many(batch) = self {
-            self.check_guards(batch)?;
-        }
-        if has_ids && self.len() > 1 { self.check_ids_differ() } else { Ok(()) }
+        self.check_guards()?;
+        if has_ids && self.len() > 1 { check_ids_differ(self) } else { Ok(()) }
+    }
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct One<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) expect: Expect,
+    pub(crate) event: &'a NewEvent<'a>,
+    pub(crate) durability: Option<Durability>,
+}
+
+impl<'a> Input<'a> for One<'a> {
+    const IS_SINGLE: bool = true;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        1
     }
 
-    fn check_guards(&self, batch: &Batch<'_>) -> Result<()> {
+    #[inline(always)]
+    fn event(&self, _: usize) -> (&'a str, &'a NewEvent<'a>) {
+        (self.stream, self.event)
+    }
+
+    #[inline]
+    fn each_expectation(&self, mut each: impl FnMut(&'a str, Expect, Option<usize>)) {
+        each(self.stream, self.expect, Some(0));
+    }
+
+    fn durability(&self) -> Option<Durability> {
+        self.durability
+    }
+}
+
+/// Any number of events of one stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfStream<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) expect: Expect,
+    pub(crate) events: &'a [NewEvent<'a>],
+    pub(crate) durability: Option<Durability>,
+}
+
+impl<'a> Input<'a> for OfStream<'a> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    #[inline]
+    fn event(&self, index: usize) -> (&'a str, &'a NewEvent<'a>) {
+        (self.stream, &self.events[index])
+    }
+
+    #[inline]
+    fn each_expectation(&self, mut each: impl FnMut(&'a str, Expect, Option<usize>)) {
+        each(self.stream, self.expect, Some(0));
+    }
+
+    fn durability(&self) -> Option<Durability> {
+        self.durability
+    }
+}
+
+/// A batch as its caller made it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Many<'a>(pub(crate) &'a Batch<'a>);
+
+impl<'a> Many<'a> {
+    /// The event whose stream is this very text, looked for from `next` on, which moves behind it. Expectations mostly
+    /// come in the order of the events; one that does not is not found, and costs a look at a few events.
+    #[inline]
+    fn event_of(&self, stream: &str, next: &mut usize) -> Option<usize> {
+        const LOOK_AT: usize = 16;
+        let last = self.len().min(*next + LOOK_AT);
+        let found = (*next..last).find(|index| std::ptr::eq(self.event(*index).0, stream))?;
+        *next = found + 1;
+        Some(found)
+    }
+}
+
+impl<'a> Input<'a> for Many<'a> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.events.len()
+    }
+
+    #[inline]
+    fn event(&self, index: usize) -> (&'a str, &'a NewEvent<'a>) {
+        let (stream, event) = &self.0.events[index];
+        (stream, event)
+    }
+
+    #[inline]
+    fn each_expectation(&self, mut each: impl FnMut(&'a str, Expect, Option<usize>)) {
         let mut next_event = 0;
-        for (stream, _) in &batch.expectations {
+        for (stream, expect) in &self.0.expectations {
+            each(stream, *expect, self.event_of(stream, &mut next_event));
+        }
+    }
+
+    fn durability(&self) -> Option<Durability> {
+        self.0.durability
+    }
+
+    fn conditions(&self) -> &'a [Condition] {
+        &self.0.conditions
+    }
+
+    fn as_batch(&self) -> bool {
+        self.0.as_batch
+    }
+
+    fn check_guards(&self) -> Result<()> {
+        let mut next_event = 0;
+        for (stream, _) in &self.0.expectations {
             if self.event_of(stream, &mut next_event).is_none() && !name::is_well_formed(stream.as_bytes()) {
                 return Err(Error::invalid("an expectation names a stream that cannot be", None));
             }
         }
-        batch.conditions.iter().try_for_each(|condition| condition.query.check())
+        self.0.conditions.iter().try_for_each(|condition| condition.query.check())
     }
+}
 
-    fn check_ids_differ(&self) -> Result<()> {
-        thread_local! {
-            static SEEN: RefCell<hashbrown::HashSet<[u8; 16], foldhash::fast::FixedState>> = RefCell::default();
-        }
-        SEEN.with_borrow_mut(|seen| {
-            seen.clear();
-            for index in 0..self.len() {
-                let id = self.event(index).1.id.expect("all events have ids").to_bytes();
-                if !seen.insert(id) {
-                    return Err(Error::invalid("the same id twice in a batch", Some(index)));
-                }
-            }
-            Ok(())
-        })
+fn check_ids_differ<'a>(input: &(impl Input<'a> + ?Sized)) -> Result<()> {
+    thread_local! {
+        static SEEN: RefCell<hashbrown::HashSet<[u8; 16], foldhash::fast::FixedState>> = RefCell::default();
     }
+    SEEN.with_borrow_mut(|seen| {
+        seen.clear();
+        for index in 0..input.len() {
+            let id = input.event(index).1.id.expect("all events have ids").to_bytes();
+            if !seen.insert(id) {
+                return Err(Error::invalid("the same id twice in a batch", Some(index)));
+            }
+        }
+        Ok(())
+    })
 }
 
 #[inline]

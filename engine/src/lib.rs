@@ -5,6 +5,7 @@ mod active_index;
 mod append;
 mod background;
 mod candidates;
+mod clock;
 mod commit;
 mod core;
 mod directory;

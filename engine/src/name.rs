@@ -5,6 +5,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub use annals_format::name::NAME_LEN_MAX;
 pub(crate) use annals_format::name::is_well_formed;
 
+/// Makes the second hash of a name another one: the golden ratio's digits.
+const CHECK_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// What kind of name a key stands for: a byte in front of the hashed name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -42,6 +45,12 @@ impl NameHash {
         let len = name.len().min(ROOM - 1);
         bytes[1..=len].copy_from_slice(&name.as_bytes()[..len]);
         xxh3_64_with_seed(&bytes[..=len], self.seed).max(1)
+    }
+
+    /// A second hash of a stream's name, in memory only: the two together stand for the name.
+    #[inline]
+    pub(crate) fn check(self, stream: &str) -> u64 {
+        xxh3_64_with_seed(stream.as_bytes(), self.seed ^ CHECK_SEED)
     }
 
     #[inline]

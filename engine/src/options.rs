@@ -76,7 +76,8 @@ pub struct Options {
     pub(crate) sync_bytes: u64,
     pub(crate) ring_bytes: u64,
     pub(crate) in_flight_bytes: u64,
-    pub(crate) clock: Arc<dyn Clock>,
+    /// `None`: the system's.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) limits: Limits,
     pub(crate) removal_forbidden: bool,
     pub(crate) background: bool,
@@ -104,7 +105,7 @@ impl Options {
             sync_bytes: 64 << 20,
             ring_bytes: 256 << 10,
             in_flight_bytes: 4 << 20,
-            clock: Arc::new(SystemClock),
+            clock: None,
             limits: Limits::default(),
             removal_forbidden: false,
             background: true,
@@ -166,10 +167,16 @@ impl Options {
         self
     }
 
-    /// The clock that gives `recorded_at`.
+    /// The clock that gives `recorded_at`, asked for every batch; by default [`SystemClock`], which is asked at least
+    /// once a millisecond while the processor's tick counter tells what passes in between.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
+    }
+
+    /// The time now, by the clock that was chosen.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.as_ref().map_or_else(|| SystemClock.now(), |clock| clock.now())
     }
 
     /// Limits of a new store.

@@ -111,6 +111,12 @@ impl Tally {
     pub(crate) fn add(&mut self, header: &BatchHeader, bytes: &[u8], control_count: u64) {
         let header_bytes = bytes.first_chunk().expect("a batch begins with its header");
         self.final_checksum.add(header_bytes);
+        self.count(header, control_count);
+    }
+
+    /// Counts one batch, but for the final checksum.
+    #[inline]
+    fn count(&mut self, header: &BatchHeader, control_count: u64) {
         self.last_position = header.last_position();
         if self.batch_count == 0 {
             self.first_time = header.recorded_at;
@@ -119,6 +125,41 @@ impl Tally {
         self.batch_count += 1;
         self.control_count += control_count;
         self.event_count += u64::from(header.record_count) - control_count;
+    }
+}
+
+/// The [`Tally`] of the segment that is being written. Headers are gathered before the checksum runs over them: a call
+/// for forty bytes costs a third of one for eight times as many.
+#[derive(Debug)]
+pub(crate) struct RunningTally {
+    tally: Tally,
+    headers: [u8; BATCH_HEADER_LEN * 8],
+    gathered: usize,
+}
+
+impl RunningTally {
+    /// Goes on from `tally`.
+    pub(crate) fn new(tally: Tally) -> Self {
+        Self { tally, headers: [0; BATCH_HEADER_LEN * 8], gathered: 0 }
+    }
+
+    /// Counts one batch; `bytes` begin with its header.
+    #[inline]
+    pub(crate) fn add(&mut self, header: &BatchHeader, bytes: &[u8], control_count: u64) {
+        self.headers[self.gathered..][..BATCH_HEADER_LEN].copy_from_slice(&bytes[..BATCH_HEADER_LEN]);
+        self.gathered += BATCH_HEADER_LEN;
+        if self.gathered == self.headers.len() {
+            self.tally.final_checksum.add_all(&self.headers);
+            self.gathered = 0;
+        }
+        self.tally.count(header, control_count);
+    }
+
+    /// All that was counted.
+    pub(crate) fn total(&self) -> Tally {
+        let mut tally = self.tally;
+        tally.final_checksum.add_all(&self.headers[..self.gathered]);
+        tally
     }
 }
 

@@ -12,7 +12,7 @@ use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
-use crate::input::Input;
+use crate::input::{Input, Many, OfStream, One};
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
 use crate::query::{Query, Seek};
@@ -151,7 +151,7 @@ impl Store {
     /// `Empty`, `Invalid`; `Conflict` if the expectation does not hold; `DuplicateId`, `PartialDuplicate`; `NoSpace`;
     /// `OutcomeUnknown` if a write or sync failed meanwhile, `Poisoned` after that.
     pub fn append(&self, stream: &str, expect: Expect, events: &[NewEvent<'_>]) -> Result<Receipt> {
-        self.commit_input(&Input::One { stream, expect, events, durability: None })
+        self.commit_events(stream, expect, events, None)
     }
 
     /// As [`Store::append`], with a durability of its own.
@@ -165,7 +165,7 @@ impl Store {
         events: &[NewEvent<'_>],
         durability: Durability,
     ) -> Result<Receipt> {
-        self.commit_input(&Input::One { stream, expect, events, durability: Some(durability) })
+        self.commit_events(stream, expect, events, Some(durability))
     }
 
     /// Appends a batch: events to one or many streams, expectations, guards, conditions; wholly or not at all.
@@ -173,17 +173,33 @@ impl Store {
     /// # Errors
     /// As [`Store::append`]; `AheadOfLog` if a condition's `after` lies beyond the log.
     pub fn commit(&self, batch: &Batch<'_>) -> Result<Receipt> {
-        self.commit_input(&Input::Many(batch))
+        self.commit_input(&Many(batch))
     }
 
-    fn commit_input(&self, input: &Input<'_>) -> Result<Receipt> {
+    #[inline]
+    fn commit_events(
+        &self,
+        stream: &str,
+        expect: Expect,
+        events: &[NewEvent<'_>],
+        durability: Option<Durability>,
+    ) -> Result<Receipt> {
+        match events {
+            [event] => self.commit_input(&One { stream, expect, event, durability }),
+            _ => self.commit_input(&OfStream { stream, expect, events, durability }),
+        }
+    }
+
+    #[inline]
+    fn commit_input<'a>(&self, input: &impl Input<'a>) -> Result<Receipt> {
         let mut receipt = self.empty_receipt(input);
         let outcome = self.write(input, &mut receipt)?;
         settle(self.inner(), outcome, &receipt)?;
         Ok(receipt)
     }
 
-    fn empty_receipt(&self, input: &Input<'_>) -> Receipt {
+    #[inline]
+    fn empty_receipt<'a>(&self, input: &impl Input<'a>) -> Receipt {
         Receipt::new(input.durability().unwrap_or(self.inner().core.default_durability))
     }
 
@@ -195,7 +211,7 @@ impl Store {
     pub fn submit(&self, batch: &Batch<'_>) -> Result<Ticket> {
         let inner = self.inner();
         inner.committer.wait_for_room(inner)?;
-        self.submit_now(&Input::Many(batch))
+        self.submit_now(&Many(batch))
     }
 
     /// As [`Store::append`], with a ticket: events of one stream without a [`Batch`].
@@ -216,7 +232,10 @@ impl Store {
     pub fn submit_to(&self, stream: &str, expect: Expect, events: &[NewEvent<'_>]) -> Result<Ticket> {
         let inner = self.inner();
         inner.committer.wait_for_room(inner)?;
-        self.submit_now(&Input::One { stream, expect, events, durability: None })
+        match events {
+            [event] => self.submit_now(&One { stream, expect, event, durability: None }),
+            _ => self.submit_now(&OfStream { stream, expect, events, durability: None }),
+        }
     }
 
     /// As [`Store::submit`], but answers `Full` instead of waiting.
@@ -229,10 +248,10 @@ impl Store {
         if in_flight >= inner.options.in_flight_bytes {
             return Err(Error::Full { in_flight });
         }
-        self.submit_now(&Input::Many(batch))
+        self.submit_now(&Many(batch))
     }
 
-    fn submit_now(&self, input: &Input<'_>) -> Result<Ticket> {
+    fn submit_now<'a>(&self, input: &impl Input<'a>) -> Result<Ticket> {
         let inner = self.inner();
         let mut receipt = self.empty_receipt(input);
         let outcome = self.write(input, &mut receipt)?;
@@ -244,7 +263,8 @@ impl Store {
     }
 
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
-    fn write(&self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Outcome> {
+    #[inline]
+    fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
         let inner = self.inner();
         let written = inner.writer.lock().append(input, receipt);
         let outcome = match written {

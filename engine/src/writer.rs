@@ -13,6 +13,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 
 use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
 use crate::append::{Committed, Expect, Receipt};
+use crate::clock::WriterClock;
 use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
@@ -21,10 +22,10 @@ use crate::id_table::IdWriter;
 use crate::input::Input;
 use crate::log::page_ceiling;
 use crate::name::KeyKind;
-use crate::options::{Clock, ReadMode};
+use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::prepare::{Prepared, Preparer};
-use crate::segment::{Closing, Segment, SegmentIndex, Tally};
+use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
 use crate::{EventId, Position, Result, Revision, reader};
 
 /// What the writer knows of the segment it writes to.
@@ -34,7 +35,7 @@ pub(crate) struct ActiveSegment {
     pub(crate) index: IndexWriter,
     /// Where the next batch goes.
     pub(crate) offset: u64,
-    pub(crate) tally: Tally,
+    pub(crate) tally: RunningTally,
 }
 
 /// The end of the log at one moment, for whoever syncs it.
@@ -71,14 +72,33 @@ impl From<Error> for Refused {
     }
 }
 
-/// The hashes by which one event of a batch is entered, its stream, and its id.
+/// What the writer finds out about one event of a batch on its way into the log: one cache line.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EventKeys {
+pub(crate) struct Staged {
+    /// The hashes by which it is entered.
     stream: u64,
     event_type: u64,
-    number: StreamNumber,
     id: u64,
     id_bytes: [u8; 16],
+    number: StreamNumber,
+    /// Where its frame stands in the batch.
+    frame: u32,
+    /// What its stream was before it, also for a batch that is refused after it was encoded.
+    before: StreamTip,
+}
+
+const _: () = assert!(size_of::<Staged>() == 64);
+
+impl Staged {
+    const NONE: Self = Self {
+        stream: 0,
+        event_type: 0,
+        id: 0,
+        id_bytes: [0; 16],
+        number: StreamNumber::NONE,
+        frame: 0,
+        before: StreamTip { revision: 0, position: 0 },
+    };
 }
 
 /// How many events ahead of the one at work memory is asked for: enough that it arrives in time, few enough that it is
@@ -90,7 +110,7 @@ const PAYLOAD_AHEAD: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: WriterClock,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) active: ActiveSegment,
     /// Position of the last record.
@@ -102,11 +122,8 @@ pub(crate) struct Writer {
     pub(crate) ids: IdWriter,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
-    pub(crate) keys: Vec<EventKeys>,
-    /// What streams were before the batch, for a batch that is refused after it was encoded.
-    pub(crate) undo: Vec<(StreamNumber, StreamTip)>,
-    /// Where each event's frame stands in the batch.
-    pub(crate) frames: Vec<u32>,
+    /// The events of a batch, but for batches of one.
+    pub(crate) staged: Vec<Staged>,
     pub(crate) ended: Vec<Arc<Segment>>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
@@ -126,143 +143,161 @@ impl Writer {
     }
 
     /// Judges and writes one batch. `receipt` is that of an empty batch before, and this one's if it is not refused.
-    pub(crate) fn append(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Appended, Refused> {
+    pub(crate) fn append<'a, I: Input<'a>>(&mut self, input: &I, receipt: &mut Receipt) -> Result<Appended, Refused> {
+        if I::IS_SINGLE {
+            return self.append_staged(input, &mut [Staged::NONE], receipt);
+        }
+        let mut staged = std::mem::take(&mut self.staged);
+        staged.clear();
+        staged.resize(input.len(), Staged::NONE);
+        let outcome = self.append_staged(input, &mut staged, receipt);
+        self.staged = staged;
+        outcome
+    }
+
+    #[inline(always)]
+    fn append_staged<'a, I: Input<'a>>(
+        &mut self,
+        input: &I,
+        staged: &mut [Staged],
+        receipt: &mut Receipt,
+    ) -> Result<Appended, Refused> {
         // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
-        self.hash_names(input);
+        self.hash_names(input, staged);
         let now = self.clock.now();
-        self.hash_ids(input, now);
-        self.prefetch_streams();
+        self.hash_ids(input, staged, now);
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
         if !self.surely_fits(input) {
             let len = self.measure(input)?;
             if self.must_roll(len) {
                 // A retry of what is stored is answered even when there is no room for another segment.
-                if let Some(answer) = self.judge_ids(input, receipt)? {
+                if let Some(answer) = self.judge_ids(input, staged, receipt)? {
                     return Ok(answer);
                 }
                 self.roll(len)?;
             }
         }
-        self.find_streams(input);
-        let judged = self.judge_expectations(input);
+        self.find_streams(input, staged);
+        let judged = self.judge_expectations(input, staged);
         let recorded_at = now.max(self.last_time);
         // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile. The receipt is written
         // before all that goes to memory far away: who copies it soon after would wait for that as well.
-        let header = self.encode(input, recorded_at, receipt);
-        let refusal = match self.judge_ids(input, receipt) {
+        let header = self.encode(input, staged, recorded_at, receipt);
+        let refusal = match self.judge_ids(input, staged, receipt) {
             Ok(None) => judged.err(),
             Ok(Some(answer)) => {
-                self.take_back();
+                self.take_back(staged);
                 return Ok(answer);
             }
             Err(refusal) => Some(refusal),
         };
         if let Some(refusal) = refusal {
-            self.take_back();
+            self.take_back(staged);
             return Err(refusal);
         }
         self.clock_steps_back += u64::from(now < self.last_time);
-        self.place(input, &header)?;
+        self.place(input, staged, &header)?;
         let wants_segment = self.ask_for_next_segment();
         Ok(Appended { rests_on: self.head, wants_segment })
     }
 
     /// Streams are again what they were before the batch that was encoded.
     #[cold]
-    fn take_back(&mut self) {
-        for (number, tip) in self.undo.drain(..).rev() {
-            self.directory.set_tip(number, tip);
+    fn take_back(&mut self, staged: &[Staged]) {
+        for event in staged.iter().rev() {
+            self.directory.set_tip(event.number, event.before);
         }
     }
 
     /// Hashes all names, and asks for the payloads and the memory that looking up and entering the first events will
     /// touch: apart, each would be waited for by itself.
-    #[inline]
-    fn hash_names(&mut self, input: &Input<'_>) {
-        self.keys.clear();
-        let mut last: Option<(&str, &str)> = None;
-        let mut keys = EventKeys { stream: 0, event_type: 0, number: StreamNumber::NONE, id: 0, id_bytes: [0; 16] };
-        for index in 0..input.len() {
+    #[inline(always)]
+    fn hash_names<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) {
+        let mut last: Option<(&str, &str, u64, u64)> = None;
+        for (index, staged) in staged.iter_mut().enumerate() {
             let (stream_name, event) = input.event(index);
-            let (same_stream, same_type) =
-                last.map_or((false, false), |(s, t)| (std::ptr::eq(s, stream_name), std::ptr::eq(t, event.event_type)));
-            if !same_stream {
-                keys.stream = self.directory.hash_of(stream_name);
-                if index < AHEAD {
-                    self.directory.prefetch(keys.stream);
-                    self.active.index.prefetch_key(keys.stream);
+            staged.stream = match last {
+                Some((name, _, hash, _)) if std::ptr::eq(name, stream_name) => hash,
+                _ => {
+                    let hash = self.directory.hash_of(stream_name);
+                    if index < AHEAD {
+                        self.directory.prefetch(hash);
+                        self.active.index.prefetch_key(hash);
+                    }
+                    hash
                 }
-            }
-            if !same_type {
-                keys.event_type = self.core.hash.key(KeyKind::Type, event.event_type);
-            }
+            };
+            staged.event_type = match last {
+                Some((_, name, _, hash)) if std::ptr::eq(name, event.event_type) => hash,
+                _ => self.core.hash.key(KeyKind::Type, event.event_type),
+            };
             if index < AHEAD {
                 prefetch_payload(event.payload);
             }
-            last = Some((stream_name, event.event_type));
-            self.keys.push(keys);
+            last = Some((stream_name, event.event_type, staged.stream, staged.event_type));
         }
     }
 
     /// Hashes the ids; makes those that the caller leaves to the store.
-    #[inline]
-    fn hash_ids(&mut self, input: &Input<'_>, now: u64) {
-        for (index, keys) in self.keys.iter_mut().enumerate() {
+    #[inline(always)]
+    fn hash_ids<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged], now: u64) {
+        for (index, staged) in staged.iter_mut().enumerate() {
             let id = input.event(index).1.id;
-            keys.id_bytes = id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
-            keys.id = self.core.hash.id(&keys.id_bytes);
+            staged.id_bytes = id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
+            staged.id = self.core.hash.id(&staged.id_bytes);
             if index < AHEAD && id.is_some() {
-                self.ids.table().prefetch(keys.id);
+                self.ids.table().prefetch(staged.id);
             }
         }
     }
 
-    /// The first entries of the directory are on their way by now.
-    #[inline]
-    fn prefetch_streams(&self) {
-        self.keys.iter().take(AHEAD).for_each(|keys| self.directory.prefetch_entry(keys.stream));
-    }
-
     /// Finds the stream of each event in the directory; new ones are entered, without a revision yet.
-    #[inline]
-    fn find_streams(&mut self, input: &Input<'_>) {
+    #[inline(always)]
+    fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) {
+        self.directory.reserve(staged.len());
         let mut last: Option<(&str, StreamNumber)> = None;
-        for index in 0..self.keys.len() {
-            if let Some(ahead) = self.keys.get(index + 2 * AHEAD) {
+        for index in 0..staged.len() {
+            if let Some(ahead) = staged.get(index + AHEAD) {
                 self.directory.prefetch(ahead.stream);
-            }
-            if let Some(ahead) = self.keys.get(index + AHEAD) {
-                self.directory.prefetch_entry(ahead.stream);
             }
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => self.directory.find_or_add(self.keys[index].stream, stream),
+                _ => self.directory.find_or_add(staged[index].stream, stream),
             };
             last = Some((stream, number));
-            self.keys[index].number = number;
+            staged[index].number = number;
         }
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
-    #[inline]
-    fn judge_ids(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Option<Appended>, Refused> {
+    #[inline(always)]
+    fn judge_ids<'a>(
+        &mut self,
+        input: &impl Input<'a>,
+        staged: &[Staged],
+        receipt: &mut Receipt,
+    ) -> Result<Option<Appended>, Refused> {
         if !input.has_ids() {
             return Ok(None);
         }
         let mut met = false;
-        for (index, keys) in self.keys.iter().enumerate() {
-            if let Some(ahead) = self.keys.get(index + AHEAD) {
+        for (index, event) in staged.iter().enumerate() {
+            if let Some(ahead) = staged.get(index + AHEAD) {
                 self.ids.table().prefetch(ahead.id);
             }
-            self.ids.table().find(keys.id, |_| met = true);
+            self.ids.table().find(event.id, |_| met = true);
         }
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
 
     #[cold]
-    fn judge_met_ids(&mut self, input: &Input<'_>, receipt: &mut Receipt) -> Result<Option<Appended>, Refused> {
+    fn judge_met_ids<'a>(
+        &mut self,
+        input: &impl Input<'a>,
+        receipt: &mut Receipt,
+    ) -> Result<Option<Appended>, Refused> {
         let mut found: Vec<(usize, Event)> = Vec::new();
         for index in 0..input.len() {
             let id = input.event(index).1.id.expect("all events have ids");
@@ -312,22 +347,17 @@ impl Writer {
         Ok(None)
     }
 
-    fn tip_of(&self, stream: &str) -> StreamTip {
-        let found = self.directory.find(self.directory.hash_of(stream), stream);
-        found.map_or(StreamTip { revision: 0, position: 0 }, |number| self.directory.tip(number))
-    }
-
     /// Every expectation and condition; all failures are collected.
-    #[inline]
-    fn judge_expectations(&mut self, input: &Input<'_>) -> Result<(), Refused> {
+    #[inline(always)]
+    fn judge_expectations<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged]) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
         input.each_expectation(|stream, expected, event| {
             if expected == Expect::Any {
                 return;
             }
             let tip = match event {
-                Some(index) => self.directory.tip(self.keys[index].number),
-                None => self.tip_of(stream),
+                Some(index) => self.directory.tip(staged[index].number),
+                None => self.directory.tip_of(stream),
             };
             if !holds(expected, tip) {
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
@@ -344,7 +374,7 @@ impl Writer {
         Err(Refused { error: Error::Conflict(Box::new(conflict)), rests_on: self.head })
     }
 
-    fn judge_conditions(&mut self, input: &Input<'_>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
+    fn judge_conditions<'a>(&mut self, input: &impl Input<'a>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
         for (index, condition) in input.conditions().iter().enumerate() {
             let after = condition.after.map_or(0, Position::get);
             if after > self.head {
@@ -359,8 +389,8 @@ impl Writer {
     }
 
     /// Whether the batch fits the rest of the segment for sure, whatever its names: then nobody need measure it.
-    #[inline]
-    fn surely_fits(&self, input: &Input<'_>) -> bool {
+    #[inline(always)]
+    fn surely_fits<'a>(&self, input: &impl Input<'a>) -> bool {
         const PLAIN_MAX: usize = RECORD_HEADER_LEN + 16 + 2 * NAME_LEN_MAX + 8;
         let mut most = BATCH_HEADER_LEN;
         for index in 0..input.len() {
@@ -374,7 +404,7 @@ impl Writer {
     }
 
     /// Length of the encoded batch.
-    fn measure(&self, input: &Input<'_>) -> Result<u64> {
+    fn measure<'a>(&self, input: &impl Input<'a>) -> Result<u64> {
         let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
         let len = records + BATCH_HEADER_LEN as u64;
         let limit = self.core.limits.batch_len;
@@ -390,28 +420,33 @@ impl Writer {
     }
 
     /// Encodes the batch into the staging buffer; streams advance.
-    #[inline]
-    fn encode(&mut self, input: &Input<'_>, recorded_at: u64, receipt: &mut Receipt) -> BatchHeader {
+    #[inline(always)]
+    fn encode<'a>(
+        &mut self,
+        input: &impl Input<'a>,
+        staged: &mut [Staged],
+        recorded_at: u64,
+        receipt: &mut Receipt,
+    ) -> BatchHeader {
         let first_position = self.head + 1;
         self.staging.clear();
-        self.undo.clear();
-        self.frames.clear();
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
         receipt.events.clear();
-        receipt.events.reserve_exact(self.keys.len());
-        for (index, keys) in self.keys.iter().enumerate() {
-            if index + AHEAD < self.keys.len() {
+        receipt.events.reserve_exact(staged.len());
+        let len = staged.len();
+        for (index, staged) in staged.iter_mut().enumerate() {
+            if index + AHEAD < len {
                 prefetch_payload(input.event(index + AHEAD).1.payload);
             }
             let position = first_position + index as u64;
-            self.undo.push((keys.number, self.directory.tip(keys.number)));
-            let revision = self.directory.advance(keys.number, position);
-            self.frames.push(batch.event(&input.parts(index, keys.id_bytes), revision) as u32);
+            staged.before = self.directory.tip(staged.number);
+            let revision = self.directory.advance(staged.number, position);
+            staged.frame = batch.event(&input.parts(index, staged.id_bytes), revision) as u32;
             receipt.events.push(Committed {
                 position: Position::new(position).expect("positions start at 1"),
                 revision: Revision::new(revision).expect("revisions start at 1"),
                 recorded_at,
-                id: EventId::from_bytes(keys.id_bytes),
+                id: EventId::from_bytes(staged.id_bytes),
             });
         }
         batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch())
@@ -419,37 +454,36 @@ impl Writer {
 
     /// Puts the encoded batch into the log, enters it into the indexes, and shows it. Only a failing write of the log can
     /// stop it, which poisons.
-    #[inline]
-    fn place(&mut self, input: &Input<'_>, header: &BatchHeader) -> Result<(), Refused> {
+    #[inline(always)]
+    fn place<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged], header: &BatchHeader) -> Result<(), Refused> {
         if cfg!(annals_plant = "wrong-ordering") {
             self.core.log.watermark.publish(header.last_position(), self.end + self.staging.len() as u64);
         }
         if let Err(error) = self.core.log.place(self.end, &self.staging) {
-            return Err(self.outcome_unknown(&error).into());
+            return Err(outcome_unknown(staged, &error).into());
         }
         let batch_at = self.active.offset;
         let first_here = self.active.segment.first_position();
         let index_writer = &mut self.active.index;
-        for (index, keys) in self.keys.iter().enumerate() {
-            if let Some(ahead) = self.keys.get(index + AHEAD) {
+        for (index, event) in staged.iter().enumerate() {
+            if let Some(ahead) = staged.get(index + AHEAD) {
                 index_writer.prefetch_key(ahead.stream);
             }
             let position = header.first_position + index as u64;
-            let place = Place { frame: batch_at + u64::from(self.frames[index]), batch: batch_at };
+            let place = Place { frame: batch_at + u64::from(event.frame), batch: batch_at };
             let record = index_writer.add_event(&EventEntry {
                 place,
                 recorded_at: header.recorded_at,
-                stream: keys.stream,
-                event_type: keys.event_type,
-                id: keys.id,
+                stream: event.stream,
+                event_type: event.event_type,
+                id: event.id,
             });
             for tag in input.event(index).1.tags {
                 index_writer.add_tag(self.core.hash.key(KeyKind::Tag, tag), record);
             }
-            self.ids.insert(keys.id, position);
-            let (_, before) = self.undo[index];
-            if before.position < first_here {
-                index_writer.note_stream(keys.stream, input.event(index).0, record, before.revision + 1);
+            self.ids.insert(event.id, position);
+            if event.before.position < first_here {
+                index_writer.note_stream(event.stream, input.event(index).0, record, event.before.revision + 1);
             }
         }
         self.active.tally.add(header, &self.staging, 0);
@@ -459,12 +493,6 @@ impl Writer {
         self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
         Ok(())
-    }
-
-    #[cold]
-    fn outcome_unknown(&self, error: &Error) -> Error {
-        let ids = self.keys.iter().map(|keys| EventId::from_bytes(keys.id_bytes)).collect();
-        Error::OutcomeUnknown { ids, reason: error.to_string() }
     }
 
     /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
@@ -477,11 +505,13 @@ impl Writer {
         let old = self.active.segment.clone();
         let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
         let prepared = self.preparer.take(old.header.segment_len, needed)?;
-        let closing = Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally };
+        let closing =
+            Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally.total() };
         let base = page_ceiling(self.end + END_MARK_LEN as u64);
         let previous =
             Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
-        let next = self.begin(prepared, base, Some(previous))?;
+        let now = self.clock.now();
+        let next = self.begin(prepared, base, Some(previous), now)?;
 
         self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
         let mark_end = self.end + END_MARK_LEN as u64;
@@ -501,7 +531,7 @@ impl Writer {
     }
 
     /// The next segment on a prepared file; its header is not written yet.
-    fn begin(&self, prepared: Prepared, base: u64, previous: Option<Link>) -> Result<ActiveSegment> {
+    fn begin(&self, prepared: Prepared, base: u64, previous: Option<Link>, now: u64) -> Result<ActiveSegment> {
         let header = SegmentHeader {
             identity: prepared.identity,
             generation: 0,
@@ -510,7 +540,7 @@ impl Writer {
             base,
             first_position: self.head + 1,
             previous,
-            created_at: self.clock.now(),
+            created_at: now,
             written_by: crate::VERSION,
             kind: SegmentKind::Live,
         };
@@ -528,6 +558,12 @@ impl Writer {
         let len = self.active.segment.header.segment_len;
         self.active.offset > len / 4 && self.preparer.request(len)
     }
+}
+
+#[cold]
+fn outcome_unknown(staged: &[Staged], error: &Error) -> Error {
+    let ids = staged.iter().map(|event| EventId::from_bytes(event.id_bytes)).collect();
+    Error::OutcomeUnknown { ids, reason: error.to_string() }
 }
 
 /// Begins to load the first part of a payload.
@@ -555,7 +591,7 @@ pub(crate) fn begin_segment(
         segment,
         index: IndexWriter::new(index),
         offset: SEGMENT_HEADER_LEN as u64,
-        tally: Tally::new(seed),
+        tally: RunningTally::new(Tally::new(seed)),
     })
 }
 
@@ -592,7 +628,7 @@ fn holds(expected: Expect, tip: StreamTip) -> bool {
 }
 
 /// Whether a stored event holds all that the caller gives now, whoever made its id.
-fn same_content(input: &Input<'_>, index: usize, stored: &Event) -> bool {
+fn same_content<'a>(input: &impl Input<'a>, index: usize, stored: &Event) -> bool {
     let (stream, event) = input.event(index);
     stored.stream() == stream
         && stored.event_type() == event.event_type

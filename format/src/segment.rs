@@ -315,6 +315,13 @@ impl FinalChecksum {
         self.0 = crc(self.0, header);
     }
 
+    /// Adds the headers of the next batches, one after the other without a gap: the same as each by itself, and faster.
+    #[inline]
+    pub fn add_all(&mut self, headers: &[u8]) {
+        debug_assert!(headers.len().is_multiple_of(crate::batch::BATCH_HEADER_LEN));
+        self.0 = crc(self.0, headers);
+    }
+
     /// The checksum so far.
     #[inline]
     pub fn value(&self) -> u32 {

@@ -2,7 +2,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::append::Receipt;
-use crate::input::Input;
+use crate::input::OfStream;
 use crate::recovery::open_without_threads;
 use crate::storage::Memory;
 use crate::{Durability, Expect, NewEvent, Options};
@@ -12,7 +12,7 @@ fn who_waits_for_a_committer_that_never_started_syncs_by_itself() {
     let (inner, _lock) = open_without_threads(Arc::new(Memory::new()), Options::new()).unwrap();
     let inner = Arc::new(inner);
     let events = [NewEvent::new("T", "1")];
-    let input = Input::One { stream: "s", expect: Expect::Any, events: &events, durability: None };
+    let input = OfStream { stream: "s", expect: Expect::Any, events: &events, durability: None };
     assert!(inner.writer.lock().append(&input, &mut Receipt::new(Durability::Buffered)).is_ok());
     assert_eq!((inner.core.log.watermark.written(), inner.core.log.watermark.durable()), (1, 0));
 

@@ -79,7 +79,7 @@ pub(super) fn create(storage: &dyn Storage, names: &[String], options: &Options)
         removal_forbidden: options.removal_forbidden,
         name_hash_seed: u64::from_le_bytes(random_bytes()?[..8].try_into().expect("eight bytes")),
         content_hash_key: random_bytes()?,
-        created_at: options.clock.now(),
+        created_at: options.now(),
         segment_len_max: options.segment_bytes_max,
         quota_bytes: options.quota_bytes,
         limits: options.limits,

@@ -18,6 +18,7 @@ use super::writer_memory::{load_active, load_streams_and_ids};
 use super::{RecoveryReport, durability, list};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
+use crate::clock::WriterClock;
 use crate::commit::Commit;
 use crate::core::Core;
 use crate::directory::Directory;
@@ -28,7 +29,7 @@ use crate::made_id::MadeIds;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
-use crate::segment::{Closing, Segment, SegmentIndex};
+use crate::segment::{Closing, RunningTally, Segment, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::watermark::Watermark;
@@ -139,7 +140,7 @@ impl Opening {
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
         let times = ended.filter(|closing| closing.tally.batch_count > 0).map(|closing| closing.tally.last_time);
-        let last_time = times.chain([active.tally.last_time]).max().unwrap_or(0);
+        let last_time = times.chain([active.tally.total().last_time]).max().unwrap_or(0);
         let end = active.segment.header.base + active.offset;
 
         // The mark is moved and synced, without "clean", before the first byte of the log is written in this opening; the
@@ -179,7 +180,7 @@ impl Opening {
         }
         let writer = Writer {
             core: core.clone(),
-            clock: self.options.clock.clone(),
+            clock: WriterClock::new(self.options.clock.clone()),
             preparer: preparer.clone(),
             active,
             head,
@@ -189,9 +190,7 @@ impl Opening {
             ids,
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
-            keys: Vec::with_capacity(1024),
-            undo: Vec::with_capacity(1024),
-            frames: Vec::with_capacity(1024),
+            staged: Vec::with_capacity(1024),
             ended: Vec::new(),
             clock_steps_back: 0,
         };
@@ -238,7 +237,7 @@ impl Opening {
                     segment,
                     index: IndexWriter::new(index),
                     offset: scanned.end,
-                    tally: scanned.tally,
+                    tally: RunningTally::new(scanned.tally),
                 });
             }
         }

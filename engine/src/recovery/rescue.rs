@@ -110,7 +110,7 @@ impl Opening {
         *next_number += 1;
         let name = segment_name(identity.segment);
         let file = self.storage.create(&name, len, fill(&self.options)).map_err(|error| no_room(&name, error))?;
-        let header = self.live_header(identity, len, trusted + 1, link, self.options.clock.now());
+        let header = self.live_header(identity, len, trusted + 1, link, self.options.now());
         let prepared = Prepared { identity, name: name.clone(), file: file.clone(), len };
         let mut active = begin_segment(self.options.read_mode, header.clone(), prepared, 1024, None)?;
         let mut bytes = header.encode().to_vec();
