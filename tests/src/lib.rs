@@ -5,3 +5,4 @@ pub mod crash;
 pub mod damage;
 pub mod model;
 pub mod sim_disk;
+pub mod whole_store;
