@@ -76,7 +76,7 @@ impl Ids {
         match kind {
             IdKind::V4 => random & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62,
             IdKind::V7 => (milliseconds | random & ((1 << 80) - 1)) & !(0xf << 76) & !(0x3 << 62) | 7 << 76 | 2 << 62,
-            IdKind::Ulid => milliseconds | (0x5a5a_5a5a_5a5a << 20) + self.count,
+            IdKind::Ulid => milliseconds | ((0x5a5a_5a5a_5a5a << 20) + self.count),
             IdKind::SameHead => 0x0102_0304_0506_0708 << 64 | self.count,
             IdKind::SameTail => self.count << 64 | 0x0102_0304_0506_0708,
             IdKind::Counted if self.count.is_multiple_of(2) => self.count / 2 - 1,

@@ -116,7 +116,8 @@ pub(super) fn change(
             set(file, place, |_| bytes.next(), len);
         }
         5 => {
-            let len = if bytes.next() % 2 == 0 { place } else { (file.len() + bytes.number()).min(file.len() * 2) };
+            let len =
+                if bytes.next().is_multiple_of(2) { place } else { (file.len() + bytes.number()).min(file.len() * 2) };
             file.resize(len, 0);
         }
         6 => {
