@@ -138,3 +138,13 @@ fn checksums_put_right_are_those_of_a_sound_store() {
         }
     }
 }
+
+/// A finding: behind a forged header the log ends at a position that no index can hold; the append that follows has to be
+/// refused.
+#[test]
+fn an_append_behind_a_position_that_no_store_reaches_is_an_error() {
+    exercise(&[
+        149, 148, 6, 63, 119, 37, 45, 253, 156, 197, 153, 183, 217, 197, 57, 152, 163, 144, 32, 146, 185, 69, 115, 61,
+        215, 211, 46, 123, 160, 31, 234,
+    ]);
+}
