@@ -1,6 +1,6 @@
 //! An account as an aggregate: load its stream, decide, append what was decided if nobody else did meanwhile.
 //!
-//! `cargo run --example bank_account`
+//! `cargo run -p annals --example bank_account`
 
 use annals::{Error, Expect, NewEvent, Receipt, Seek, Store};
 

@@ -1,6 +1,6 @@
 //! A producer that is killed before it hears the answer: with ids of its own it simply sends again.
 //!
-//! `cargo run --example retry`
+//! `cargo run -p annals --example retry`
 
 use annals::{Error, Expect, NewEvent, Store};
 

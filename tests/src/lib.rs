@@ -5,3 +5,9 @@ pub mod crash;
 pub mod damage;
 pub mod model;
 pub mod sim_disk;
+pub mod whole_store;
+
+/// What the documents show compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/conditions.md")]
+mod conditions {}

@@ -14,5 +14,19 @@ macro_rules! example {
 }
 
 example!(bank_account, "../../engine/examples/bank_account.rs");
-example!(course_subscription, "../../engine/examples/course_subscription.rs");
+example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
+example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
 example!(retry, "../../engine/examples/retry.rs");
+example!(unique_name, "../../engine/examples/unique_name.rs");
+
+/// An example that is not named above would never run.
+#[test]
+fn every_example_is_run() {
+    let mut files: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../engine/examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let named = ["bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
+    assert_eq!(files, named);
+}

@@ -1,9 +1,10 @@
-//! Writes `seeds/<target>/`: the samples of the tests, whole and in part. Run in this directory.
+//! Writes `seeds/<target>/`: the samples of the tests, whole and in part, and changes of a whole store. Run in this directory.
 
 use std::fs;
 use std::path::Path;
 
 use annals_fuzz::samples;
+use annals_tests::sim_disk::Dice;
 
 fn main() -> std::io::Result<()> {
     for structure in samples::all() {
@@ -14,7 +15,13 @@ fn main() -> std::io::Result<()> {
     write("scan", "one-batch", &samples::batch())?;
     let mut control = samples::control_frame();
     samples::fix_record(&mut control, samples::FIRST);
-    write("record", "control", &control)
+    write("record", "control", &control)?;
+    for number in 0..8 {
+        let mut dice = Dice::new(number);
+        let bytes: Vec<u8> = (0..10 + 9 * (number % 4)).map(|_| dice.next() as u8).collect();
+        write("whole_store", &format!("dice-{number}"), &bytes)?;
+    }
+    Ok(())
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {

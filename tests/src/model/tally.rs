@@ -32,6 +32,18 @@ impl Tally {
         self.reopens.extend(other.reopens);
     }
 
+    /// How often an operation of this kind ended so.
+    #[must_use]
+    pub fn times(&self, kind: &str, outcome: &str) -> u64 {
+        self.total(|of, ended| of == kind && ended == outcome)
+    }
+
+    /// How often the median history rolled.
+    #[must_use]
+    pub fn median_rolls(&self) -> u64 {
+        median(&self.rolls)
+    }
+
     fn total(&self, matches: impl Fn(&str, &str) -> bool) -> u64 {
         self.counts.iter().filter(|((kind, outcome), _)| matches(kind, outcome)).map(|(_, count)| count).sum()
     }

@@ -1,7 +1,7 @@
 //! A rule over two things at once: a course has so many seats, a student may take so many courses. Neither is an
 //! aggregate of its own; the append condition guards exactly what the decision was made from.
 //!
-//! `cargo run --example course_subscription`
+//! `cargo run -p annals --example course_subscriptions`
 
 use annals::{Batch, Error, Expect, NewEvent, Position, Query, QueryItem, Seek, Store};
 
