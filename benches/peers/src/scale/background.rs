@@ -11,9 +11,9 @@ pub(super) fn is_background(name: &str) -> bool {
     name.starts_with("annals-")
 }
 
-/// Whether it works for the log alone. The kernel keeps 15 bytes of a name.
-fn is_for_the_log(name: &str) -> bool {
-    name.starts_with("annals-committe")
+/// Whether it does not work for the log alone. The kernel keeps 15 bytes of a name.
+pub(super) fn is_for_the_index(name: &str) -> bool {
+    is_background(name) && !name.starts_with("annals-committe")
 }
 
 /// Three tables: time, bytes written, bytes kept.
@@ -25,7 +25,7 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     let nanos = |millis: f64| millis * 1e6 / f64::from(scale.large.events);
     let close = nanos(facts["close_cpu_ms"].as_f64().unwrap_or(0.0));
     let of = |name: &String| threads[name].as_f64().unwrap_or(0.0);
-    let for_index: f64 = threads.keys().filter(|name| !is_for_the_log(name)).map(of).sum();
+    let for_index: f64 = threads.keys().filter(|name| is_for_the_index(name)).map(of).sum();
     time.push("annals", Kind::Annals, nanos(for_index) + close);
     for name in threads.keys() {
         time.push(&format!("thread {name}"), Kind::Beside, nanos(of(name)));

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use annals::Durability;
 
-use super::events::{CUSTOMERS, Ids, Names, REGIONS, Shape, TYPES, below};
+use super::blocks::APPENDED_CUSTOMERS;
+use super::events::{Ids, Names, REGIONS, Shape, TYPES, below};
 use super::held::{Append, Held, Keeper, Ours, options, unlike_any_other};
 use super::watch;
 use crate::Result;
@@ -65,7 +66,8 @@ fn append(
     (stream, revision): (u32, u64),
     random: &mut Random,
 ) -> Result<()> {
-    let tags = [names.customer(below(random, CUSTOMERS)), Names::region(below(random, u32::from(REGIONS)) as u8)];
+    let tags =
+        [names.customer(below(random, APPENDED_CUSTOMERS)), Names::region(below(random, u32::from(REGIONS)) as u8)];
     held.append(&Append {
         stream: names.stream(stream),
         revision,
@@ -121,7 +123,7 @@ fn watched(work: impl FnOnce() -> Result<Ours>) -> Result<()> {
     std::thread::scope(|scope| {
         let peak = scope.spawn(|| watch::memory_peak(&stop));
         let end = work().and_then(|ours| {
-            watch::wait_idle(super::background::is_background)?;
+            watch::wait_idle(super::background::is_for_the_index)?;
             let end = watch::memory()?;
             ours.store.close()?;
             Ok(end)

@@ -94,6 +94,11 @@ pub trait Held {
 
     /// Position of the last event of a type or tag.
     fn latest_of_key(&self, key: &str) -> Result<u64>;
+
+    /// Events that opening found unsynced and made safe.
+    fn recovered(&self) -> u64 {
+        0
+    }
 }
 
 /// annals as the large rows open it: Buffered, with segments of this length, else its defaults.
@@ -163,6 +168,10 @@ impl Held for Ours {
 
     fn latest_of_key(&self, key: &str) -> Result<u64> {
         Ok(self.reader.last(&Query::tag(key))?.map_or(0, |event| event.position().get()))
+    }
+
+    fn recovered(&self) -> u64 {
+        self.store.recovery_report().kept_events
     }
 }
 

@@ -112,9 +112,8 @@ impl Scale {
         append_all(ours, shape, names, &self.payloads)?;
         ours.store.sync()?;
         let appended = began.elapsed();
-        watch::wait_idle(super::background::is_background)?;
+        let after = watch::wait_idle(super::background::is_for_the_index)?;
         let settled = began.elapsed();
-        let after = watch::thread_times()?;
         let busy = |(name, time): (&String, &std::time::Duration)| {
             let before = before.get(name).copied().unwrap_or_default();
             (name.clone(), json!((*time - before).as_secs_f64() * 1e3))

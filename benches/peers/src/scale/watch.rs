@@ -148,23 +148,24 @@ pub fn memory_peak(stop: &AtomicBool) -> Result<Memory> {
     Ok(peak)
 }
 
-/// Waits until none of the threads of these names has worked for half a second, at most a minute.
-pub fn wait_idle(is_background: impl Fn(&str) -> bool) -> Result<()> {
-    let busy = || -> Result<Duration> {
-        Ok(thread_times()?.iter().filter(|(name, _)| is_background(name)).map(|(_, time)| *time).sum())
+/// Waits until none of the threads that `is_watched` has worked for half a second, at most five minutes. The times are
+/// those from before that half second: looking around while idle is no work.
+pub fn wait_idle(is_watched: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Duration>> {
+    let busy = |times: &BTreeMap<String, Duration>| -> Duration {
+        times.iter().filter(|(name, _)| is_watched(name)).map(|(_, time)| *time).sum()
     };
     let began = Instant::now();
-    let mut before = busy()?;
-    while began.elapsed() < Duration::from_secs(60) {
+    let mut before = thread_times()?;
+    while began.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_millis(500));
-        let now = busy()?;
+        let now = thread_times()?;
         // Waking up and looking around costs less than this.
-        if now - before < Duration::from_millis(5) {
-            return Ok(());
+        if busy(&now).saturating_sub(busy(&before)) < Duration::from_millis(10) {
+            return Ok(before);
         }
         before = now;
     }
-    Err("the background threads were still at work after a minute".into())
+    Err("the background threads were still at work after five minutes".into())
 }
 
 #[cfg(test)]
