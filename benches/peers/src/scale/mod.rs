@@ -75,7 +75,7 @@ impl Settings {
             runs,
             large: if quick { shape(200_000, 20_000) } else { shape(10_000_000, 1_000_000) },
             small: if quick { shape(20_000, 2_000) } else { shape(400_000, 40_000) },
-            segment_bytes: if quick { 512 << 10 } else { 3584 << 10 },
+            segment_bytes: if quick { 512 << 10 } else { 3200 << 10 },
             reads: if quick { 2_000 } else { 20_000 },
             lookups: if quick { 5_000 } else { 100_000 },
             blocks: if quick { 4 } else { 20 },
