@@ -70,8 +70,13 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     let mut random = unlike_any_other();
     let ours = scale.open_ours(scale.large)?;
     let peers = scale.keepers.iter().filter(|keeper| **keeper != Keeper::Annals);
-    let peers = peers.map(|keeper| Ok((*keeper, scale.open(*keeper, scale.large)?))).collect::<Result<Vec<_>>>()?;
+    let peers =
+        peers.map(|keeper| Ok((*keeper, scale.open_warm(*keeper, scale.large)?))).collect::<Result<Vec<_>>>()?;
     let mut tables: [Columns; 4] = std::array::from_fn(|_| Columns::default());
+    for (_, held) in &peers {
+        // Once before, so that the pages are mapped.
+        check_alone(scale, &**held, &names, &mut random)?;
+    }
     for _ in 0..scale.runs {
         for (case, columns) in Case::ALL.into_iter().zip(&mut tables) {
             let (with, without) = pairs(scale, &ours, &names, &early, case, &mut random)?;
@@ -131,7 +136,7 @@ fn pairs(
 
 /// Microseconds a look-up of a tag's last event.
 fn check_alone(scale: &Scale, held: &dyn Held, names: &Names, random: &mut Random) -> Result<f64> {
-    let count = scale.lookups / 10;
+    let count = scale.lookups;
     let customers: Vec<u32> = (0..count).map(|_| below(random, CUSTOMERS - EARLY)).collect();
     let (began, mut sum) = (std::time::Instant::now(), 0);
     for customer in customers {

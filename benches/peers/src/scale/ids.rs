@@ -33,7 +33,8 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     let empty = Ours::open(&empty_dir.0, options(scale.segment_bytes))?;
     let ours = scale.open_ours(scale.large)?;
     let peers = scale.keepers.iter().filter(|keeper| **keeper != Keeper::Annals);
-    let peers = peers.map(|keeper| Ok((*keeper, scale.open(*keeper, scale.large)?))).collect::<Result<Vec<_>>>()?;
+    let peers =
+        peers.map(|keeper| Ok((*keeper, scale.open_warm(*keeper, scale.large)?))).collect::<Result<Vec<_>>>()?;
     let (mut added, mut whole) = (Columns::default(), Columns::default());
     for _ in 0..scale.runs {
         let [made, v4, v7] = blocks(scale, &ours, &names, &mut random)?;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::events::{Names, Shape};
 use super::held::{Keeper, unlike_any_other};
 use super::opening::{First, open_and_use};
+use super::stores::bring_in;
 use super::{Columns, Scale, in_turns};
 use crate::Result;
 use crate::engines::Kind;
@@ -45,7 +46,7 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     let mut parties = scale.keepers.clone();
     for keeper in &parties {
         // In memory for everybody.
-        scale.open(*keeper, shape)?.scan()?;
+        bring_in(&scale.load(*keeper, shape)?)?;
     }
     in_turns(scale.runs, &mut parties, |_, keeper| {
         let first = kill_with_tail(scale, *keeper, shape)?;

@@ -20,35 +20,33 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     let mut random = unlike_any_other();
     let (mut independent, mut dependent) = (Columns::default(), Columns::default());
     {
-        let open = |keeper: &Keeper| Ok((*keeper, scale.open(*keeper, scale.large)?));
+        let open = |keeper: &Keeper| Ok((*keeper, scale.open_warm(*keeper, scale.large)?));
         let mut parties = scale.keepers.iter().map(open).collect::<Result<Vec<_>>>()?;
-        for (keeper, held) in &parties {
-            independently(&**held, &asked(scale, *keeper, &names, &mut random))?;
+        for (_, held) in &parties {
+            independently(&**held, &asked(scale, &names, &mut random))?;
         }
         in_turns(scale.runs, &mut parties, |_, (keeper, held)| {
-            let names = asked(scale, *keeper, &names, &mut random);
+            let names = asked(scale, &names, &mut random);
             independent.push(keeper.name(), keeper.kind(), independently(&**held, &names)?);
             dependent.push(keeper.name(), keeper.kind(), dependently(&**held, &names)?);
             Ok(())
         })?;
     }
-    let (mut killed, mut notes) = (Columns::default(), Vec::new());
+    let mut killed = Columns::default();
     let mut parties = scale.keepers.clone();
-    in_turns(scale.runs, &mut parties, |run, keeper| {
+    in_turns(scale.runs, &mut parties, |_, keeper| {
         kill_with_tail(scale, *keeper, scale.large)?;
         let held = scale.open(*keeper, scale.large)?;
-        let names = asked(scale, *keeper, &names, &mut random);
+        let names = asked(scale, &names, &mut random);
         let first = independently(&*held, &names[..FIRST.min(names.len())])?;
         killed.push(keeper.name(), keeper.kind(), independently(&*held, &names)?);
         if *keeper == Keeper::Annals {
             killed.push("annals, the first 1,000", Kind::Beside, first);
         }
-        if run == 0 {
-            notes.push(format!("{}: {} look-ups a run", keeper.name(), names.len()));
-        }
         Ok(())
     })?;
-    notes.push("the maps are new after a kill, so the first look-ups touch each page for the first time".to_owned());
+    let notes =
+        vec!["the maps are new after a kill, so the first look-ups touch each page for the first time".to_owned()];
     let streams = scale.large.streams;
     let title = |what: &str| format!("Last revision of one of {streams} streams, {what}");
     Ok(vec![
@@ -70,11 +68,10 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
     ])
 }
 
-/// The names looked up in a run. LMDB and SQLite get a tenth of them.
-fn asked<'a>(scale: &Scale, keeper: Keeper, names: &'a Names, random: &mut Random) -> Vec<&'a str> {
+/// The names looked up in a run.
+fn asked<'a>(scale: &Scale, names: &'a Names, random: &mut Random) -> Vec<&'a str> {
     let Shape { streams, .. } = scale.large;
-    let count = if keeper == Keeper::Annals { scale.lookups } else { scale.lookups / 10 };
-    (0..count).map(|_| names.stream(below(random, streams))).collect()
+    (0..scale.lookups).map(|_| names.stream(below(random, streams))).collect()
 }
 
 /// Microseconds a look-up.

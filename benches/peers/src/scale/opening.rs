@@ -109,7 +109,7 @@ fn row(scale: &Scale, names: &Names, shape: Shape, cold: bool) -> Result<Row> {
         let first = match party.first.take() {
             Some(first) => first,
             // Opened once before, for a revision and to have the pages in memory.
-            None => First::draw(&*scale.open(party.keeper, party.shape)?, names, shape, &mut random)?,
+            None => First::draw(&*scale.open_warm(party.keeper, party.shape)?, names, shape, &mut random)?,
         };
         if cold {
             forget(&scale.load(party.keeper, party.shape)?)?;

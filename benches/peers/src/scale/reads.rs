@@ -72,7 +72,7 @@ fn measure(scale: &Scale, shapes: &[Shape], mut each: impl FnMut(Shape, Keeper, 
         for keeper in &scale.keepers {
             // The peers' small stores are no part of B2.
             if shapes.len() == 1 || *shape == scale.large || *keeper == Keeper::Annals {
-                let held = scale.open(*keeper, *shape)?;
+                let held = scale.open_warm(*keeper, *shape)?;
                 held.scan()?;
                 timed(&*held, &names, *shape, scale.reads, &mut random)?;
                 parties.push(Party { shape: *shape, keeper: *keeper, held });

@@ -1,5 +1,6 @@
 //! Loads each store once and keeps it as long as it is asked to.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -66,8 +67,15 @@ impl Scale {
         keeper.open(&self.load(keeper, shape)?, self.segment_bytes)
     }
 
-    /// The store of annals itself.
+    /// The same with all its files in the page cache.
+    pub fn open_warm(&self, keeper: Keeper, shape: Shape) -> Result<Box<dyn Held>> {
+        bring_in(&self.load(keeper, shape)?)?;
+        self.open(keeper, shape)
+    }
+
+    /// The store of annals itself, warm.
     pub fn open_ours(&self, shape: Shape) -> Result<Ours> {
+        bring_in(&self.load(Keeper::Annals, shape)?)?;
         Ours::open(&self.load(Keeper::Annals, shape)?, options(self.segment_bytes))
     }
 
@@ -129,6 +137,21 @@ impl Scale {
             "threads_cpu_ms": threads,
         }))
     }
+}
+
+/// Reads every file once.
+pub(super) fn bring_in(dir: &Path) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.metadata()?.is_dir() {
+            bring_in(&entry.path())?;
+        } else {
+            let mut file = std::fs::File::open(entry.path())?;
+            while file.read(&mut buffer)? > 0 {}
+        }
+    }
+    Ok(())
 }
 
 /// Appends all events in batches.

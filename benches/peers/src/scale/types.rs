@@ -11,7 +11,7 @@ use crate::report::Row;
 
 /// The row.
 pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
-    let open = |keeper: &Keeper| Ok((*keeper, scale.open(*keeper, scale.large)?));
+    let open = |keeper: &Keeper| Ok((*keeper, scale.open_warm(*keeper, scale.large)?));
     let mut parties = scale.keepers.iter().map(open).collect::<Result<Vec<_>>>()?;
     for (_, held) in &parties {
         held.scan()?;
