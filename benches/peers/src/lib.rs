@@ -12,6 +12,7 @@ pub mod peers;
 pub mod random;
 pub mod report;
 pub mod rows;
+pub mod scale;
 pub mod units;
 pub mod workload;
 

@@ -95,6 +95,16 @@ pub trait Store {
 
     /// Number of the last event of a stream, counted from 1; 0 when there is none.
     fn latest(&self, stream: &str) -> Result<u64>;
+
+    /// Reads all events of a type or tag in the order they were appended, where such an index was loaded.
+    fn read_key(&self, _key: &str, _each: &mut dyn FnMut(&[u8])) -> Result<()> {
+        Err("no index of types and tags".into())
+    }
+
+    /// Position of the last event of a type or tag; 0 when there is none.
+    fn latest_of_key(&self, _key: &str) -> Result<u64> {
+        Err("no index of types and tags".into())
+    }
 }
 
 /// Appends that are waited for later.

@@ -75,16 +75,7 @@ impl Workload {
 
     fn fixed(count: usize, scratch: &Path) -> Result<Self> {
         let wanted = count.min(POOL);
-        let (arena, lens, origin) = match data_dir() {
-            Some(dir) => {
-                let (arena, lens) = synth_payloads(&dir, wanted, scratch)?;
-                (arena, lens, "synth.py")
-            }
-            None => {
-                let (arena, lens) = own_payloads(wanted);
-                (arena, lens, "own generator")
-            }
-        };
+        let Payloads { arena, lens, origin } = Payloads::fixed(wanted, scratch)?;
         let mut starts = Vec::with_capacity(lens.len());
         let mut at = 0u64;
         for len in &lens {
@@ -214,6 +205,39 @@ impl Workload {
         }
         let named = self.names.iter().map(String::as_str).zip(heads);
         named.filter(|(_, head)| *head > 0).collect()
+    }
+}
+
+/// Payloads one behind the other.
+pub struct Payloads {
+    /// Their bytes.
+    pub arena: Vec<u8>,
+    /// The length of each.
+    pub lens: Vec<u32>,
+    /// Who made them.
+    pub origin: &'static str,
+}
+
+impl Payloads {
+    /// `count` of 256 bytes, by `synth.py` where `ANNALS_DATA` names its directory.
+    pub fn fixed(count: usize, scratch: &Path) -> Result<Self> {
+        let (arena, lens, origin) = match data_dir() {
+            Some(dir) => {
+                let (arena, lens) = synth_payloads(&dir, count, scratch)?;
+                (arena, lens, "synth.py")
+            }
+            None => {
+                let (arena, lens) = own_payloads(count);
+                (arena, lens, "own generator")
+            }
+        };
+        Ok(Self { arena, lens, origin })
+    }
+
+    /// A few of this module's own, at once and without a file.
+    pub fn few(count: usize) -> Self {
+        let (arena, lens) = own_payloads(count);
+        Self { arena, lens, origin: "own generator" }
     }
 }
 

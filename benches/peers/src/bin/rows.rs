@@ -1,4 +1,4 @@
-//! Measures rows A1 to A9: `cargo run --release --bin rows -- --help`.
+//! Measures rows A1 to A9 and B1 to B10: `cargo run --release --bin rows -- --help`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,14 +9,17 @@ use annals_peers::device::Device;
 use annals_peers::engines::{ENGINES, Engine, named};
 use annals_peers::report::Format;
 use annals_peers::rows::{Bench, LONG, ROWS, Settings};
+use annals_peers::scale::events::Ids;
+use annals_peers::scale::held::Keeper;
+use annals_peers::scale::{self, Scale};
 use annals_peers::units::Units;
 use annals_peers::workload::{Source, Workload};
 
 const HELP: &str = "\
 Measures annals beside other event stores and logs, all in one run.
 
-  --rows A1,A2,...     rows to measure (default: all of A1 to A9); A1L is A1 and A2 bound by the disk, give it
-                       several times the memory the system keeps dirty with --bytes
+  --rows A1,B2,...     rows to measure, `A` and `B` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
+                       give it several times the memory the system keeps dirty with --bytes
   --runs N             runs of each row (default 5)
   --dir DIR            where stores are made and removed, on a disk (default: target/peers)
   --events N           events timed in Buffered rows (default: 1 GiB of payload)
@@ -24,6 +27,10 @@ Measures annals beside other event stores and logs, all in one run.
   --peers a,b,...      engines beside annals and the floor (default: all; `none` for none)
   --data fixed|scoop   payloads: 256 bytes (default), or scoop.jsonl.zst of the directory ANNALS_DATA names
   --seconds N          length of a Durable run (default 2.5)
+  --store DIR          where the large stores of B1 to B10 are kept and looked for (default: made in --dir, removed
+                       at the end); 16 GB with all peers
+  --ids v4|v7          kind of the callers' ids in these stores (default v4)
+  --large N            events in the large one (default 10,000,000; a tenth as many streams)
   --format text|markdown
   --json FILE          all figures of all runs
   --quick              everything short: shows that it works, the figures mean little
@@ -35,6 +42,11 @@ struct Arguments {
     settings: Settings,
     source: Source,
     bytes: Option<u64>,
+    quick: bool,
+    store: Option<PathBuf>,
+    ids: Ids,
+    large: Option<u32>,
+    keepers: Vec<Keeper>,
     format: Format,
     json: Option<PathBuf>,
 }
@@ -49,6 +61,11 @@ fn main() -> ExitCode {
         list();
         return ExitCode::SUCCESS;
     }
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "--child"
+    {
+        return ended(scale::child::run(rest));
+    }
     let parsed = match parse(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -56,7 +73,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(parsed) {
+    ended(run(parsed))
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -84,6 +105,11 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         settings: settings(quick),
         source: Source::Fixed,
         bytes: None,
+        quick,
+        store: None,
+        ids: Ids::V4,
+        large: None,
+        keepers: Keeper::ALL.to_vec(),
         format: Format::Text,
         json: None,
     };
@@ -91,12 +117,22 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
     while let Some(name) = rest.next() {
         let value = rest.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
-            "--rows" => parsed.rows = value.split(',').map(|row| row.trim().to_uppercase()).collect(),
+            "--rows" => parsed.rows = value.split(',').flat_map(|row| named_rows(row.trim())).collect(),
             "--runs" => parsed.settings.runs = value.parse()?,
             "--dir" => parsed.settings.dir = PathBuf::from(value),
             "--events" => parsed.settings.steady = value.parse()?,
             "--bytes" => parsed.bytes = Some(value.parse()?),
-            "--peers" => parsed.settings.engines = peers(value)?,
+            "--peers" => {
+                parsed.settings.engines = peers(value)?;
+                let asked = |keeper: &Keeper| {
+                    *keeper == Keeper::Annals || value.split(',').any(|name| name.trim() == keeper.name())
+                };
+                parsed.keepers.retain(asked);
+            }
+            "--store" => parsed.store = Some(PathBuf::from(value)),
+            "--ids" if value == "v4" => parsed.ids = Ids::V4,
+            "--ids" if value == "v7" => parsed.ids = Ids::V7,
+            "--large" => parsed.large = Some(value.parse()?),
             "--seconds" => parsed.settings.durable_limit = Duration::from_secs_f64(value.parse()?),
             "--data" if value == "fixed" => parsed.source = Source::Fixed,
             "--data" if value == "scoop" => parsed.source = Source::Scoop,
@@ -106,7 +142,8 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             _ => return Err(format!("unknown: {name} {value}").into()),
         }
     }
-    let unknown = parsed.rows.iter().find(|row| !ROWS.contains(&row.as_str()) && *row != LONG);
+    let known = |row: &str| ROWS.contains(&row) || scale::ROWS.contains(&row) || row == LONG;
+    let unknown = parsed.rows.iter().find(|row| !known(row));
     if let Some(row) = unknown {
         return Err(format!("no row {row}").into());
     }
@@ -117,6 +154,15 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         None => {}
     }
     Ok(parsed)
+}
+
+/// The rows a word of `--rows` stands for.
+fn named_rows(word: &str) -> Vec<String> {
+    match word.to_uppercase().as_str() {
+        "A" => ROWS.map(str::to_owned).to_vec(),
+        "B" => scale::ROWS.map(str::to_owned).to_vec(),
+        row => vec![row.to_owned()],
+    }
 }
 
 fn settings(quick: bool) -> Settings {
@@ -147,39 +193,74 @@ fn peers(list: &str) -> Result<Vec<&'static Engine>> {
     Ok(ENGINES.iter().filter(wanted).collect())
 }
 
-fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { rows, mut settings, source, format, json, .. } = arguments;
-    std::fs::create_dir_all(&settings.dir)?;
-    settings.dir = settings.dir.canonicalize()?;
+fn run(mut arguments: Arguments) -> Result<()> {
+    let dir = &mut arguments.settings.dir;
+    std::fs::create_dir_all(&*dir)?;
+    *dir = dir.canonicalize()?;
+    let dir = dir.clone();
     let began = Instant::now();
+    let units = Units::measure(&dir)?;
+    println!("machine: {} cores, {}", std::thread::available_parallelism()?, units.line());
+    println!("runs: {}, engines in turn\n", arguments.settings.runs);
+    let (large, usual): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut arguments.rows).into_iter().partition(|row| scale::ROWS.contains(&row.as_str()));
+    let (mut measured, mut description, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut show = |row: &annals_peers::report::Row| {
+        print!("{}", row.render(arguments.format));
+        measured.push(row.json());
+    };
+    if !usual.is_empty() {
+        let bench = bench(&arguments, &usual)?;
+        println!("events: {}\n", bench.work.description);
+        for name in &usual {
+            bench.row(name)?.iter().for_each(&mut show);
+        }
+        description.push(bench.work.description);
+    }
+    if !large.is_empty() {
+        let scale = scale(&arguments, &dir)?;
+        println!("large stores: {}\n", scale.description());
+        for name in &large {
+            match scale.row(name) {
+                Ok(rows) => rows.iter().for_each(&mut show),
+                // The other rows of a run of an hour are still worth having.
+                Err(error) => failed.push(format!("{name}: {error}")),
+            }
+        }
+        description.push(scale.description());
+        if arguments.store.is_none() {
+            std::fs::remove_dir_all(&scale.settings.stores)?;
+        }
+    }
+    println!("took {:.0} s; at the end: {}", began.elapsed().as_secs_f64(), Units::measure(&dir)?.line());
+    if let Some(path) = arguments.json {
+        let units = format!("{units:?}");
+        let document = serde_json::json!({ "events": description, "units": units, "rows": measured });
+        std::fs::write(path, serde_json::to_string_pretty(&document)?)?;
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
+}
+
+fn bench(arguments: &Arguments, rows: &[String]) -> Result<Bench> {
+    let settings = arguments.settings.clone();
     let open_loop = (settings.open_loop.as_secs_f64() * settings.offered) as usize;
     let needed = if rows.iter().any(|row| row == "A9") { settings.events().max(open_loop) } else { settings.events() };
-    let work = Workload::prepare(source, needed, &settings.dir)?;
+    let work = Workload::prepare(arguments.source, needed, &settings.dir)?;
     let device = Device::under(&settings.dir);
-    let units = Units::measure(&settings.dir)?;
-    println!("events: {}", work.description);
-    println!("machine: {} cores, {}", std::thread::available_parallelism()?, units.line());
     if device.is_none() {
         println!("no device counters under {}: syncs are not counted", settings.dir.display());
     }
-    println!("runs: {}, engines in turn\n", settings.runs);
-    let bench = Bench { settings, work, device };
-    let mut measured = Vec::new();
-    for name in &rows {
-        for row in bench.row(name)? {
-            print!("{}", row.render(format));
-            measured.push(row.json());
-        }
+    Ok(Bench { settings, work, device })
+}
+
+fn scale(arguments: &Arguments, dir: &std::path::Path) -> Result<Scale> {
+    let stores = arguments.store.clone().unwrap_or_else(|| dir.join("large"));
+    let runs = arguments.settings.runs;
+    let mut settings = scale::Settings::new(dir.to_owned(), stores, runs, arguments.quick, arguments.ids);
+    if let Some(events) = arguments.large {
+        settings.large.events = events;
+        settings.large.streams = events / 10;
     }
-    println!(
-        "took {:.0} s; at the end: {}",
-        began.elapsed().as_secs_f64(),
-        Units::measure(&bench.settings.dir)?.line()
-    );
-    if let Some(path) = json {
-        let units = format!("{units:?}");
-        let document = serde_json::json!({ "events": bench.work.description, "units": units, "rows": measured });
-        std::fs::write(path, serde_json::to_string_pretty(&document)?)?;
-    }
-    Ok(())
+    settings.keepers = arguments.keepers.clone();
+    Scale::prepare(settings)
 }

@@ -1,7 +1,10 @@
 //! LMDB through heed: three B-trees, one transaction an append.
 
+mod bulk;
+
 use std::path::Path;
 
+pub use bulk::load;
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags};
 use parking_lot::Mutex;
@@ -19,6 +22,8 @@ pub struct Lmdb {
     events: Tree,
     ids: Tree,
     streams: Tree,
+    /// Type or tag and position, where the store was loaded in bulk.
+    keys: Option<Tree>,
     /// Position of the last event. Writers wait here and not for LMDB's own lock, which is the slower place.
     head: Mutex<u64>,
 }
@@ -28,7 +33,7 @@ impl Lmdb {
     #[expect(unsafe_code, reason = "LMDB maps its file")]
     pub fn open(dir: &Path, durability: Durability, _bytes_expected: u64) -> Result<Box<dyn Log>> {
         let mut options = EnvOpenOptions::new();
-        options.map_size(64 << 30).max_dbs(3);
+        options.map_size(64 << 30).max_dbs(4);
         if durability == Durability::Buffered {
             // SAFETY: without syncs a power cut can damage the file; the directory is thrown away after the run.
             unsafe { options.flags(EnvFlags::NO_SYNC) };
@@ -39,9 +44,14 @@ impl Lmdb {
         let events = env.create_database(&mut txn, Some("events"))?;
         let ids = env.create_database(&mut txn, Some("ids"))?;
         let streams = env.create_database(&mut txn, Some("streams"))?;
+        let keys = env.open_database(&txn, Some("keys"))?;
         let head = last_position(&events, &txn)?;
         txn.commit()?;
-        Ok(Box::new(Self { env, events, ids, streams, head: Mutex::new(head) }))
+        Ok(Box::new(Self { env, events, ids, streams, keys, head: Mutex::new(head) }))
+    }
+
+    fn keys(&self) -> Result<&Tree> {
+        Ok(self.keys.as_ref().ok_or("no index of types and tags")?)
     }
 
     fn append(&self, batch: &[EventIn<'_>], key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<Outcome> {
@@ -77,7 +87,11 @@ impl Lmdb {
 
 fn last_position(events: &Tree, txn: &heed::RoTxn<'_>) -> Result<u64> {
     let last = events.last(txn)?;
-    Ok(last.map_or(Ok(0), |(key, _)| key.try_into().map(u64::from_be_bytes))?)
+    Ok(last.map_or(Ok(0), |(key, _)| u64_of(key))?)
+}
+
+fn u64_of(bytes: &[u8]) -> Result<u64, std::array::TryFromSliceError> {
+    bytes.try_into().map(u64::from_be_bytes)
 }
 
 impl Log for Lmdb {
@@ -134,5 +148,25 @@ impl Store for Lmdb {
         stream_key(&mut key, stream, u64::MAX);
         let found = self.streams.get_lower_than(&txn, &key)?;
         Ok(found.map_or(0, |(key, _)| revision_of(key, stream)))
+    }
+
+    fn read_key(&self, key: &str, each: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let txn = self.env.read_txn()?;
+        let prefix = bulk::key_prefix(key);
+        for row in self.keys()?.prefix_iter(&txn, &prefix)? {
+            let stored = self.events.get(&txn, &row?.0[prefix.len()..])?.ok_or("an event of the index is missing")?;
+            each(payload(stored));
+        }
+        Ok(())
+    }
+
+    fn latest_of_key(&self, key: &str) -> Result<u64> {
+        let txn = self.env.read_txn()?;
+        let prefix = bulk::key_prefix(key);
+        let mut end = prefix.clone();
+        end.extend_from_slice(&u64::MAX.to_be_bytes());
+        let found = self.keys()?.get_lower_than(&txn, &end)?;
+        let position = found.and_then(|(row, _)| row.strip_prefix(&prefix[..])).map(u64_of);
+        Ok(position.transpose()?.unwrap_or(0))
     }
 }

@@ -1,7 +1,10 @@
 //! SQLite through rusqlite, bundled: one table with two unique indexes, write-ahead log.
 
+mod bulk;
+
 use std::path::Path;
 
+pub use bulk::load;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
@@ -122,5 +125,24 @@ impl Store for Sqlite {
         let mut statement = connection.prepare_cached("SELECT max(revision) FROM events WHERE stream=?1")?;
         let found: Option<Option<i64>> = statement.query_row([stream], |row| row.get(0)).optional()?;
         Ok(found.flatten().unwrap_or(0) as u64)
+    }
+
+    fn read_key(&self, key: &str, each: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT payload FROM keys JOIN events USING(position) WHERE keys.name=?1 ORDER BY keys.position",
+        )?;
+        let mut rows = statement.query([key])?;
+        while let Some(row) = rows.next()? {
+            each(row.get_ref(0)?.as_blob()?);
+        }
+        Ok(())
+    }
+
+    fn latest_of_key(&self, key: &str) -> Result<u64> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached("SELECT max(position) FROM keys WHERE name=?1")?;
+        let found: Option<i64> = statement.query_row([key], |row| row.get(0))?;
+        Ok(found.unwrap_or(0) as u64)
     }
 }
