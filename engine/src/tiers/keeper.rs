@@ -207,11 +207,7 @@ impl TierKeeper {
 }
 
 /// Tiers and the listed segments between and behind them, oldest first.
-fn neighbours<'a>(
-    tiers: &'a Tiers,
-    segments: &'a [Arc<Segment>],
-    listed: &'a [SegmentEntry],
-) -> Vec<Neighbour<'a>> {
+fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [SegmentEntry]) -> Vec<Neighbour<'a>> {
     let mut found = Vec::new();
     let mut tiers = tiers.iter().peekable();
     for entry in listed {
