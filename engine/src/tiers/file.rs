@@ -317,7 +317,6 @@ pub(crate) struct TierNames<'a> {
 
 impl TierNames<'_> {
     /// The next name.
-    #[expect(clippy::should_implement_trait, reason = "a name lives in the iterator, and reading may fail")]
     pub(crate) fn next(&mut self) -> Result<Option<&str>> {
         let Some(name) = self.names.next()? else { return Ok(None) };
         match std::str::from_utf8(name) {

@@ -213,7 +213,7 @@ fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [S
     for entry in listed {
         while tiers.next_if(|tier| tier.entry().last_segment < entry.number).is_some() {}
         match tiers.peek() {
-            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(*tier)),
+            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(tier)),
             Some(tier) if tier.entry().first_segment < entry.number => {}
             _ => found.push(Neighbour::Segment(entry, sealed_index(segments, entry.number))),
         }

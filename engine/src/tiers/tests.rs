@@ -3,6 +3,7 @@
 
 mod damage;
 mod keeping;
+mod made_up;
 mod same_answers;
 
 use std::collections::{BTreeMap, BTreeSet};
