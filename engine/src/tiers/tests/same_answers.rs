@@ -105,3 +105,24 @@ fn what_is_no_row_of_neighbours_is_refused() {
     }
     assert!(tier_files(&closed.names()).is_empty());
 }
+
+#[test]
+fn a_tier_on_a_real_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = crate::storage::Disk::open(dir.path()).expect("a directory");
+    let closed = Closed::of_long_segments(8);
+    let inputs = closed.segment_inputs();
+    let expected = expected(&closed.manifest, &closed.manifest.segments);
+    let plan = MergePlan { storage: &disk, expected, number: 1, generation: 1, inputs: &inputs };
+    let entry = merge(&plan, &mut |_| {}, &AtomicBool::new(false)).expect("merges").expect("nobody stops it");
+    assert_eq!(disk.list().expect("names"), [tier_name(1)]);
+    for mode in [ReadMode::Mapped, ReadMode::Pread] {
+        let tier = TierFile::listed(&disk, &entry, expected, mode).expect("it is there");
+        // A name that is taken away is no matter to who has the file.
+        if mode == ReadMode::Pread {
+            disk.remove(&tier_name(1)).expect("it is there");
+        }
+        closed.rows_of(&tier).compare(&tier, &[1, 1000]).expect("a sound tier");
+        tier.check_all().expect("a sound tier");
+    }
+}
