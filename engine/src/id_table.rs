@@ -20,6 +20,8 @@ use crate::storage::SharedMap;
 
 const POSITION_BITS: u32 = 40;
 const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
+/// The last position that a store can have: 2^40 - 1.
+pub(crate) const LAST_POSITION: u64 = POSITION_MASK;
 /// Slots for the newest ids, and how many of them are filled before they move on.
 const NEWEST_SLOTS: usize = 1 << 12;
 const NEWEST_MAX: usize = 1 << 10;
@@ -64,7 +66,7 @@ impl Slots {
             index = (index + 1) & (words.len() - 1);
         }
         // Release: who meets this id in a slot that was cleared for it sees where the one before has gone.
-        words[index].store(tag(hash) | position, Ordering::Release);
+        words[index].store(tag(hash) | (position & POSITION_MASK), Ordering::Release);
     }
 
     #[inline]
@@ -255,10 +257,10 @@ impl IdWriter {
         &self.table
     }
 
-    /// Enters an id. `position` is below 2^40.
+    /// Enters an id. `position` is at most [`LAST_POSITION`].
     #[inline]
     pub(crate) fn insert(&mut self, hash: u64, position: u64) {
-        assert!(position <= POSITION_MASK, "a store holds fewer than 2^40 records");
+        debug_assert!(position <= LAST_POSITION, "checked by the writer and at opening");
         if self.newest.len() == NEWEST_MAX {
             self.move_on();
         }

@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
-use crate::id_table::IdWriter;
+use crate::id_table::{IdWriter, LAST_POSITION};
 use crate::input::Input;
 use crate::log::page_ceiling;
 use crate::name::KeyKind;
@@ -170,10 +170,14 @@ impl Writer {
         self.core.log.check_poison()?;
         if !self.surely_fits(input) {
             let len = self.measure(input)?;
-            if self.must_roll(len) {
+            let is_full = !self.has_positions_for(input);
+            if is_full || self.must_roll(len) {
                 // A retry of what is stored is answered even when there is no room for another segment.
                 if let Some(answer) = self.judge_ids(input, staged, receipt)? {
                     return Ok(answer);
+                }
+                if is_full {
+                    return Err(no_positions(self.head).into());
                 }
                 self.roll(len)?;
             }
@@ -400,7 +404,12 @@ impl Writer {
             }
             most = most.saturating_add(PLAIN_MAX + event.payload.len());
         }
-        most as u64 <= self.core.limits.batch_len && !self.must_roll(most as u64)
+        most as u64 <= self.core.limits.batch_len && !self.must_roll(most as u64) && self.has_positions_for(input)
+    }
+
+    #[inline(always)]
+    fn has_positions_for<'a>(&self, input: &impl Input<'a>) -> bool {
+        self.head.saturating_add(input.len() as u64) <= LAST_POSITION
     }
 
     /// Length of the encoded batch.
@@ -564,6 +573,12 @@ impl Writer {
 fn outcome_unknown(staged: &[Staged], error: &Error) -> Error {
     let ids = staged.iter().map(|event| EventId::from_bytes(event.id_bytes)).collect();
     Error::OutcomeUnknown { ids, reason: error.to_string() }
+}
+
+#[cold]
+fn no_positions(head: u64) -> Error {
+    let reason = format!("the last record has position {head}, and a store ends at {LAST_POSITION}");
+    Error::NoSpace { action: "giving positions", reason }
 }
 
 /// Begins to load the first part of a payload.

@@ -3,7 +3,8 @@
 use crate::Result;
 use crate::active_index::ActiveIndex;
 use crate::directory::{Directory, StreamTip};
-use crate::id_table::IdWriter;
+use crate::error::Error;
+use crate::id_table::{IdWriter, LAST_POSITION};
 use crate::log::Log;
 use crate::name::KeyKind;
 use crate::reader::event_of_record;
@@ -16,6 +17,7 @@ pub(super) fn load_streams_and_ids(
     directory: &mut Directory,
     ids: &mut IdWriter,
 ) -> Result<()> {
+    check_positions(segment, segment.closing().map_or(0, |closing| closing.tally.last_position))?;
     match &**segment.index() {
         SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
         SegmentIndex::Sealed(index) => {
@@ -36,6 +38,7 @@ pub(super) fn load_active(
     ids: &mut IdWriter,
 ) -> Result<()> {
     let first = segment.first_position();
+    check_positions(segment, (first - 1).saturating_add(index.record_count().into()))?;
     for (hash, position) in index.id_hashes().zip(first..).filter(|(hash, _)| *hash != 0) {
         ids.insert(hash, position);
     }
@@ -54,4 +57,12 @@ pub(super) fn load_active(
         }
     }
     Ok(())
+}
+
+fn check_positions(segment: &Segment, last: u64) -> Result<()> {
+    if last <= LAST_POSITION {
+        return Ok(());
+    }
+    let what = format!("a last position of {last}, where a store ends at {LAST_POSITION}");
+    Err(Error::corrupt(&segment.name, 0, None, what))
 }
