@@ -20,7 +20,7 @@ use crate::name::KeyKind;
 use crate::prefetch::prefetch;
 use crate::query::Query;
 use crate::reader::{event_in, positions_of_key};
-use crate::segment::{BatchFacts, Segment, Window};
+use crate::segment::{BatchFacts, Opened, Segment, Window};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -93,6 +93,7 @@ struct Scan {
 #[derive(Debug)]
 struct ScanPlace {
     segment: Arc<Segment>,
+    opened: Arc<Opened>,
     window: Window,
     /// The batch being read, where its next frame stands, and where it ends.
     facts: BatchFacts,
@@ -176,7 +177,7 @@ impl Read {
                 };
                 let event = event_in(&segment, &self.core.log, position)?;
                 let Some(event) = event else {
-                    if segment.place(position)?.is_none() {
+                    if segment.place(&*segment.opened()?, position)?.is_none() {
                         return Err(segment.damaged(0, Some(position), "the index knows no record at this position"));
                     }
                     continue;
@@ -392,7 +393,7 @@ impl Scan {
         let holding = segments.partition_point(|s| s.first_position() <= self.position).checked_sub(1);
         let segment = holding.and_then(|index| segments.get(index));
         let place = match segment {
-            Some(segment) => segment.place(self.position)?,
+            Some(segment) => segment.place(&*segment.opened()?, self.position)?,
             None => None,
         };
         let (Some(index), Some(segment), Some(place)) = (holding, segment, place) else {
@@ -497,9 +498,10 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
     fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64) -> Result<Self> {
-        let window = segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+        let opened = segment.opened()?.into_arc();
+        let window = segment.window(&opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
-        let mut place = Self { segment, window, facts, frame: 0, batch_end: offset };
+        let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
         place.enter_batch(core, offset, position)?;
         Ok(place)
     }
@@ -507,7 +509,7 @@ impl ScanPlace {
     #[inline]
     fn enter_batch(&mut self, core: &Core, offset: u64, position: u64) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
-            self.window = self.segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+            self.window = self.segment.window(&self.opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
         }
         let header = self.segment.batch_header(&self.window, offset)?;
         if position != 0 && header.first_position != position {
@@ -516,7 +518,7 @@ impl ScanPlace {
         }
         let len = header.len() as u64;
         if !self.window.holds(offset, len) {
-            self.window = self.segment.window(&core.log, offset, len)?;
+            self.window = self.segment.window(&self.opened, &core.log, offset, len)?;
         }
         self.facts = BatchFacts::from(&header);
         self.frame = offset + BATCH_HEADER_LEN as u64;

@@ -196,7 +196,8 @@ impl Reader {
         }
         let segments = self.core.segments.load();
         for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
-            let records: Vec<u32> = match &**segment.index() {
+            let opened = segment.opened()?;
+            let records: Vec<u32> = match &opened.index {
                 SegmentIndex::Active(index) => index.by_id(hash),
                 SegmentIndex::Sealed(index) => index.by_id(hash)?,
             };
@@ -356,16 +357,14 @@ pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u6
 /// The event at a position that the writer has placed.
 pub(crate) fn event_at(core: &Core, position: u64) -> Result<Option<Event>> {
     let Some(segment) = core.segment_of(position) else { return Ok(None) };
-    match segment.place(position)? {
-        Some(place) => segment.event_at(&core.log, position, place),
-        None => Ok(None),
-    }
+    event_in(&segment, &core.log, position)
 }
 
 /// The event at `position` of this segment.
 pub(crate) fn event_in(segment: &Segment, log: &Log, position: u64) -> Result<Option<Event>> {
-    match segment.place(position)? {
-        Some(place) => segment.event_at(log, position, place),
+    let opened = segment.opened()?;
+    match segment.place(&opened, position)? {
+        Some(place) => segment.event_at(&opened, log, position, place),
         None => Ok(None),
     }
 }
@@ -376,15 +375,11 @@ pub(crate) fn event_of_record(segment: &Segment, log: &Log, record: u32) -> Resu
 
 /// Time of the batch that holds `position`.
 fn recorded_at(core: &Core, position: u64) -> Result<u64> {
-    let segment = core.segment_of(position);
-    let place = match &segment {
-        Some(segment) => segment.place(position)?,
-        None => None,
-    };
-    let (Some(segment), Some(place)) = (segment, place) else {
-        return Err(Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
-    };
-    let window = segment.window(&core.log, place.batch, annals_format::batch::BATCH_HEADER_LEN as u64)?;
+    let unknown = || Error::corrupt("the index", 0, Some(position), "no record is known at this position");
+    let segment = core.segment_of(position).ok_or_else(unknown)?;
+    let opened = segment.opened()?;
+    let place = segment.place(&opened, position)?.ok_or_else(unknown)?;
+    let window = segment.window(&opened, &core.log, place.batch, annals_format::batch::BATCH_HEADER_LEN as u64)?;
     Ok(segment.batch_header(&window, place.batch)?.recorded_at)
 }
 
@@ -396,7 +391,7 @@ pub(crate) fn positions_of_key(segment: &Segment, kind: KeyKind, hash: u64, from
     }
     let low = u32::try_from(from.saturating_sub(first)).unwrap_or(u32::MAX);
     let high = u32::try_from(until - first).unwrap_or(u32::MAX);
-    let mut records: Vec<u32> = match &**segment.index() {
+    let mut records: Vec<u32> = match &segment.opened()?.index {
         SegmentIndex::Active(index) => {
             let newest_first = index.postings(kind, hash).skip_while(|record| *record > high);
             let mut records: Vec<u32> = newest_first.take_while(|record| *record >= low).collect();
@@ -420,7 +415,7 @@ pub(crate) fn each_stream(
     mut each: impl FnMut(&str, u64),
 ) -> Result<()> {
     let first = segment.first_position();
-    match &**segment.index() {
+    match &segment.opened()?.index {
         SegmentIndex::Active(index) => {
             for record in index.stream_firsts().take_while(|record| first + u64::from(*record) <= head) {
                 if let Some(event) = event_of_record(segment, log, record)?
@@ -439,7 +434,7 @@ pub(crate) fn each_stream(
 
 fn each_type(segment: &Segment, log: &Log, head: u64, mut each: impl FnMut(&str)) -> Result<()> {
     let first = segment.first_position();
-    match &**segment.index() {
+    match &segment.opened()?.index {
         SegmentIndex::Active(index) => {
             for record in index.type_firsts().take_while(|record| first + u64::from(*record) <= head) {
                 if let Some(event) = event_of_record(segment, log, record)? {

@@ -99,7 +99,7 @@ impl SealedIndex {
             final_checksum: closing.tally.final_checksum.value(),
             name_hash_seed: hash.seed,
         };
-        let root = match &**segment.index() {
+        let root = match &segment.opened()?.index {
             SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
             SegmentIndex::Sealed(_) => return Err(Error::corrupt(&name, 0, None, "the segment has an index already")),
         };

@@ -16,7 +16,7 @@ pub(super) fn load_streams_and_ids(
     directory: &mut Directory,
     ids: &mut IdWriter,
 ) -> Result<()> {
-    match &**segment.index() {
+    match &segment.opened()?.index {
         SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
         SegmentIndex::Sealed(index) => {
             let first = segment.first_position();
