@@ -4,9 +4,9 @@
 mod active_index;
 mod append;
 mod background;
-mod candidates;
 mod commit;
 mod core;
+mod cursor;
 mod directory;
 mod error;
 mod event;

@@ -210,11 +210,6 @@ impl Segment {
         self.base.map(|base| base + offset)
     }
 
-    /// The last position that a reader with this head finds here, 0 if none.
-    pub(crate) fn last_position(&self, head: u64) -> u64 {
-        self.closing.get().map_or(head, |closing| closing.tally.last_position.min(head))
-    }
-
     /// Puts another index in place and answers the one before.
     pub(crate) fn set_index(&self, index: SegmentIndex) -> Option<SegmentIndex> {
         let before = self.slot.change(|opened| opened.with_index(index))?;
