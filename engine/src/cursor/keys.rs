@@ -12,10 +12,16 @@ use crate::read::Direction;
 const PREFIX_STREAMS_MAX: u64 = 4096;
 
 /// The query's positions in this unit and span; `None` if there are none.
-pub(super) fn join(core: &Core, unit: &Unit, query: &Query, span: Span, direction: Direction) -> Result<Option<Join>> {
+pub(super) fn join(
+    core: &Core,
+    unit: &Unit<'_>,
+    query: &Query,
+    span: Span,
+    direction: Direction,
+) -> Result<Option<Join>> {
     let Some(items) = &query.items else { return Ok(Some(Join::One(Cursor::Every(span)))) };
     let scope = Scope { core, unit, span, direction };
-    let mut joined = Vec::with_capacity(items.len());
+    let mut joined = Vec::new();
     for item in items {
         joined.extend(scope.item(item)?);
     }
@@ -24,7 +30,7 @@ pub(super) fn join(core: &Core, unit: &Unit, query: &Query, span: Span, directio
 
 struct Scope<'a> {
     core: &'a Core,
-    unit: &'a Unit,
+    unit: &'a Unit<'a>,
     span: Span,
     direction: Direction,
 }
@@ -32,7 +38,8 @@ struct Scope<'a> {
 impl Scope<'_> {
     /// The parts of an item; the first one without a position in the span ends it, and nothing more is opened.
     fn item(&self, item: &QueryItem) -> Result<Option<Item>> {
-        let mut parts = Vec::with_capacity(item.tags_all.len() + 3);
+        // Nothing is allocated for an item that its first key ends.
+        let mut parts = Vec::new();
         for tag in &item.tags_all {
             let key = self.core.hash.key(KeyKind::Tag, tag);
             let Some(cursor) = self.key(KeyKind::Tag, key)? else { return Ok(None) };
@@ -69,7 +76,7 @@ impl Scope<'_> {
     fn any(&self, kind: KeyKind, mut keys: Vec<u64>) -> Result<Option<Part>> {
         keys.sort_unstable();
         keys.dedup();
-        let mut cursors = Vec::with_capacity(keys.len());
+        let mut cursors = Vec::new();
         for key in keys {
             cursors.extend(self.key(kind, key)?);
         }

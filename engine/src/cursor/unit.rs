@@ -4,38 +4,29 @@ use std::sync::Arc;
 
 use super::{Chain, Cursor, Span, Window};
 use crate::Result;
-use crate::active_index::ActiveIndex;
 use crate::error::Error;
 use crate::log::Log;
 use crate::name::KeyKind;
 use crate::read::Direction;
 use crate::reader::event_in;
-use crate::sealed_index::SealedIndex;
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::{OpenedGuard, Segment, SegmentIndex};
 
 /// What answers for the positions of its span: today the index of one segment.
 ///
-/// Whatever else answers for positions, be it for many segments at once, is one more [`Source`]; nothing outside of this
-/// file asks which one it is.
-#[derive(Debug)]
-pub(crate) struct Unit {
+/// Whatever else answers for positions, be it for many segments at once, is one more kind of source here; nothing outside
+/// of this file asks which one it is. It lives for as long as cursors are opened from it; they hold what they need.
+pub(crate) struct Unit<'a> {
     pub(crate) span: Span,
-    source: Source,
+    segment: &'a Segment,
+    opened: OpenedGuard,
 }
 
-#[derive(Debug)]
-enum Source {
-    /// In memory: names are read from the segment.
-    Active(Arc<ActiveIndex>, Arc<Segment>),
-    Sealed(Arc<SealedIndex>, Arc<Segment>),
-}
-
-impl Unit {
+impl<'a> Unit<'a> {
     /// The unit that answers for `position`, which is no later than `head`.
     ///
     /// # Errors
     /// Those of opening it.
-    pub(crate) fn of(segments: &[Arc<Segment>], position: u64, head: u64) -> Result<Self> {
+    pub(crate) fn of(segments: &'a [Arc<Segment>], position: u64, head: u64) -> Result<Self> {
         let after = segments.partition_point(|segment| segment.first_position() <= position);
         let segment = after.checked_sub(1).and_then(|index| segments.get(index));
         let Some(segment) = segment else {
@@ -43,37 +34,27 @@ impl Unit {
         };
         // One that was left before anything was written to it begins where the next one does: it is never chosen.
         let last = segments.get(after).map_or(head, |next| head.min(next.first_position() - 1));
-        Self::of_segment(segment, last)
-    }
-
-    fn of_segment(segment: &Arc<Segment>, last: u64) -> Result<Self> {
         let span = Span { first: segment.first_position(), last };
-        let source = match &segment.opened()?.index {
-            SegmentIndex::Active(index) => Source::Active(index.clone(), segment.clone()),
-            SegmentIndex::Sealed(index) => Source::Sealed(index.clone(), segment.clone()),
-        };
-        Ok(Self { span, source })
+        Ok(Self { span, segment, opened: segment.opened()? })
     }
 
     /// The position that the unit's numbers count from.
     fn base(&self) -> u64 {
-        match &self.source {
-            Source::Active(_, segment) | Source::Sealed(_, segment) => segment.first_position(),
-        }
+        self.segment.first_position()
     }
 
     /// The key's positions in `span`; `None` if there are none.
     pub(crate) fn cursor(&self, kind: KeyKind, key: u64, span: Span, direction: Direction) -> Result<Option<Cursor>> {
         let base = self.base();
-        let mut cursor = match (&self.source, direction) {
-            (Source::Sealed(index, _), _) => match index.run(key)? {
+        let mut cursor = match (&self.opened.index, direction) {
+            (SegmentIndex::Sealed(index), _) => match index.run(key)? {
                 Some(run) => Cursor::Listed(Window::new(run, base, span)),
                 None => return Ok(None),
             },
-            (Source::Active(index, _), Direction::Backward) => {
+            (SegmentIndex::Active(index), Direction::Backward) => {
                 Cursor::Chain(Chain::new(index.clone(), kind, key, base, span.first))
             }
-            (Source::Active(index, _), Direction::Forward) => {
+            (SegmentIndex::Active(index), Direction::Forward) => {
                 let low = span.first.saturating_sub(base);
                 let high = span.last.saturating_sub(base);
                 let newest_first = index.postings(kind, key).skip_while(|record| u64::from(*record) > high);
@@ -104,18 +85,18 @@ impl Unit {
         mut each: impl FnMut(&str, u64) -> bool,
     ) -> Result<bool> {
         let base = self.base();
-        match &self.source {
-            Source::Sealed(index, _) => {
+        match &self.opened.index {
+            SegmentIndex::Sealed(index) => {
                 index.streams_with_prefix(prefix, |name, record| each(name, base + u64::from(record)))
             }
-            Source::Active(index, segment) => {
+            SegmentIndex::Active(index) => {
                 let firsts = || index.stream_firsts().take_while(|record| base + u64::from(*record) <= head);
                 if firsts().take(room.saturating_add(1)).count() > room {
                     return Ok(false);
                 }
                 for record in firsts() {
                     let position = base + u64::from(record);
-                    let Some(event) = event_in(segment, log, position)? else { continue };
+                    let Some(event) = event_in(self.segment, log, position)? else { continue };
                     if event.stream().starts_with(prefix) && !each(event.stream(), position) {
                         return Ok(false);
                     }
@@ -127,12 +108,12 @@ impl Unit {
 
     /// Every type that has an event up to `head`, among others.
     pub(crate) fn types(&self, log: &Log, head: u64, mut each: impl FnMut(&str)) -> Result<()> {
-        match &self.source {
-            Source::Sealed(index, _) => index.each_type(each),
-            Source::Active(index, segment) => {
-                let base = segment.first_position();
+        match &self.opened.index {
+            SegmentIndex::Sealed(index) => index.each_type(each),
+            SegmentIndex::Active(index) => {
+                let base = self.base();
                 for record in index.type_firsts().take_while(|record| base + u64::from(*record) <= head) {
-                    if let Some(event) = event_in(segment, log, base + u64::from(record))? {
+                    if let Some(event) = event_in(self.segment, log, base + u64::from(record))? {
                         each(event.event_type());
                     }
                 }
