@@ -254,27 +254,33 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
     if !wait_ended(inner, segment, closing) {
         return;
     }
-    match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
-        Ok(index) => {
-            if let SegmentIndex::Active(used) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
-                inner.preparer.keep_index(used);
+    // A listed one may have been let go of meanwhile: then its next touch makes the index.
+    if segment.is_indexed_in_memory() {
+        match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
+            Ok(index) => {
+                if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
+                    inner.preparer.keep_index(used);
+                }
             }
+            Err(_) => inner.sealing.lock().failures += 1,
         }
-        Err(_) => inner.sealing.lock().failures += 1,
     }
     let mut sealing = inner.sealing.lock();
     let number = segment.header.identity.segment;
-    if sealing.manifest.segments.iter().any(|entry| entry.number == number) {
+    if let Some(entry) = sealing.manifest.segments.iter().find(|entry| entry.number == number) {
+        segment.enlist(entry, &inner.core.cache);
         return;
     }
+    let entry = segment_entry(segment, closing);
     let mut next = sealing.manifest.clone();
     next.generation += 1;
     next.next_segment = inner.preparer.next_number();
-    next.segments.push(segment_entry(segment, closing));
+    next.segments.push(entry.clone());
     match manifest::save(inner.storage.as_ref(), &next) {
         Ok(()) => {
             inner.preparer.set_manifest_generation(next.generation);
             sealing.manifest = next;
+            segment.enlist(&entry, &inner.core.cache);
         }
         Err(_) => {
             // Listed with the next one that is sealed, in order.

@@ -10,7 +10,7 @@ use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::{ReadMode, View};
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentCache};
 
 /// All segments, oldest first; replaced as a whole when one is added.
 pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
@@ -20,6 +20,8 @@ pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
 pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    /// Opens those of them that the manifest lists.
+    pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,

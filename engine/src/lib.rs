@@ -4,10 +4,10 @@
 mod active_index;
 mod append;
 mod background;
-mod candidates;
 mod clock;
 mod commit;
 mod core;
+mod cursor;
 mod directory;
 mod error;
 mod event;

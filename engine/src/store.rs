@@ -138,7 +138,7 @@ impl Store {
         Self { opened: Arc::new(Opened { inner, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) }) }
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.opened.inner
     }
 

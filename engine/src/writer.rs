@@ -525,7 +525,7 @@ impl Writer {
         self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
         let mark_end = self.end + END_MARK_LEN as u64;
         self.core.log.place_zeros(mark_end, base)?;
-        self.core.log.add_extent(base, next.segment.file.clone(), &next.segment.name);
+        self.core.log.add_extent(base, next.segment.live_file(), &next.segment.name);
         self.core.log.place(base, &next.segment.header.encode())?;
         self.end = base + SEGMENT_HEADER_LEN as u64;
         self.core.log.watermark.extend(self.end);

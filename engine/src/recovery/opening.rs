@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::create::fill;
 use super::end::{Found, find_end, is_clean};
-use super::listed::{Rebuild, needs_seal, open_listed_segment};
+use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
 use super::writer_memory::{load_active, load_streams_and_ids};
 use super::{RecoveryReport, durability, list};
@@ -29,7 +29,7 @@ use crate::made_id::MadeIds;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
-use crate::segment::{Closing, RunningTally, Segment, SegmentIndex};
+use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::watermark::Watermark;
@@ -42,6 +42,14 @@ pub(super) struct Opening {
     pub(super) options: Options,
     pub(super) manifest: Manifest,
     pub(super) report: RecoveryReport,
+}
+
+/// The ended segments, and what the writer remembers of them.
+struct Loaded {
+    segments: Vec<Arc<Segment>>,
+    cache: Arc<SegmentCache>,
+    directory: Directory,
+    ids: IdWriter,
 }
 
 /// The segment to go on with.
@@ -68,28 +76,36 @@ impl Opening {
         next_number = next_number.max(mark.as_ref().map_or(0, |m| m.segment + 1));
         let session = ring.as_ref().map_or(1, |ring| ring.header.session + 1);
 
-        let mut segments = self.open_listed(hash)?;
+        check_names(&self.manifest, &numbers)?;
+        let options = &self.options;
+        let (mode, most) = (options.read_mode, options.mapped_segments_max);
+        let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
+        let mut listed = self.load_listed(cache, hash)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
             let rescued = self.rescue(tail, known_durable, &mut next_number, mark.as_ref(), hash)?;
-            segments.extend(rescued.listed);
+            for segment in rescued.listed {
+                load_streams_and_ids(&segment, &Log::of_files(), &mut listed.directory, &mut listed.ids)?;
+                listed.segments.push(segment);
+            }
             Live::Fresh(rescued.fresh)
         };
-        self.sweep(&numbers, &live, &segments);
-        self.finish(live, segments, hash, mark, session, next_number, begun)
+        self.sweep(&numbers, &live, &listed.segments);
+        self.finish(live, listed, mark, session, next_number, begun)
     }
 
-    /// Every segment of the manifest, with its index; a missing or damaged index is made anew.
-    fn open_listed(&mut self, hash: NameHash) -> Result<Vec<Arc<Segment>>> {
-        let mut segments = Vec::new();
+    /// Every segment of the manifest. Each is touched once, before anything is written; a missing or damaged index is
+    /// made anew.
+    fn load_listed(&mut self, cache: Arc<SegmentCache>, hash: NameHash) -> Result<Loaded> {
+        let (mut segments, mut directory, mut ids) = (Vec::new(), Directory::new(hash), IdWriter::new());
         for entry in &self.manifest.segments {
-            let (segment, rebuilt) =
-                open_listed_segment(&*self.storage, entry, self.options.read_mode, hash, Rebuild::Write)?;
-            self.report.rebuilt_indexes.extend(rebuilt);
+            let segment = Segment::listed(entry, segment_name(entry.number), &cache);
+            load_streams_and_ids(&segment, &Log::of_files(), &mut directory, &mut ids)?;
             segments.push(Arc::new(segment));
         }
-        Ok(segments)
+        self.report.rebuilt_indexes.extend(cache.take_rebuilt());
+        Ok(Loaded { segments, cache, directory, ids })
     }
 
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
@@ -113,23 +129,18 @@ impl Opening {
     }
 
     /// Puts everything together, and makes the opening known on disk before anything is accepted.
-    #[expect(clippy::too_many_arguments, reason = "all that opening found, used once")]
     fn finish(
         mut self,
         live: Live,
-        mut segments: Vec<Arc<Segment>>,
-        hash: NameHash,
+        listed: Loaded,
         mark: Option<Mark>,
         session: u64,
         next_number: u64,
         begun: Instant,
     ) -> Result<Inner> {
-        let mut directory = Directory::new(hash);
-        let mut ids = IdWriter::new();
+        let hash = NameHash { seed: self.manifest.name_hash_seed };
+        let Loaded { mut segments, cache, mut directory, mut ids } = listed;
         let watermark_log = Log::of_files();
-        for segment in &segments {
-            load_streams_and_ids(segment, &watermark_log, &mut directory, &mut ids)?;
-        }
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
             Live::Fresh(fresh) => fresh,
@@ -151,13 +162,14 @@ impl Opening {
             Some(ring),
             Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
         );
-        log.add_extent(active.segment.header.base, active.segment.file.clone(), &active.segment.name);
+        log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
         let core = Arc::new(Core {
             log,
             segments: ArcSwap::from_pointee(segments),
+            cache,
             hash,
             limits: self.manifest.limits,
             default_durability: self.options.durability,

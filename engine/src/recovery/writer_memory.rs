@@ -18,7 +18,7 @@ pub(super) fn load_streams_and_ids(
     ids: &mut IdWriter,
 ) -> Result<()> {
     check_positions(segment, segment.closing().map_or(0, |closing| closing.tally.last_position))?;
-    match &**segment.index() {
+    match &segment.opened()?.index {
         SegmentIndex::Active(index) => load_active(segment, index, log, directory, ids),
         SegmentIndex::Sealed(index) => {
             let first = segment.first_position();
