@@ -9,9 +9,10 @@
 //! One writer, under its lock; any number of readers, without one. A reader that loaded the head first (acquire) finds
 //! every id up to it: it looks among the newest ids before the tables, and ids leave there after they have arrived here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -26,12 +27,11 @@ pub(crate) const LAST_POSITION: u64 = POSITION_MASK;
 const NEWEST_SLOTS: usize = 1 << 12;
 const NEWEST_MAX: usize = 1 << 10;
 const FIRST_SLOTS: usize = 1 << 13;
-/// Up to here a table is eight times as large as the one before, beyond twice: small stores stay small, large ones have
-/// few tables.
-const EIGHTFOLD_UP_TO: usize = 1 << 21;
+/// A table is eight times as large as the one before up to this: small stores stay small, large ones have few tables, and
+/// none is so large that it stays long after the files of the index hold most of its ids.
+const LAST_SLOTS: usize = 1 << 20;
 /// From here on the next table is made in the background: it takes long to be given so much memory.
 const AHEAD_FROM: usize = 1 << 18;
-const TABLES_MAX: usize = 32;
 /// Slots for each word of a filter: at two thirds full 12 bits an id, of which four are set.
 const SLOTS_PER_WORD: usize = 8;
 /// How many ids ahead of the one that moves memory is asked for.
@@ -103,12 +103,14 @@ struct Table {
     slots: Slots,
     filter: SharedMap,
     used: AtomicUsize,
+    /// The largest position in it.
+    last_position: AtomicU64,
 }
 
 impl Table {
     fn new(slot_count: usize) -> Self {
         let filter = SharedMap::zeroed_words(slot_count / SLOTS_PER_WORD);
-        Self { slots: Slots::new(slot_count), filter, used: AtomicUsize::new(0) }
+        Self { slots: Slots::new(slot_count), filter, used: AtomicUsize::new(0), last_position: AtomicU64::new(0) }
     }
 
     /// Brings all its memory in.
@@ -129,6 +131,7 @@ impl Table {
         let word = self.filter_word(hash);
         word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Relaxed);
         self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.last_position.store(position.max(self.last_position.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
     #[inline]
@@ -149,8 +152,7 @@ impl Table {
     }
 
     fn slots_of_next(&self) -> usize {
-        let slots = self.slots.words().len();
-        slots * if slots < EIGHTFOLD_UP_TO { 8 } else { 2 }
+        (self.slots.words().len() * 8).min(LAST_SLOTS)
     }
 }
 
@@ -158,67 +160,35 @@ impl Table {
 pub(crate) struct IdTable {
     newest: Slots,
     /// Only the last one is added to.
-    tables: [OnceLock<Table>; TABLES_MAX],
-    count: AtomicUsize,
+    tables: ArcSwap<Vec<Arc<Table>>>,
     spare: Mutex<Option<Table>>,
 }
 
 impl IdTable {
-    fn new() -> Self {
-        let table = Self {
-            newest: Slots::new(NEWEST_SLOTS),
-            tables: [const { OnceLock::new() }; TABLES_MAX],
-            count: AtomicUsize::new(0),
-            spare: Mutex::new(None),
-        };
-        table.push(Table::new(FIRST_SLOTS));
-        table
-    }
-
-    #[inline]
-    fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.tables[..self.count.load(Ordering::Acquire)].iter().filter_map(OnceLock::get)
-    }
-
-    #[inline]
-    fn last_table(&self) -> &Table {
-        let last = self.count.load(Ordering::Relaxed) - 1;
-        self.tables[last].get().expect("a table that is counted is there")
-    }
-
-    /// Begins to load what [`IdTable::find`] will look at first.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        for table in self.tables() {
-            prefetch(table.filter_word(hash));
-        }
-    }
-
     /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
     #[inline]
-    pub(crate) fn find(&self, hash: u64, mut each: impl FnMut(u64)) {
+    fn find(&self, tables: &[Arc<Table>], hash: u64, mut each: impl FnMut(u64)) {
         self.newest.find(hash, &mut each);
-        for table in self.tables() {
+        for table in tables {
             table.find(hash, &mut each);
         }
     }
 
-    #[cold]
-    fn begin_table(&self) {
-        let slots = self.last_table().slots_of_next();
-        let spare = self.spare.try_lock().and_then(|mut spare| spare.take());
-        self.push(spare.unwrap_or_else(|| Table::new(slots)));
+    /// Every position whose id may have this hash.
+    pub(crate) fn candidates(&self, hash: u64) -> SmallVec<[u64; 4]> {
+        let mut found = SmallVec::new();
+        // Looked through before the tables are taken: an id leaves there after it has arrived in one of these.
+        self.newest.find(hash, &mut |position| found.push(position));
+        for table in self.tables.load().iter() {
+            table.find(hash, &mut |position| found.push(position));
+        }
+        found
     }
 
-    fn push(&self, table: Table) {
-        let count = self.count.load(Ordering::Relaxed);
-        self.tables[count].set(table).expect("only the writer adds tables");
-        self.count.store(count + 1, Ordering::Release);
-    }
-
-    /// Makes the next table if it will be wanted soon; for a background thread. Costs two loads if not.
+    /// Makes the next table if it will be wanted soon; for a background thread. Costs little if not.
     pub(crate) fn make_ahead(&self) {
-        let last = self.last_table();
+        let tables = self.tables.load_full();
+        let Some(last) = tables.last() else { return };
         if last.slots.words().len() < AHEAD_FROM || !last.is_half_full() || self.spare.lock().is_some() {
             return;
         }
@@ -226,35 +196,56 @@ impl IdTable {
         table.touch();
         let mut spare = self.spare.lock();
         // The writer may have begun one meanwhile.
-        if std::ptr::eq(last, self.last_table()) {
+        if self.tables.load().last().is_some_and(|now| Arc::ptr_eq(last, now)) {
             *spare = Some(table);
         }
     }
+}
 
-    /// As [`IdTable::find`], collected.
-    pub(crate) fn candidates(&self, hash: u64) -> SmallVec<[u64; 4]> {
-        let mut found = SmallVec::new();
-        self.find(hash, |position| found.push(position));
-        found
-    }
+/// Tables that an [`IdWriter`] let go of.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    _tables: Vec<Arc<Table>>,
 }
 
 /// The writer's hand on an [`IdTable`]. There is only one.
 #[derive(Debug)]
 pub(crate) struct IdWriter {
-    table: Arc<IdTable>,
+    shared: Arc<IdTable>,
+    /// Those that are shared, at hand without a look at the shared pointer.
+    tables: Vec<Arc<Table>>,
     /// Hash and position of each of the newest ids, in order.
     newest: Vec<(u64, u64)>,
 }
 
 impl IdWriter {
     pub(crate) fn new() -> Self {
-        Self { table: Arc::new(IdTable::new()), newest: Vec::with_capacity(NEWEST_MAX) }
+        let tables = vec![Arc::new(Table::new(FIRST_SLOTS))];
+        let shared = IdTable {
+            newest: Slots::new(NEWEST_SLOTS),
+            tables: ArcSwap::from_pointee(tables.clone()),
+            spare: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared), tables, newest: Vec::with_capacity(NEWEST_MAX) }
     }
 
     /// For readers.
     pub(crate) fn table(&self) -> &Arc<IdTable> {
-        &self.table
+        &self.shared
+    }
+
+    /// Begins to load what [`IdWriter::find`] will look at first.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        for table in &self.tables {
+            prefetch(table.filter_word(hash));
+        }
+    }
+
+    /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, each: impl FnMut(u64)) {
+        self.shared.find(&self.tables, hash, each);
     }
 
     /// Enters an id. `position` is at most [`LAST_POSITION`].
@@ -264,27 +255,61 @@ impl IdWriter {
         if self.newest.len() == NEWEST_MAX {
             self.move_on();
         }
-        self.table.newest.insert(hash, position);
+        self.shared.newest.insert(hash, position);
         self.newest.push((hash, position));
+    }
+
+    /// Lets go of tables all of whose ids stand at `position` or before it: they are found elsewhere from now on. The memory
+    /// is given back when the answer is dropped, which is better done without the writer's lock.
+    pub(crate) fn forget_up_to(&mut self, position: u64) -> Forgotten {
+        let last = self.tables.len() - 1;
+        let is_past = |table: &Arc<Table>| table.last_position.load(Ordering::Relaxed) <= position;
+        // Positions rise from table to table.
+        let past = self.tables[..last].iter().take_while(|table| is_past(table)).count();
+        let forgotten = Forgotten { _tables: self.tables.drain(..past).collect() };
+        if past > 0 {
+            self.share();
+        }
+        forgotten
+    }
+
+    #[inline]
+    fn last_table(&self) -> &Arc<Table> {
+        self.tables.last().expect("there is always one")
+    }
+
+    #[cold]
+    fn begin_table(&mut self) {
+        let slots = self.last_table().slots_of_next();
+        let spare = self.shared.spare.try_lock().and_then(|mut spare| spare.take());
+        self.tables.push(Arc::new(spare.unwrap_or_else(|| Table::new(slots))));
+        self.share();
+    }
+
+    fn share(&self) {
+        self.shared.tables.store(Arc::new(self.tables.clone()));
     }
 
     /// The newest ids go to the last table.
     #[cold]
     fn move_on(&mut self) {
-        for (index, (hash, position)) in self.newest.iter().enumerate() {
-            if self.table.last_table().is_full() {
-                self.table.begin_table();
+        let newest = std::mem::take(&mut self.newest);
+        let mut last = self.last_table().clone();
+        for (index, (hash, position)) in newest.iter().enumerate() {
+            if last.is_full() {
+                self.begin_table();
+                last = self.last_table().clone();
             }
-            let last = self.table.last_table();
-            if let Some((ahead, _)) = self.newest.get(index + AHEAD) {
+            if let Some((ahead, _)) = newest.get(index + AHEAD) {
                 prefetch(&last.slots.words()[last.slots.home(*ahead)]);
                 prefetch(last.filter_word(*ahead));
             }
             last.insert(*hash, *position);
         }
+        self.newest = newest;
         self.newest.clear();
         // Release, one by one: see `Slots::find`.
-        self.table.newest.words().iter().for_each(|slot| slot.store(0, Ordering::Release));
+        self.shared.newest.words().iter().for_each(|slot| slot.store(0, Ordering::Release));
     }
 }
 
@@ -315,7 +340,7 @@ mod tests {
                 assert!(positions(&table, hash(probe)).contains(&probe), "id {probe} after {n}");
             }
         }
-        assert!(table.tables().count() > 2);
+        assert!(table.tables.load().len() > 2);
     }
 
     #[test]
@@ -328,10 +353,31 @@ mod tests {
                 table.make_ahead();
             }
         }
-        assert!(table.tables().all(|of| of.used.load(Ordering::Relaxed) > 0) && table.tables().count() > 2);
+        let tables = table.tables.load();
+        assert!(tables.iter().all(|of| of.used.load(Ordering::Relaxed) > 0) && tables.len() > 2);
         for n in (1..=600_000).step_by(97) {
             assert!(positions(&table, hash(n)).contains(&n), "id {n}");
         }
+    }
+
+    #[test]
+    fn tables_are_forgotten_once_their_ids_stand_elsewhere() {
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
+        for n in 1..=400_000u64 {
+            writer.insert(hash(n), n);
+        }
+        let before = table.tables.load().len();
+        drop(writer.forget_up_to(100_000));
+        let after = table.tables.load().len();
+        assert!(after < before, "{after} of {before}");
+        for n in 100_001..=400_000 {
+            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
+        }
+        drop(writer.forget_up_to(400_000));
+        assert_eq!(table.tables.load().len(), 1);
+        writer.insert(hash(400_001), 400_001);
+        assert!(positions(&table, hash(400_001)).contains(&400_001));
     }
 
     #[test]
@@ -384,7 +430,7 @@ mod tests {
         }
         let passes = |n: u64| {
             let bits = filter_bits(hash(n));
-            table.tables().any(|of| of.filter_word(hash(n)).load(Ordering::Relaxed) & bits == bits)
+            table.tables.load().iter().any(|of| of.filter_word(hash(n)).load(Ordering::Relaxed) & bits == bits)
         };
         let passed = (1_000_000..1_100_000).filter(|n| passes(*n)).count();
         assert!(passed < 3_000, "{passed} of 100,000");

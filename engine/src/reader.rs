@@ -256,8 +256,7 @@ impl Reader {
 
     /// State and last position of a stream at `head`.
     fn state_at(&self, stream: &str, head: u64) -> Result<(StreamState, u64)> {
-        let key = self.core.hash.key(KeyKind::Stream, stream);
-        let newest = newest(&self.core, Sought::Stream(key), head, 0, |event| event.stream() == stream)?;
+        let newest = newest_of_stream(&self.core, stream, head)?;
         Ok(newest.map_or((StreamState::Absent, 0), |event| {
             let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
             (state, event.position().get())
@@ -362,6 +361,12 @@ fn check_stream_name(stream: &str) -> Result<()> {
 /// The newest event after `after` and up to `head` that matches `query`.
 pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u64) -> Result<Option<Event>> {
     newest(core, Sought::Query(query), head, after, |event| query.matches(&event.as_event_ref()))
+}
+
+/// The newest event of a stream up to `head`.
+pub(crate) fn newest_of_stream(core: &Core, stream: &str, head: u64) -> Result<Option<Event>> {
+    let key = core.hash.key(KeyKind::Stream, stream);
+    newest(core, Sought::Stream(key), head, 0, |event| event.stream() == stream)
 }
 
 /// The newest event after `after` and up to `head` that is sought and confirmed. Nothing at or below `after` is looked at.

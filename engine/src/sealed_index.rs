@@ -134,14 +134,6 @@ impl SealedIndex {
         Ok(())
     }
 
-    /// Name, last revision and last record of every stream.
-    pub(crate) fn each_stream(&self, mut each: impl FnMut(&str, u64, u32)) -> Result<()> {
-        for row in self.root()?.streams_from(b"") {
-            each(self.text(row.name)?, row.last_revision, row.last);
-        }
-        Ok(())
-    }
-
     /// Name and first record of streams, by name, as long as `each` answers true; whether it always did.
     pub(crate) fn streams_with_prefix(&self, prefix: &str, mut each: impl FnMut(&str, u32) -> bool) -> Result<bool> {
         for row in self.root()?.streams_from(prefix.as_bytes()) {

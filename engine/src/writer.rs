@@ -119,6 +119,9 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) last_time: u64,
     pub(crate) directory: Directory,
+    /// What stands up to here was written before this opening: of streams that are not in the directory the index is
+    /// asked. 0: there is nothing.
+    pub(crate) opened_at: u64,
     pub(crate) ids: IdWriter,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
@@ -182,7 +185,7 @@ impl Writer {
                 self.roll(len)?;
             }
         }
-        self.find_streams(input, staged);
+        self.find_streams(input, staged)?;
         let judged = self.judge_expectations(input, staged);
         let recorded_at = now.max(self.last_time);
         // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile. The receipt is written
@@ -251,14 +254,14 @@ impl Writer {
             staged.id_bytes = id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
             staged.id = self.core.hash.id(&staged.id_bytes);
             if index < AHEAD && id.is_some() {
-                self.ids.table().prefetch(staged.id);
+                self.ids.prefetch(staged.id);
             }
         }
     }
 
-    /// Finds the stream of each event in the directory; new ones are entered, without a revision yet.
+    /// Finds the stream of each event in the directory; what is not there yet is entered.
     #[inline(always)]
-    fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) {
+    fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) -> Result<()> {
         self.directory.reserve(staged.len());
         let mut last: Option<(&str, StreamNumber)> = None;
         for index in 0..staged.len() {
@@ -268,10 +271,41 @@ impl Writer {
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => self.directory.find_or_add(staged[index].stream, stream),
+                _ => match self.directory.find(staged[index].stream, stream) {
+                    Some(number) => number,
+                    None => self.meet_stream(staged[index].stream, stream)?,
+                },
             };
             last = Some((stream, number));
             staged[index].number = number;
+        }
+        Ok(())
+    }
+
+    /// Enters a stream that was not met since the store was opened. There is room for it.
+    #[cold]
+    fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
+        let tip = self.stored_tip(stream)?;
+        Ok(self.directory.add(hash, stream, tip))
+    }
+
+    /// The stream's last event among those of earlier openings.
+    fn stored_tip(&self, stream: &str) -> Result<StreamTip> {
+        if self.opened_at == 0 {
+            return Ok(StreamTip::NONE);
+        }
+        let newest = reader::newest_of_stream(&self.core, stream, self.opened_at)?;
+        Ok(newest.map_or(StreamTip::NONE, |event| StreamTip {
+            revision: event.revision().get(),
+            position: event.position().get(),
+        }))
+    }
+
+    #[cold]
+    fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
+        match self.directory.find(self.directory.hash_of(stream), stream) {
+            Some(number) => Ok(self.directory.tip(number)),
+            None => self.stored_tip(stream),
         }
     }
 
@@ -289,9 +323,9 @@ impl Writer {
         let mut met = false;
         for (index, event) in staged.iter().enumerate() {
             if let Some(ahead) = staged.get(index + AHEAD) {
-                self.ids.table().prefetch(ahead.id);
+                self.ids.prefetch(ahead.id);
             }
-            self.ids.table().find(event.id, |_| met = true);
+            self.ids.find(event.id, |_| met = true);
         }
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
@@ -355,18 +389,28 @@ impl Writer {
     #[inline(always)]
     fn judge_expectations<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged]) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
+        let mut broken = None;
         input.each_expectation(|stream, expected, event| {
             if expected == Expect::Any {
                 return;
             }
             let tip = match event {
                 Some(index) => self.directory.tip(staged[index].number),
-                None => self.directory.tip_of(stream),
+                None => match self.tip_of_guard(stream) {
+                    Ok(tip) => tip,
+                    Err(error) => {
+                        broken.get_or_insert(error);
+                        return;
+                    }
+                },
             };
             if !holds(expected, tip) {
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
             }
         });
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
         if !input.conditions().is_empty() {
             self.judge_conditions(input, &mut failed)?;
         }

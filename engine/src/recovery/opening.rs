@@ -14,7 +14,7 @@ use super::create::fill;
 use super::end::{Found, find_end, is_clean};
 use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
-use super::writer_memory::{load_active, load_streams_and_ids};
+use super::writer_memory::load_ids;
 use super::{RecoveryReport, durability, list};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
@@ -48,7 +48,6 @@ pub(super) struct Opening {
 struct Loaded {
     segments: Vec<Arc<Segment>>,
     cache: Arc<SegmentCache>,
-    directory: Directory,
     ids: IdWriter,
 }
 
@@ -80,13 +79,13 @@ impl Opening {
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
-        let mut listed = self.load_listed(cache, hash)?;
+        let mut listed = self.load_listed(cache)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
             let rescued = self.rescue(tail, known_durable, &mut next_number, mark.as_ref(), hash)?;
             for segment in rescued.listed {
-                load_streams_and_ids(&segment, &Log::of_files(), &mut listed.directory, &mut listed.ids)?;
+                load_ids(&segment, &mut listed.ids)?;
                 listed.segments.push(segment);
             }
             Live::Fresh(rescued.fresh)
@@ -97,15 +96,15 @@ impl Opening {
 
     /// Every segment of the manifest. Each is touched once, before anything is written; a missing or damaged index is
     /// made anew.
-    fn load_listed(&mut self, cache: Arc<SegmentCache>, hash: NameHash) -> Result<Loaded> {
-        let (mut segments, mut directory, mut ids) = (Vec::new(), Directory::new(hash), IdWriter::new());
+    fn load_listed(&mut self, cache: Arc<SegmentCache>) -> Result<Loaded> {
+        let (mut segments, mut ids) = (Vec::new(), IdWriter::new());
         for entry in &self.manifest.segments {
             let segment = Segment::listed(entry, segment_name(entry.number), &cache);
-            load_streams_and_ids(&segment, &Log::of_files(), &mut directory, &mut ids)?;
+            load_ids(&segment, &mut ids)?;
             segments.push(Arc::new(segment));
         }
         self.report.rebuilt_indexes.extend(cache.take_rebuilt());
-        Ok(Loaded { segments, cache, directory, ids })
+        Ok(Loaded { segments, cache, ids })
     }
 
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
@@ -139,14 +138,13 @@ impl Opening {
         begun: Instant,
     ) -> Result<Inner> {
         let hash = NameHash { seed: self.manifest.name_hash_seed };
-        let Loaded { mut segments, cache, mut directory, mut ids } = listed;
-        let watermark_log = Log::of_files();
+        let Loaded { mut segments, cache, mut ids } = listed;
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
             Live::Fresh(fresh) => fresh,
-            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids)?,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut ids)?,
         };
-        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
+        load_ids(&active.segment, &mut ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
@@ -198,7 +196,8 @@ impl Opening {
             head,
             end,
             last_time,
-            directory,
+            directory: Directory::new(hash),
+            opened_at: head,
             ids,
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
@@ -224,14 +223,7 @@ impl Opening {
     }
 
     /// The live segment of a clean close, or the first one of a new store.
-    fn continue_live(
-        &self,
-        tail: Tail,
-        segments: &mut Vec<Arc<Segment>>,
-        directory: &mut Directory,
-        ids: &mut IdWriter,
-    ) -> Result<ActiveSegment> {
-        let no_log = Log::of_files();
+    fn continue_live(&self, tail: Tail, segments: &mut Vec<Arc<Segment>>, ids: &mut IdWriter) -> Result<ActiveSegment> {
         let mut live = None;
         for scanned in tail.segments {
             let header = scanned.header.clone();
@@ -241,7 +233,7 @@ impl Opening {
             if scanned.end_mark.is_some() {
                 segment.close(Closing { end: scanned.end, state: SegmentState::Sealed, tally: scanned.tally });
                 let segment = Arc::new(segment);
-                load_active(&segment, &index, &no_log, directory, ids)?;
+                load_ids(&segment, ids)?;
                 segments.push(segment);
             } else {
                 let segment = Arc::new(segment.written_here());
