@@ -325,7 +325,7 @@ impl Writer {
             if let Some(ahead) = staged.get(index + AHEAD) {
                 self.ids.prefetch(ahead.id);
             }
-            self.ids.find(event.id, |_| met = true);
+            met |= self.ids.may_hold(event.id);
         }
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
