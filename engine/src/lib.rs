@@ -34,6 +34,8 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
+#[cfg_attr(not(test), expect(dead_code, reason = "reading, sealing and opening are yet to use it"))]
+mod tiers;
 mod wake;
 mod watermark;
 mod writer;

@@ -112,6 +112,16 @@ impl SealedIndex {
         index::access(&self.map).map_err(|fault| Error::damaged(&self.name, 0, None, &fault, 0))
     }
 
+    /// All rows, for who goes through them in order.
+    pub(crate) fn rows(&self) -> Result<&ArchivedIndexRoot> {
+        self.root()
+    }
+
+    /// Length of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     pub(crate) fn place(&self, record: u32) -> Result<Option<Place>> {
         let root = self.root()?;
         Ok(root.offset(record).zip(root.batch_of(record)).map(|(frame, batch)| Place { frame, batch: batch.offset }))

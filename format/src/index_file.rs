@@ -25,7 +25,7 @@ use crate::{Fault, NUMBER_MAX};
 
 pub use archive::{ArchiveWriter, FileBuffer, FinishedFile, Sink, WriteError};
 pub(crate) use archive::{Section, checked_root, none_written};
-pub(crate) use buckets::{BucketBuilder, Buckets};
+pub(crate) use buckets::{BucketBuilder, Buckets, table_len};
 pub use check_table::{BLOCK_LEN, CheckTable, TableBuilder};
 pub(crate) use view::{Flat, View, Window};
 pub use view::{Touch, Verified};
@@ -95,7 +95,7 @@ pub struct FileIdentity {
     pub first_position: u64,
     /// Position of the last record it covers; `first_position - 1` if it covers none.
     pub last_position: u64,
-    /// Final checksum of the segment; 0 for files that are not of one segment.
+    /// Final checksum of the segment; of a tier: [of its segments](crate::tier::covered_checksum); of a directory 0.
     pub final_checksum: u32,
 }
 
@@ -200,7 +200,7 @@ impl FileIdentity {
         if self.kind != FileKind::Directory && self.position_count() > u64::from(u32::MAX) {
             return Err(Fault::Count { what: "positions of an index file", value: self.position_count() });
         }
-        if self.kind != FileKind::Places && self.final_checksum != 0 {
+        if self.kind == FileKind::Directory && self.final_checksum != 0 {
             return Err(Fault::Identity { what: "final checksum of an index file" });
         }
         Ok(())

@@ -6,6 +6,7 @@
 
 mod filter;
 mod ids;
+mod measure;
 mod names;
 mod positions;
 mod writer;
@@ -15,13 +16,21 @@ use std::ops::Range;
 use rkyv::{Archive, Serialize};
 
 use crate::Fault;
+use crate::checksum::crc;
 use crate::field::{u32_at, u64_at};
 use crate::index_file::{Buckets, FileHeader, FileKind, Flat, Section, Touch, View, checked_root};
 
 pub use ids::Ids;
+pub use measure::TierMeasure;
 pub use names::Names;
-pub use positions::{Positions, is_dense};
+pub use positions::{PositionsMark, Positions, is_dense};
 pub use writer::{TierParts, TierSizes, TierWriter, encode};
+
+/// Checksum of the final checksums of the segments that a tier covers, oldest first: in its header, so that a tier of
+/// another history is known.
+pub fn covered_checksum(final_checksums: impl IntoIterator<Item = u32>) -> u32 {
+    final_checksums.into_iter().fold(0, |state, checksum| crc(state, &checksum.to_le_bytes()))
+}
 
 /// In a key row's count: the positions are a bit map.
 const BITMAP: u32 = 1 << 31;
@@ -149,6 +158,13 @@ impl TierLayout {
         self.types.count
     }
 
+    /// Where the bytes lie that [`Tier::may_hold`] reads for this hash; empty if the tier holds no id.
+    #[inline]
+    pub fn filter_place(&self, hash: u64) -> Range<usize> {
+        let word = filter::word_of(hash, self.id_filter.len());
+        self.id_filter.place(word..word.saturating_add(1))
+    }
+
     /// Questions to the file this was read from; `touch` is told what is read.
     #[inline]
     pub fn over<'a, T: Touch + Copy>(&'a self, file: &'a [u8], touch: T) -> Tier<'a, T> {
@@ -183,6 +199,12 @@ impl<'a, T: Touch + Copy> Tier<'a, T> {
     #[inline]
     pub fn key(&self, number: u32) -> Result<Option<(u64, Positions<'a, T>)>, T::Error> {
         Ok(self.view.row(self.layout.keys, number)?.map(|row| (u64_at(row, 0), self.positions(row))))
+    }
+
+    /// Positions as they were when [`Positions::mark`] was asked; of the same file.
+    #[inline]
+    pub fn positions_at(&self, mark: PositionsMark) -> Positions<'a, T> {
+        Positions::at_mark(self.view, self.layout, mark)
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use annals_format::index_file::{
     root_of,
 };
 use annals_format::places::{self, BatchRow, PlacesLayout};
-use annals_format::tier::{self, TierLayout, TierParts, TierSizes, TierWriter, is_dense};
+use annals_format::tier::{self, TierLayout, TierMeasure, TierParts, TierSizes, TierWriter, is_dense};
 use annals_format::{Fault, Purpose};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -141,6 +141,58 @@ proptest! {
         }
         for hash in absent.iter().filter(|hash| !keys.contains_key(hash)) {
             prop_assert!(twice(&file, |file, notes| sure(layout.over(file, notes).find_key(*hash)).is_none()));
+        }
+    }
+
+    #[test]
+    fn a_tier_is_as_long_as_was_measured(
+        (count, keys) in prop_oneof![1..200u32, 5_000..90_000u32]
+            .prop_flat_map(|count| (Just(count), btree_map(any::<u64>(), position_sets(count), 0..60))),
+        ids in btree_set(any::<u64>(), 0..90),
+        streams in btree_set("[a-c]{1,6}", 0..70),
+        types in btree_set("[a-c]{1,3}", 0..20),
+    ) {
+        let listed: Vec<(u64, Vec<u32>)> = keys.iter().map(|(hash, set)| (*hash, set.iter().copied().collect())).collect();
+        let rows: Vec<(u64, &[u32])> = listed.iter().map(|(hash, list)| (*hash, list.as_slice())).collect();
+        let ids: Vec<(u64, u32)> = ids.iter().map(|hash| (*hash, 0)).collect();
+        let streams: Vec<&[u8]> = streams.iter().map(|name| name.as_bytes()).collect();
+        let types: Vec<&[u8]> = types.iter().map(|name| name.as_bytes()).collect();
+        let mut measure = TierMeasure::new(count);
+        rows.iter().for_each(|(_, list)| measure.key(list.len() as u32));
+        measure.ids(ids.len() as u32);
+        streams.iter().try_for_each(|name| measure.stream(name))?;
+        types.iter().try_for_each(|name| measure.type_name(name))?;
+        let parts = TierParts { keys: &rows, ids: &ids, streams: &streams, types: &types };
+        let file = tier::encode(&identity(FileKind::Tier, count.into()), &parts)?;
+        prop_assert_eq!(measure.file_len(), Ok(file.len() as u64));
+    }
+
+    /// What a list gives at once, and where positions go on after they were put aside.
+    #[test]
+    fn positions_of_a_key_in_other_ways(
+        (count, keys) in prop_oneof![1..200u32, 5_000..90_000u32]
+            .prop_flat_map(|count| (Just(count), btree_map(any::<u64>(), position_sets(count), 1..10))),
+    ) {
+        let listed: Vec<(u64, Vec<u32>)> = keys.iter().map(|(hash, set)| (*hash, set.iter().copied().collect())).collect();
+        let rows: Vec<(u64, &[u32])> = listed.iter().map(|(hash, list)| (*hash, list.as_slice())).collect();
+        let parts = TierParts { keys: &rows, ..TierParts::default() };
+        let file = tier::encode(&identity(FileKind::Tier, count.into()), &parts)?;
+        let layout = TierLayout::read(&file, &opened(&file, FileKind::Tier))?;
+        for (hash, list) in &listed {
+            let mut positions = sure(layout.over(&file, Verified).find_key(*hash)).expect("the key is there");
+            let whole = twice(&file, |file, notes| {
+                let positions = sure(layout.over(file, notes).find_key(*hash)).expect("the key is there");
+                let list = sure(positions.list()).map(|list| list.iter().map(|number| u32::from_le_bytes(*number)));
+                list.map(Iterator::collect::<Vec<u32>>)
+            });
+            prop_assert_eq!(whole.is_some(), list.len() > 1 && !positions.is_bitmap());
+            prop_assert!(whole.is_none_or(|whole| whole == *list));
+            for position in list {
+                prop_assert_eq!(sure(positions.seek_ge(*position)), Some(*position));
+                let mark = positions.mark();
+                positions = layout.over(&file, Verified).positions_at(mark);
+                prop_assert_eq!((positions.mark(), positions.len() as usize), (mark, list.len()));
+            }
         }
     }
 

@@ -86,6 +86,33 @@ impl ArchivedIndexRoot {
         self.postings.get(start..)?.get(..row.count.to_native() as usize)
     }
 
+    /// Number of keys.
+    #[inline]
+    pub fn key_count(&self) -> u32 {
+        self.keys.len() as u32
+    }
+
+    /// Hash and relative positions of the key with this number; they are in order of their hashes. `None` beyond the last,
+    /// and if the row points beyond the postings.
+    #[inline]
+    pub fn key(&self, number: u32) -> Option<(u64, &[u32_le])> {
+        let row = self.keys.get(number as usize)?;
+        let start = row.start.to_native() as usize;
+        Some((row.hash.to_native(), self.postings.get(start..)?.get(..row.count.to_native() as usize)?))
+    }
+
+    /// Number of ids.
+    #[inline]
+    pub fn id_count(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    /// Hash and relative position of the id with this number; they are in order of hash and position.
+    #[inline]
+    pub fn id(&self, number: u32) -> Option<(u64, u32)> {
+        self.ids.get(number as usize).map(|row| (row.hash.to_native(), row.position.to_native()))
+    }
+
     /// Relative positions of the events whose id has this hash, ascending. Compare the id in the record.
     #[inline]
     pub fn find_ids(&self, hash: u64) -> Ids<'_> {

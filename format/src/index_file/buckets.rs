@@ -48,6 +48,11 @@ fn bucket_of(hash: u64, bits: u32) -> u32 {
     (hash >> 1 >> (63 - bits)) as u32
 }
 
+/// Length of the table over so many rows.
+pub(crate) fn table_len(rows: u64) -> u64 {
+    (1 << bits_for(rows)) + 1
+}
+
 fn bits_for(rows: u64) -> u32 {
     (rows / ROWS_A_BUCKET).max(1).ilog2().min(BITS_MAX)
 }

@@ -84,7 +84,18 @@ impl CheckTable {
         if file.len() as u64 != self.file_len() {
             return Err(Fault::Length { what: "length of an index file", value: file.len() as u64 });
         }
-        check_crc(0, file.get(self.archive().end..).unwrap_or_default(), self.checksum, "table of an index file")
+        self.verify_table(file.get(self.archive().end..).unwrap_or_default())
+    }
+
+    /// As [`CheckTable::verify`], for the bytes of the table alone: who keeps them need not look at the file for them.
+    ///
+    /// # Errors
+    /// `Length` or `Checksum`.
+    pub fn verify_table(&self, table: &[u8]) -> Result<(), Fault> {
+        if table.len() != self.block_count() as usize * ENTRY_LEN {
+            return Err(Fault::Length { what: "table of an index file", value: table.len() as u64 });
+        }
+        check_crc(0, table, self.checksum, "table of an index file")
     }
 
     /// Whether this block holds what was written. The table must have been verified before. About 1 µs.
@@ -92,12 +103,19 @@ impl CheckTable {
     /// # Errors
     /// `Checksum`; `Length` if there is no such block.
     pub fn check_block(&self, file: &[u8], block: u32) -> Result<(), Fault> {
-        let bytes = match file.get(self.block(block)) {
-            Some(bytes) if block < self.block_count() => bytes,
-            _ => return Err(Fault::Length { what: "block of an index file", value: block.into() }),
-        };
-        let entry = self.archive().end + block as usize * ENTRY_LEN;
-        check_crc(0, bytes, u32_at(file, entry), "block of an index file")
+        let table = file.get(self.archive().end..).unwrap_or_default();
+        self.check_block_bytes(table, block, file.get(self.block(block)).unwrap_or_default())
+    }
+
+    /// As [`CheckTable::check_block`], for bytes that were read on their own and a table that was verified before.
+    ///
+    /// # Errors
+    /// As there; `Length` also if `bytes` are not as many as the block holds.
+    pub fn check_block_bytes(&self, table: &[u8], block: u32, bytes: &[u8]) -> Result<(), Fault> {
+        if block >= self.block_count() || bytes.len() != self.block(block).len() {
+            return Err(Fault::Length { what: "block of an index file", value: block.into() });
+        }
+        check_crc(0, bytes, u32_at(table, block as usize * ENTRY_LEN), "block of an index file")
     }
 
     /// Checks all blocks in turn.

@@ -169,6 +169,11 @@ impl<'a, T: Touch, const WIDTH: usize> Window<'a, T, WIDTH> {
         Ok(self.view.file.get(place))
     }
 
+    /// `count` elements from this one on, as many of them as there are, announced at once.
+    pub(crate) fn all(&self, row: u32, count: u32) -> Result<&'a [[u8; WIDTH]], T::Error> {
+        self.view.rows(self.flat, row..row.saturating_add(count))
+    }
+
     /// All of the array that lies in the blocks of `place`.
     #[cold]
     fn announce(&mut self, place: &Range<usize>) -> Result<(), T::Error> {

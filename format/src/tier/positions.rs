@@ -33,7 +33,48 @@ pub struct Positions<'a, T> {
     count: u32,
 }
 
+/// Where [`Positions`] stand, as plain numbers: for whoever cannot keep a borrow of the file. Only of use with the file it
+/// is of; with another one answers are wrong, and nothing worse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PositionsMark {
+    start: u32,
+    count: u32,
+    hint: Option<u32>,
+}
+
 impl<'a, T: Touch + Copy> Positions<'a, T> {
+    #[inline]
+    pub(super) fn at_mark(view: View<'a, T>, layout: &TierLayout, mark: PositionsMark) -> Self {
+        let mut positions = Self::new(view, layout, mark.start, mark.count);
+        if let Held::List { hint, .. } = &mut positions.held {
+            *hint = mark.hint;
+        }
+        positions
+    }
+
+    /// Where they stand now.
+    #[inline]
+    pub fn mark(&self) -> PositionsMark {
+        let (start, hint) = match &self.held {
+            Held::One(position) => (*position, None),
+            Held::List { start, hint, .. } => (*start, *hint),
+            Held::Bitmap { start, .. } => (*start, None),
+        };
+        PositionsMark { start, count: self.count | if self.is_bitmap() { BITMAP } else { 0 }, hint }
+    }
+
+    /// Of a list: all of it as it is written, each number in little-endian bytes; `None` for one position and for a bit
+    /// map. Announces the whole list: for who reads all of it in any case.
+    ///
+    /// # Errors
+    /// Those of `touch`.
+    pub fn list(&self) -> Result<Option<&'a [[u8; 4]]>, T::Error> {
+        match &self.held {
+            Held::List { list, start, .. } => list.all(*start, self.count).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     #[inline]
     pub(super) fn new(view: View<'a, T>, layout: &TierLayout, start: u32, count: u32) -> Self {
         let postings: Flat<4> = layout.postings;

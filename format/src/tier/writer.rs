@@ -93,6 +93,18 @@ fn refused<T, E>(what: &'static str, value: impl Into<u64>) -> Result<T, WriteEr
     Err(Fault::Count { what, value: value.into() }.into())
 }
 
+/// Where in the postings the positions of such a key go when `used` words are taken, their length, and the flag.
+pub(super) fn place_of(used: u64, count: u32, position_count: u32) -> (u64, u64, u32) {
+    if count == 1 {
+        (used, 0, 0)
+    } else if is_dense(count, position_count) {
+        // At an even word, so that words of 64 bits never lie in two blocks.
+        (used.next_multiple_of(2), bitmap_len(position_count).into(), BITMAP)
+    } else {
+        (used, count.into(), 0)
+    }
+}
+
 impl<S: Sink> TierWriter<S> {
     /// A tier of these positions.
     ///
@@ -150,7 +162,7 @@ impl<S: Sink> TierWriter<S> {
         if count == 0 || count >= BITMAP || count > self.position_count || first >= self.position_count {
             return refused("positions of a key", count);
         }
-        let (start, len, flag) = self.place_of(self.asked, count);
+        let (start, len, flag) = place_of(self.asked, count, self.position_count);
         self.asked = start + len;
         self.asked_mix = mixed(self.asked_mix, u64::from(count) << 32 | u64::from(first));
         if self.asked > u64::from(u32::MAX) {
@@ -162,18 +174,6 @@ impl<S: Sink> TierWriter<S> {
         self.writer.write(&row.to_le_bytes())
     }
 
-    /// Where in the postings the positions of such a key go when `used` words are taken, their length, and the flag.
-    fn place_of(&self, used: u64, count: u32) -> (u64, u64, u32) {
-        if count == 1 {
-            (used, 0, 0)
-        } else if is_dense(count, self.position_count) {
-            // At an even word, so that words of 64 bits never lie in two blocks.
-            (used.next_multiple_of(2), bitmap_len(self.position_count).into(), BITMAP)
-        } else {
-            (used, count.into(), 0)
-        }
-    }
-
     /// The positions of the next key follow, as many as [`TierWriter::key`] was told.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl<S: Sink> TierWriter<S> {
         if self.list.missing != 0 {
             return refused("positions of a key", self.list.missing);
         }
-        let (start, len, flag) = self.place_of(self.written, count);
+        let (start, len, flag) = place_of(self.written, count, self.position_count);
         if start + len > self.asked {
             return refused("positions of a key", count);
         }

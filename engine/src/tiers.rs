@@ -1,0 +1,39 @@
+//! Tiers: one index over many sealed segments, so that a look-up need not visit each of them.
+//!
+//! ```text
+//! segments   | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | active
+//! tiers      |    tier 1     |    tier 2     |
+//!                                             9, 10: their own indexes
+//! ```
+//!
+//! Every sealed segment keeps its own index; a tier answers for the segments that it covers in their place. Tiers are
+//! derived: one with which anything is wrong says so ([`TierFile::is_broken`]), its segments' indexes are asked in its
+//! place, and the keeper drops it and makes it again. So the list of tiers may have holes.
+//!
+//! | module | what |
+//! |---|---|
+//! | `blocks` | the bytes of a file, each block verified before it is first read |
+//! | `file` | questions to one tier, in positions of the log |
+//! | `list` | all tiers of a store, and who answers for a position |
+//! | `source`, `merge`, `sink` | some neighbours become one tier |
+//! | `choose` | which neighbours |
+//! | `stored` | index manifests and names of files |
+//! | `keeper` | all of it in the order that survives a crash |
+
+mod blocks;
+mod choose;
+mod file;
+mod keeper;
+mod list;
+mod merge;
+mod sink;
+mod source;
+mod stored;
+
+pub(crate) use file::{PositionsAt, TierFile, TierNames, TierPositions};
+pub(crate) use keeper::{Replaced, TierKeeper};
+pub(crate) use list::{Tiers, Unit};
+pub(crate) use stored::{Loaded, load, remove_unnamed};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! The bytes of a tier's file, each block verified before it is first read.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use annals_format::Purpose;
+use annals_format::index_file::{BLOCK_LEN, CheckTable, FILE_HEADER_LEN, FileHeader, Touch, root_of};
+use annals_format::index_manifest::TierEntry;
+
+use crate::Result;
+use crate::error::Error;
+use crate::options::ReadMode;
+use crate::storage::{Map, StorageFile};
+
+#[derive(Debug)]
+pub(super) struct Blocks {
+    name: String,
+    /// Through which a mapped block is read to be verified: one that cannot be read is an error there, and not a signal.
+    file: Option<Arc<dyn StorageFile>>,
+    map: Map,
+    table: CheckTable,
+    /// The table's bytes: kept, so that a block is judged by what was verified with the root.
+    checks: Vec<u8>,
+    /// One bit a block.
+    verified: Box<[AtomicU64]>,
+    broken: AtomicBool,
+}
+
+impl Blocks {
+    /// Header and table verified, and known by the root for the file that `entry` means.
+    pub(super) fn open(
+        name: &str,
+        file: &Arc<dyn StorageFile>,
+        entry: &TierEntry,
+        mode: ReadMode,
+    ) -> Result<(Self, FileHeader)> {
+        let len = file.len().map_err(Error::io("measure", name))?;
+        if len != entry.len {
+            let what = format!("the file is {len} bytes long, the index manifest says {}", entry.len);
+            return Err(Error::corrupt(name, len.min(entry.len), None, what));
+        }
+        let head = read(&**file, name, 0, FILE_HEADER_LEN)?;
+        // A tier is read or replaced, never changed.
+        let header = FileHeader::decode_for(&head, Purpose::Read)
+            .map_err(|fault| Error::damaged(name, 0, None, &fault, 0))?;
+        if root_of(&head) != entry.root || header.table.file_len() != len {
+            return Err(Error::corrupt(name, 16, None, "the file is not the one that the index manifest names"));
+        }
+        let table = header.table;
+        let end = table.archive().end;
+        let checks = read(&**file, name, end as u64, len as usize - end)?;
+        table.verify_table(&checks).map_err(|fault| Error::damaged(name, end as u64, None, &fault, 0))?;
+        let map = match mode {
+            ReadMode::Mapped => file.map().map_err(Error::io("map", name))?,
+            ReadMode::Pread => Map::from(read(&**file, name, 0, len as usize)?),
+        };
+        if map.len() as u64 != len {
+            return Err(Error::corrupt(name, len, None, "the file has changed its length"));
+        }
+        let blocks = Self {
+            name: name.to_owned(),
+            file: (mode == ReadMode::Mapped).then(|| file.clone()),
+            map,
+            table,
+            checks,
+            verified: (0..table.block_count().div_ceil(u64::BITS)).map(|_| AtomicU64::new(0)).collect(),
+            broken: AtomicBool::new(false),
+        };
+        Ok((blocks, header))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub(super) fn block_count(&self) -> u32 {
+        self.table.block_count()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// What is wrong at this place, noted.
+    pub(super) fn broken_at(&self, offset: usize, fault: &annals_format::Fault) -> Error {
+        self.broken.store(true, Ordering::Relaxed);
+        Error::damaged(&self.name, offset as u64, None, fault, 0)
+    }
+
+    #[inline]
+    fn is_verified(&self, block: u32) -> bool {
+        let word = self.verified.get((block / u64::BITS) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (block % u64::BITS)) != 0)
+    }
+
+    /// Verifies this block, if that was not done before.
+    #[inline]
+    pub(super) fn ensure(&self, block: u32) -> Result<()> {
+        if self.is_verified(block) { Ok(()) } else { self.verify(block) }
+    }
+
+    #[cold]
+    fn verify(&self, block: u32) -> Result<()> {
+        let place = self.table.block(block);
+        let checked = match &self.file {
+            Some(file) => {
+                let mut bytes = [0; BLOCK_LEN];
+                let got = file.read_at(place.start as u64, &mut bytes[..place.len()]).map_err(|error| {
+                    self.broken.store(true, Ordering::Relaxed);
+                    Error::io("read", &self.name)(error)
+                })?;
+                self.table.check_block_bytes(&self.checks, block, &bytes[..got])
+            }
+            None => self.table.check_block_bytes(&self.checks, block, &self.map[place.clone()]),
+        };
+        checked.map_err(|fault| self.broken_at(place.start, &fault))?;
+        // Two threads may both verify a block: the bit says no more than that its bytes are right.
+        self.verified[(block / u64::BITS) as usize].fetch_or(1 << (block % u64::BITS), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Touch for Blocks {
+    type Error = Error;
+
+    #[inline]
+    fn touch(&self, range: Range<usize>) -> Result<()> {
+        self.table.blocks_of(range).try_for_each(|block| self.ensure(block))
+    }
+}
+
+fn read(file: &dyn StorageFile, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let got = file.read_at(offset, &mut bytes).map_err(Error::io("read", name))?;
+    if got < len {
+        return Err(Error::corrupt(name, offset + got as u64, None, "the file ends before the index does"));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,234 @@
+//! Tiers made, listed and removed, in the order that survives a crash: the file first, then the index manifest that names
+//! it, then the list in memory, and last the files that are named no more.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use annals_format::index_manifest::{IndexManifest, TierEntry};
+use annals_format::manifest::{Manifest, SegmentEntry};
+
+use super::choose::{UnitSize, choose_merge};
+use super::file::TierFile;
+use super::list::Tiers;
+use super::merge::{MergePlan, merge};
+use super::source::MergeInput;
+use super::stored::{expected, remove, save, tier_name};
+use crate::error::Error;
+use crate::options::ReadMode;
+use crate::sealed_index::SealedIndex;
+use crate::segment::{Segment, SegmentIndex};
+use crate::storage::Storage;
+use crate::{Result, VERSION};
+
+/// Whoever keeps the tiers of a store that is open for writing. One thread at a time.
+#[derive(Debug)]
+pub(crate) struct TierKeeper {
+    /// As last written, less what was found unusable since.
+    index: IndexManifest,
+    mode: ReadMode,
+    /// First and last segments of what could not be merged: not tried again before the next opening.
+    refused: Vec<(u64, u64)>,
+}
+
+/// The tiers that hold from now on. Put them in place, then [remove](Replaced::remove_files) the files of those before.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Replaced {
+    pub(crate) tiers: Tiers,
+    removed: Vec<String>,
+}
+
+impl Replaced {
+    /// Readers keep the maps of the files that they hold.
+    ///
+    /// # Errors
+    /// `Io`; what is left is removed at the next opening.
+    pub(crate) fn remove_files(&self, storage: &dyn Storage) -> Result<()> {
+        self.removed.iter().try_for_each(|name| remove(storage, name))
+    }
+}
+
+/// A tier, or a listed segment that none covers; its index, if that is a file.
+enum Neighbour<'a> {
+    Tier(&'a Arc<TierFile>),
+    Segment(&'a SegmentEntry, Option<Arc<SealedIndex>>),
+}
+
+impl Neighbour<'_> {
+    fn size(&self) -> UnitSize {
+        match self {
+            Self::Tier(tier) => {
+                let entry = tier.entry();
+                UnitSize {
+                    segments: entry.last_segment - entry.first_segment + 1,
+                    positions: entry.last_position + 1 - entry.first_position,
+                    len: entry.len,
+                    merges: !tier.is_broken(),
+                }
+            }
+            Self::Segment(entry, index) => UnitSize {
+                segments: 1,
+                positions: entry.last_position + 1 - entry.first_position,
+                len: index.as_ref().map_or(0, |index| index.len()),
+                merges: index.is_some(),
+            },
+        }
+    }
+
+    fn segments(&self) -> (u64, u64) {
+        match self {
+            Self::Tier(tier) => (tier.entry().first_segment, tier.entry().last_segment),
+            Self::Segment(entry, _) => (entry.number, entry.number),
+        }
+    }
+
+    fn input(&self) -> Option<MergeInput<'_>> {
+        match self {
+            Self::Tier(tier) => Some(MergeInput::Tier(tier)),
+            Self::Segment(entry, index) => Some(MergeInput::Segment { index: index.as_deref()?, entry }),
+        }
+    }
+}
+
+impl TierKeeper {
+    /// Goes on from what an opening [loaded](super::load).
+    pub(crate) fn new(index: IndexManifest, mode: ReadMode) -> Self {
+        Self { index, mode, refused: Vec::new() }
+    }
+
+    /// Generation of the newest index manifest.
+    pub(crate) fn generation(&self) -> u64 {
+        self.index.generation
+    }
+
+    /// Whether a merge is due. Looks at every listed segment, some nanoseconds each.
+    pub(crate) fn is_due(&self, tiers: &Tiers, segments: &[Arc<Segment>], store: &Manifest) -> bool {
+        let neighbours = neighbours(tiers, segments, &store.segments);
+        self.choose(&neighbours).is_some()
+    }
+
+    fn choose(&self, neighbours: &[Neighbour<'_>]) -> Option<std::ops::Range<usize>> {
+        let sizes: Vec<UnitSize> = neighbours
+            .iter()
+            .map(|neighbour| {
+                let (first, last) = neighbour.segments();
+                let refused = self.refused.iter().any(|range| first <= range.1 && last >= range.0);
+                let size = neighbour.size();
+                UnitSize { merges: size.merges && !refused, ..size }
+            })
+            .collect();
+        choose_merge(&sizes)
+    }
+
+    /// Makes one tier of the neighbours whose turn it is. `None`: none are, or `stop` was set meanwhile.
+    ///
+    /// `store` is the store's manifest; only segments that it lists are covered. `pace` is told of every piece written, in
+    /// bytes, and may take its time; `stop` is looked at every few thousand rows.
+    ///
+    /// # Errors
+    /// `NoSpace` and `Io`: nothing has changed, try again later. Anything else: an input could not be merged; if it was
+    /// a tier, [`TierKeeper::drop_broken`] drops it, else this range is not tried again.
+    pub(crate) fn merge_next(
+        &mut self,
+        storage: &dyn Storage,
+        tiers: &Tiers,
+        segments: &[Arc<Segment>],
+        store: &Manifest,
+        pace: &mut dyn FnMut(u64),
+        stop: &AtomicBool,
+    ) -> Result<Option<Replaced>> {
+        let neighbours = neighbours(tiers, segments, &store.segments);
+        let Some(range) = self.choose(&neighbours) else { return Ok(None) };
+        let inputs: Vec<MergeInput<'_>> = neighbours[range.clone()].iter().filter_map(Neighbour::input).collect();
+        let (first, last) = (neighbours[range.start].segments().0, neighbours[range.end - 1].segments().1);
+        let covered: Vec<SegmentEntry> =
+            store.segments.iter().filter(|entry| (first..=last).contains(&entry.number)).cloned().collect();
+        let plan = MergePlan {
+            storage,
+            expected: expected(store, &covered),
+            number: self.index.next_file,
+            generation: self.index.generation + 1,
+            inputs: &inputs,
+        };
+        let entry = match merge(&plan, pace, stop) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                let passing = matches!(error, Error::NoSpace { .. } | Error::Io { .. });
+                if !passing && !tiers.iter().any(|tier| tier.is_broken()) {
+                    self.refused.push((first, last));
+                }
+                return Err(error);
+            }
+        };
+        // The file's number is used up, whatever follows.
+        self.index.next_file += 1;
+        let made = Arc::new(TierFile::listed(storage, &entry, plan.expected, self.mode)?);
+        let is_input = |of: &TierEntry| of.first_segment >= first && of.last_segment <= last;
+        self.replace(storage, tiers, is_input, Some(made)).map(Some).inspect_err(|_| {
+            // Nothing uses it; an index manifest that names it all the same is met with a notice.
+            let _ = remove(storage, &tier_name(entry.number));
+        })
+    }
+
+    /// Takes tiers with which something is wrong off the list; merges then make them again. `None`: there is none.
+    ///
+    /// # Errors
+    /// `NoSpace` or `Io`: they stay on the list, where nobody asks them.
+    pub(crate) fn drop_broken(&mut self, storage: &dyn Storage, tiers: &Tiers) -> Result<Option<Replaced>> {
+        let broken: Vec<u64> = tiers.iter().filter(|tier| tier.is_broken()).map(|tier| tier.entry().number).collect();
+        if broken.is_empty() {
+            return Ok(None);
+        }
+        self.replace(storage, tiers, |entry| broken.contains(&entry.number), None).map(Some)
+    }
+
+    /// Writes the index manifest without those that `is_gone` and with the one that was made.
+    fn replace(
+        &mut self,
+        storage: &dyn Storage,
+        tiers: &Tiers,
+        is_gone: impl Fn(&TierEntry) -> bool,
+        made: Option<Arc<TierFile>>,
+    ) -> Result<Replaced> {
+        let mut kept: Vec<Arc<TierFile>> = tiers.iter().filter(|tier| !is_gone(tier.entry())).cloned().collect();
+        kept.extend(made);
+        kept.sort_unstable_by_key(|tier| tier.entry().first_segment);
+        let mut next = self.index.clone();
+        next.generation += 1;
+        next.written_by = VERSION;
+        next.tiers = kept.iter().map(|tier| *tier.entry()).collect();
+        save(storage, &next)?;
+        let gone = tiers.iter().filter(|tier| is_gone(tier.entry()));
+        let removed = gone.map(|tier| tier_name(tier.entry().number)).collect();
+        self.index = next;
+        Ok(Replaced { tiers: Tiers::new(kept), removed })
+    }
+}
+
+/// Tiers and the listed segments between and behind them, oldest first.
+fn neighbours<'a>(
+    tiers: &'a Tiers,
+    segments: &'a [Arc<Segment>],
+    listed: &'a [SegmentEntry],
+) -> Vec<Neighbour<'a>> {
+    let mut found = Vec::new();
+    let mut tiers = tiers.iter().peekable();
+    for entry in listed {
+        while tiers.next_if(|tier| tier.entry().last_segment < entry.number).is_some() {}
+        match tiers.peek() {
+            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(*tier)),
+            Some(tier) if tier.entry().first_segment < entry.number => {}
+            _ => found.push(Neighbour::Segment(entry, sealed_index(segments, entry.number))),
+        }
+    }
+    found
+}
+
+fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc<SealedIndex>> {
+    let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
+    match &**segments[at].index() {
+        SegmentIndex::Sealed(index) => Some(index.clone()),
+        SegmentIndex::Active(_) => None,
+    }
+}

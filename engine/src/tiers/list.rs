@@ -1,0 +1,105 @@
+//! All tiers of a store, and who answers for a position.
+
+use std::sync::Arc;
+
+use super::file::TierFile;
+use crate::segment::Segment;
+
+/// The tiers, oldest first; replaced as a whole when one is made or dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tiers {
+    files: Arc<[Arc<TierFile>]>,
+}
+
+/// Who answers for some positions: a tier, or a segment by its own index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unit<'a> {
+    Tier(&'a Arc<TierFile>),
+    Segment(&'a Arc<Segment>),
+}
+
+impl Unit<'_> {
+    pub(crate) fn first_position(self) -> u64 {
+        match self {
+            Self::Tier(tier) => tier.first_position(),
+            Self::Segment(segment) => segment.first_position(),
+        }
+    }
+
+    /// The last position that a reader with this head finds here; before the first if none.
+    pub(crate) fn last_position(self, head: u64) -> u64 {
+        match self {
+            Self::Tier(tier) => tier.last_position().min(head),
+            Self::Segment(segment) => segment.last_position(head).max(segment.first_position() - 1),
+        }
+    }
+}
+
+impl Tiers {
+    /// Oldest first; their ranges must not meet.
+    pub(super) fn new(files: Vec<Arc<TierFile>>) -> Self {
+        debug_assert!(files.is_sorted_by_key(|tier| tier.entry().first_segment));
+        Self { files: files.into() }
+    }
+
+    /// All of them, broken ones too.
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<TierFile>> + ExactSizeIterator {
+        self.files.iter()
+    }
+
+    /// Those that can be asked.
+    pub(crate) fn sound(&self) -> impl DoubleEndedIterator<Item = &Arc<TierFile>> {
+        self.files.iter().filter(|tier| !tier.is_broken())
+    }
+
+    /// The tier that answers for this position, if there is a sound one.
+    #[inline]
+    pub(crate) fn tier_at(&self, position: u64) -> Option<&Arc<TierFile>> {
+        let after = self.files.partition_point(|tier| tier.first_position() <= position);
+        let tier = self.files.get(after.checked_sub(1)?)?;
+        (position <= tier.last_position() && !tier.is_broken()).then_some(tier)
+    }
+
+    /// The tier that answers for this segment, if there is a sound one.
+    #[inline]
+    pub(crate) fn tier_of_segment(&self, number: u64) -> Option<&Arc<TierFile>> {
+        let after = self.files.partition_point(|tier| tier.entry().first_segment <= number);
+        let tier = self.files.get(after.checked_sub(1)?)?;
+        (number <= tier.entry().last_segment && !tier.is_broken()).then_some(tier)
+    }
+
+    /// Who answers for this position. The next unit begins at its last position + 1, the one before ends at its first - 1.
+    #[inline]
+    pub(crate) fn unit_at<'a>(&'a self, segments: &'a [Arc<Segment>], position: u64) -> Option<Unit<'a>> {
+        if let Some(tier) = self.tier_at(position) {
+            return Some(Unit::Tier(tier));
+        }
+        let after = segments.partition_point(|segment| segment.first_position() <= position);
+        segments.get(after.checked_sub(1)?).map(Unit::Segment)
+    }
+
+    /// Segments that no sound tier answers for, oldest first: with [`Tiers::sound`] every segment once.
+    pub(crate) fn segments_without<'a>(
+        &'a self,
+        segments: &'a [Arc<Segment>],
+    ) -> impl DoubleEndedIterator<Item = &'a Arc<Segment>> {
+        segments.iter().filter(|segment| self.tier_of_segment(segment.header.identity.segment).is_none())
+    }
+
+    /// The last position up to which tiers answer without a hole, from the first of the store on; 0 if there is none.
+    pub(crate) fn covered_until(&self) -> u64 {
+        let mut until = 0;
+        for tier in self.sound() {
+            if tier.first_position() != until + 1 {
+                break;
+            }
+            until = tier.last_position();
+        }
+        until
+    }
+
+    /// How many segments tiers cover.
+    pub(crate) fn covered_segments(&self) -> u64 {
+        self.sound().map(|tier| tier.entry().last_segment - tier.entry().first_segment + 1).sum()
+    }
+}

@@ -1,0 +1,185 @@
+//! Index manifests and tiers as files: their names, the newest that holds, and what belongs to none.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use annals_format::Purpose;
+use annals_format::index_manifest::{IndexManifest, TierEntry};
+use annals_format::manifest::{Manifest, SegmentEntry};
+use annals_format::tier::covered_checksum;
+
+use super::file::{Expected, TierFile};
+use super::list::Tiers;
+use crate::error::Error;
+use crate::manifest::{read_whole, replace};
+use crate::options::ReadMode;
+use crate::storage::Storage;
+use crate::{Result, VERSION};
+
+const TIER: &str = "tier-";
+const INDEX: &str = "INDEX-";
+/// Far more than the tiers of any store take.
+const INDEX_MANIFEST_LEN_MAX: u64 = 1 << 24;
+
+pub(crate) fn tier_name(number: u64) -> String {
+    format!("{TIER}{number:020}.idx")
+}
+
+pub(crate) fn index_manifest_name(generation: u64) -> String {
+    format!("{INDEX}{generation:020}")
+}
+
+fn number_in(digits: &str) -> Option<u64> {
+    let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten()
+}
+
+fn tier_number(name: &str) -> Option<u64> {
+    number_in(name.strip_prefix(TIER)?.strip_suffix(".idx")?)
+}
+
+fn generation_of(name: &str) -> Option<u64> {
+    number_in(name.strip_prefix(INDEX)?)
+}
+
+/// Whether a file is one of the index's: a tier or an index manifest, or one that was still being written.
+pub(crate) fn is_index_name(name: &str) -> bool {
+    let whole = name.strip_suffix(".new").unwrap_or(name);
+    tier_number(whole).is_some() || generation_of(whole).is_some()
+}
+
+/// The segments that an entry covers, if the store's manifest lists just such.
+pub(super) fn covered<'a>(segments: &'a [SegmentEntry], entry: &TierEntry) -> Option<&'a [SegmentEntry]> {
+    let at = |number: u64| segments.binary_search_by_key(&number, |segment| segment.number).ok();
+    let covered = segments.get(at(entry.first_segment)?..=at(entry.last_segment)?)?;
+    let first = covered.first()?.first_position == entry.first_position;
+    (first && covered.last()?.last_position == entry.last_position).then_some(covered)
+}
+
+pub(super) fn expected(store: &Manifest, covered: &[SegmentEntry]) -> Expected {
+    Expected {
+        store: store.store,
+        name_hash_seed: store.name_hash_seed,
+        final_checksum: covered_checksum(covered.iter().map(|segment| segment.final_checksum)),
+    }
+}
+
+/// What an opening found of the index.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) tiers: Tiers,
+    /// The manifest that holds, less what cannot be used of it. Its generation is the largest that any file has in its
+    /// name, and its next file number is larger than that of any file.
+    pub(crate) index: IndexManifest,
+    /// What was not as it should be, for the recovery report.
+    pub(crate) notices: Vec<String>,
+}
+
+/// Reads the newest index manifest that verifies and looks whether its tiers are there. Reads nothing of them.
+///
+/// Without any there are no tiers: they will be made anew.
+///
+/// # Errors
+/// `Unsupported` if the newest was made by a later version; `Io` if a file cannot be read.
+pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mode: ReadMode) -> Result<Loaded> {
+    let mut notices = Vec::new();
+    let mut generations: Vec<u64> = names.iter().filter_map(|name| generation_of(name)).collect();
+    generations.sort_unstable_by(|left, right| right.cmp(left));
+    let mut found = None;
+    for generation in &generations {
+        match load_one(storage, *generation, store) {
+            Ok(index) => {
+                found = Some(index);
+                break;
+            }
+            Err(error @ Error::Unsupported { .. }) => return Err(error),
+            Err(error) => notices.push(format!("{error}; the one before is used, or the index made anew")),
+        }
+    }
+    let mut index = found.unwrap_or(IndexManifest {
+        store: store.store,
+        generation: 0,
+        written_by: VERSION,
+        name_hash_seed: store.name_hash_seed,
+        next_file: 1,
+        tiers: Vec::new(),
+        directories: Vec::new(),
+    });
+    let mut tiers = Vec::with_capacity(index.tiers.len());
+    index.tiers.retain(|entry| match listed(storage, store, entry, mode) {
+        Ok(tier) => {
+            tiers.push(Arc::new(tier));
+            true
+        }
+        Err(error) => {
+            notices.push(format!("{error}; its segments answer, and it is made anew"));
+            false
+        }
+    });
+    index.generation = generations.first().copied().unwrap_or(0).max(index.generation);
+    let whole = names.iter().map(|name| name.strip_suffix(".new").unwrap_or(name));
+    let last_file = whole.filter_map(tier_number).max().unwrap_or(0);
+    index.next_file = index.next_file.max(last_file.saturating_add(1));
+    Ok(Loaded { tiers: Tiers::new(tiers), index, notices })
+}
+
+fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<IndexManifest> {
+    let name = index_manifest_name(generation);
+    let bytes = read_whole(storage, &name, INDEX_MANIFEST_LEN_MAX)?;
+    let index = IndexManifest::decode_for(&bytes, Purpose::Read)
+        .map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+    if index.generation != generation {
+        return Err(Error::corrupt(&name, 48, None, format!("it holds generation {}", index.generation)));
+    }
+    if index.store != store.store || index.name_hash_seed != store.name_hash_seed {
+        return Err(Error::corrupt(&name, 32, None, "the index manifest is that of another store"));
+    }
+    Ok(index)
+}
+
+fn listed(storage: &dyn Storage, store: &Manifest, entry: &TierEntry, mode: ReadMode) -> Result<TierFile> {
+    let Some(covered) = covered(&store.segments, entry) else {
+        let what = "the segments it covers are not those of the manifest";
+        return Err(Error::corrupt(&tier_name(entry.number), 80, Some(entry.first_position), what));
+    };
+    TierFile::listed(storage, entry, expected(store, covered), mode)
+}
+
+/// Makes `index` the newest, durably. The one before is kept, older ones are removed.
+pub(super) fn save(storage: &dyn Storage, index: &IndexManifest) -> Result<()> {
+    replace(storage, &index_manifest_name(index.generation), &index.encode())?;
+    // It holds from here on; what cannot be removed now is removed with the next one.
+    if let Ok(names) = storage.list() {
+        let _ = remove_all_but_two(storage, &names);
+    }
+    Ok(())
+}
+
+fn remove_all_but_two(storage: &dyn Storage, names: &[String]) -> Result<()> {
+    let mut generations: Vec<u64> = names.iter().filter_map(|name| generation_of(name)).collect();
+    generations.sort_unstable();
+    generations.truncate(generations.len().saturating_sub(2));
+    generations.into_iter().try_for_each(|generation| remove(storage, &index_manifest_name(generation)))
+}
+
+/// Removes tiers that `index` does not name, files that were still being written, and all index manifests but the
+/// newest two. For an opening for writing; `names` are those of the directory. Answers what was removed.
+pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], index: &IndexManifest) -> Result<Vec<String>> {
+    let is_named = |number: u64| index.tiers.iter().any(|entry| entry.number == number);
+    let unnamed = names.iter().filter(|name| {
+        let half_written = name.ends_with(".new") && is_index_name(name);
+        half_written || tier_number(name).is_some_and(|number| !is_named(number))
+    });
+    let removed: Vec<String> = unnamed.cloned().collect();
+    removed.iter().try_for_each(|name| remove(storage, name))?;
+    remove_all_but_two(storage, names)?;
+    Ok(removed)
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
+    match storage.remove(name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", name)(error)),
+        _ => Ok(()),
+    }
+}
