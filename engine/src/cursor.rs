@@ -24,6 +24,7 @@ use crate::active_index::{ActiveIndex, Postings};
 use crate::name::KeyKind;
 use crate::read::Direction;
 use crate::storage::Map;
+use crate::tiers::{PositionsAt, TierFile, TierPositions};
 
 pub(crate) use unit::Unit;
 pub(crate) use walk::{Sought, Walk};
@@ -65,6 +66,8 @@ pub(crate) enum Cursor {
     Every(Span),
     /// An ascending list in a sealed index file.
     Listed(Window<Run>),
+    /// Those of a tier.
+    Tiered(Tiered),
     /// A chain that was collected.
     Collected(Window<Vec<u32>>),
     /// A chain of the segment that is being written, newest first: for reading backward.
@@ -78,6 +81,7 @@ impl Cursor {
         match self {
             Self::Every(span) => Ok(Some(at.max(span.first)).filter(|at| *at <= span.last)),
             Self::Listed(window) => Ok(window.seek_ge(at)),
+            Self::Tiered(tiered) => tiered.seek_ge(at),
             Self::Collected(window) => Ok(window.seek_ge(at)),
             Self::Chain(_) => unreachable!("a chain is collected to be read forward"),
         }
@@ -89,8 +93,17 @@ impl Cursor {
         match self {
             Self::Every(span) => Ok(Some(at.min(span.last)).filter(|at| *at >= span.first)),
             Self::Listed(window) => Ok(window.seek_le(at)),
+            Self::Tiered(tiered) => tiered.seek_le(at),
             Self::Collected(window) => Ok(window.seek_le(at)),
             Self::Chain(chain) => Ok(chain.seek_le(at)),
+        }
+    }
+
+    /// How many there are, exactly. For a cursor that was not moved, reading forward.
+    pub(crate) fn exact_count(&mut self) -> Result<u64> {
+        match self {
+            Self::Tiered(tiered) => tiered.exact_count(),
+            _ => Ok(self.count()),
         }
     }
 
@@ -100,6 +113,7 @@ impl Cursor {
             (Self::Every(span), Direction::Forward) => span.first = span.first.saturating_add(count),
             (Self::Every(span), Direction::Backward) => span.last = span.last.saturating_sub(count),
             (Self::Listed(window), _) => window.pass(direction, count),
+            (Self::Tiered(tiered), _) => tiered.pass(direction, count),
             (Self::Collected(window), _) => window.pass(direction, count),
             (Self::Chain(chain), _) => chain.pass(count),
         }
@@ -119,6 +133,7 @@ impl Seek for Cursor {
         match self {
             Self::Every(span) => span.len(),
             Self::Listed(window) => window.len() as u64,
+            Self::Tiered(tiered) => tiered.count,
             Self::Collected(window) => window.len() as u64,
             Self::Chain(chain) => u64::from(chain.count),
         }
@@ -247,6 +262,65 @@ impl<L: Ascending> Window<L> {
         match direction {
             Direction::Forward => self.from += count,
             Direction::Backward => self.until -= count,
+        }
+    }
+}
+
+/// Positions of a key in a tier, within a span.
+#[derive(Debug)]
+pub(crate) struct Tiered {
+    tier: Arc<TierFile>,
+    place: PositionsAt,
+    span: Span,
+    count: u64,
+}
+
+impl Tiered {
+    pub(crate) fn new(tier: &Arc<TierFile>, positions: &TierPositions<'_>, span: Span) -> Self {
+        let count = u64::from(positions.len()).min(span.len());
+        Self { tier: tier.clone(), place: positions.put_aside(), span, count }
+    }
+
+    #[inline]
+    fn seek_ge(&mut self, at: u64) -> Result<Option<u64>> {
+        let mut positions = self.tier.positions_at(self.place)?;
+        let found = positions.seek_ge(at.max(self.span.first))?;
+        self.place = positions.put_aside();
+        Ok(found.filter(|found| *found <= self.span.last))
+    }
+
+    #[inline]
+    fn seek_le(&mut self, at: u64) -> Result<Option<u64>> {
+        let mut positions = self.tier.positions_at(self.place)?;
+        let found = positions.seek_le(at.min(self.span.last))?;
+        self.place = positions.put_aside();
+        Ok(found.filter(|found| *found >= self.span.first))
+    }
+
+    fn exact_count(&mut self) -> Result<u64> {
+        let (first, last) = (self.tier.first_position(), self.tier.last_position());
+        if self.span.first <= first && self.span.last >= last {
+            return Ok(self.count);
+        }
+        let (mut count, mut at) = (0, self.span.first);
+        while let Some(found) = self.seek_ge(at)? {
+            (count, at) = (count + 1, found + 1);
+        }
+        Ok(count)
+    }
+
+    /// Step by step. Where that fails less is passed over, and whoever reads on meets the same failure.
+    fn pass(&mut self, direction: Direction, count: u64) {
+        for _ in 0..count {
+            let beyond = match direction {
+                Direction::Forward => self.seek_ge(self.span.first).map(|found| found.map(|at| at + 1)),
+                Direction::Backward => self.seek_le(self.span.last).map(|found| found.map(|at| at - 1)),
+            };
+            match (beyond, direction) {
+                (Ok(Some(at)), Direction::Forward) => self.span.first = at,
+                (Ok(Some(at)), Direction::Backward) => self.span.last = at,
+                _ => return,
+            }
         }
     }
 }

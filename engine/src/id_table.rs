@@ -37,6 +37,8 @@ const AHEAD_FROM: usize = 1 << 18;
 const FIRST_FILTER_WORDS: usize = 1 << 18;
 const FILTER_WORDS: usize = 1 << 21;
 const IDS_PER_WORD: usize = 4;
+/// So many tables stay in memory when the files of the index hold their ids.
+const TABLES_KEPT: usize = 2;
 /// How many ids ahead of the one that moves memory is asked for.
 const AHEAD: usize = 12;
 
@@ -286,6 +288,7 @@ pub(crate) struct IdWriter {
     shelves: Shelves,
     /// Hash and position of each of the newest ids, in order.
     newest: Vec<(u64, u64)>,
+    forgotten_up_to: u64,
 }
 
 impl IdWriter {
@@ -299,7 +302,7 @@ impl IdWriter {
             shelves: ArcSwap::from_pointee(shelves.clone()),
             spare: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), shelves, newest: Vec::with_capacity(NEWEST_MAX) }
+        Self { shared: Arc::new(shared), shelves, newest: Vec::with_capacity(NEWEST_MAX), forgotten_up_to: 0 }
     }
 
     /// For readers.
@@ -333,22 +336,35 @@ impl IdWriter {
         self.shelves.last_filter().insert(hash, position);
     }
 
-    /// Lets go of what holds nothing but ids at `position` or before it: they are found elsewhere from now on. The memory
-    /// is given back when the answer is dropped, which is better done without the writer's lock.
+    /// Lets go of what holds nothing but ids at `position` or before it, since they are found elsewhere, but for the last
+    /// [`TABLES_KEPT`] tables: what is in memory is found sooner. The memory is given back when the answer is dropped,
+    /// which is better done without the writer's lock.
     pub(crate) fn forget_up_to(&mut self, position: u64) -> Forgotten {
         let Shelves { tables, filters } = &mut self.shelves;
         // Positions rise from one to the next, but for those of one segment at opening, whose ids come in another order.
         let is_past = |last: &AtomicU64| last.load(Ordering::Relaxed) <= position;
-        let old_tables = tables[..tables.len() - 1].iter().take_while(|of| is_past(&of.last_position)).count();
-        let old_filters = filters[..filters.len() - 1].iter().take_while(|of| is_past(&of.last_position)).count();
+        let old_tables = tables[..tables.len().saturating_sub(TABLES_KEPT)]
+            .iter()
+            .take_while(|of| is_past(&of.last_position))
+            .count();
+        // Nothing may be in a filter that is kept and in no table, but the other way round nothing would be found.
+        let up_to = tables[..old_tables].last().map_or(0, |table| table.last_position.load(Ordering::Relaxed));
+        let is_gone = |of: &&Arc<Filter>| of.last_position.load(Ordering::Relaxed) <= up_to;
+        let old_filters = filters[..filters.len() - 1].iter().take_while(is_gone).count();
         let forgotten = Forgotten {
             _tables: tables.drain(..old_tables).collect(),
             _filters: filters.drain(..old_filters).collect(),
         };
+        self.forgotten_up_to = self.forgotten_up_to.max(up_to);
         if old_tables + old_filters > 0 {
             self.share();
         }
         forgotten
+    }
+
+    /// Position up to which ids were let go of.
+    pub(crate) fn forgotten_up_to(&self) -> u64 {
+        self.forgotten_up_to
     }
 
     fn share(&self) {
@@ -453,13 +469,15 @@ mod tests {
         drop(writer.forget_up_to(100_000));
         let after = table.shelves.load().tables.len();
         assert!(after < before, "{after} of {before}");
-        for n in (100_001..=2_000_000).step_by(7) {
+        assert!((1..=100_000).contains(&writer.forgotten_up_to()));
+        for n in (writer.forgotten_up_to() + 1..=2_000_000).step_by(7) {
             assert!(positions(&table, hash(n)).contains(&n), "id {n}");
         }
         drop(writer.forget_up_to(2_000_000));
-        assert_eq!((table.shelves.load().tables.len(), table.shelves.load().filters.len()), (1, 1));
-        writer.insert(hash(2_000_001), 2_000_001);
-        assert!(positions(&table, hash(2_000_001)).contains(&2_000_001));
+        assert_eq!(table.shelves.load().tables.len(), TABLES_KEPT);
+        for n in writer.forgotten_up_to() + 1..=2_000_000 {
+            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod log;
 mod made_id;
 mod manifest;
 mod mark;
+mod merging;
 mod name;
 mod options;
 mod position;

@@ -22,6 +22,7 @@ use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
+use crate::tiers;
 use crate::watermark::Watermark;
 
 /// Reads a store without opening it for writing.
@@ -177,9 +178,12 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
         segments.push(segment);
     }
+    // Tiers that move under us, or that are damaged, are done without: the segments answer.
+    let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
     let core = Core {
         log: Log::new(None, Watermark::start(head, known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
+        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
         cache,
         hash,
         limits: manifest.limits,
@@ -198,6 +202,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     Core {
         log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
+        tiers: ArcSwap::new(core.tiers.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
         limits: core.limits,

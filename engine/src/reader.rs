@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::core::Core;
-use crate::cursor::{Seek as _, Sought, Span, Unit, Walk};
+use crate::cursor::{Sought, Span, Unit, Walk};
 use crate::error::{Error, StreamState};
 use crate::event::Event;
 use crate::log::Log;
@@ -11,7 +11,7 @@ use crate::name::{self, KeyKind};
 use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read};
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::Segment;
 use crate::{EventId, Position, Result, Revision};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
@@ -186,30 +186,10 @@ impl Reader {
     pub fn by_id(&self, id: EventId) -> Result<Lookup> {
         let head = self.head();
         let hash = self.core.hash.id(&id.to_bytes());
-        if let Some(ids) = &self.core.ids {
-            for position in ids.candidates(hash).into_iter().filter(|position| *position <= head) {
-                let event = event_at(&self.core, position)?;
-                if let Some(event) = event.filter(|event| event.id() == id) {
-                    return Ok(Lookup::Found(event));
-                }
-            }
-            return Ok(Lookup::NotFound);
-        }
-        let segments = self.core.segments.load();
-        for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
-            let opened = segment.opened()?;
-            let records: Vec<u32> = match &opened.index {
-                SegmentIndex::Active(index) => index.by_id(hash),
-                SegmentIndex::Sealed(index) => index.by_id(hash)?,
-            };
-            for record in records {
-                if segment.first_position() + u64::from(record) > head {
-                    continue;
-                }
-                let event = event_of_record(segment, &self.core.log, record)?;
-                if let Some(event) = event.filter(|event| event.id() == id) {
-                    return Ok(Lookup::Found(event));
-                }
+        for position in self.core.positions_of_id(hash)?.into_iter().filter(|position| *position <= head) {
+            let event = event_at(&self.core, position)?;
+            if let Some(event) = event.filter(|event| event.id() == id) {
+                return Ok(Lookup::Found(event));
             }
         }
         Ok(Lookup::NotFound)
@@ -274,7 +254,7 @@ impl Reader {
         let mut found = std::collections::BTreeMap::<String, u64>::new();
         self.each_unit(head, |unit| {
             let every = usize::MAX;
-            unit.streams_with_prefix(&self.core.log, prefix, head, every, |name, first| {
+            unit.streams_with_prefix(&self.core, prefix, head, every, |name, first| {
                 if first <= head {
                     found.entry(name.to_owned()).or_insert(first);
                 }
@@ -302,12 +282,16 @@ impl Reader {
         let mut found = std::collections::BTreeMap::<String, u64>::new();
         self.each_unit(head, |unit| {
             let mut names = Vec::new();
-            unit.types(&self.core.log, head, |name| names.push(name.to_owned()))?;
-            for name in names {
-                let key = self.core.hash.key(KeyKind::Type, &name);
-                if let Some(cursor) = unit.cursor(KeyKind::Type, key, unit.span, Direction::Forward)? {
-                    *found.entry(name).or_insert(0) += cursor.count();
+            unit.types(&self.core, head, |name| names.push((name.to_owned(), 0)))?;
+            for (name, count) in &mut names {
+                let key = self.core.hash.key(KeyKind::Type, name);
+                if let Some(mut cursor) = unit.cursor(KeyKind::Type, key, unit.span, Direction::Forward)? {
+                    *count = cursor.exact_count()?;
                 }
+            }
+            // Only of a unit that has answered everything.
+            for (name, count) in names.into_iter().filter(|(_, count)| *count > 0) {
+                *found.entry(name).or_insert(0) += count;
             }
             Ok(())
         })?;
@@ -319,10 +303,14 @@ impl Reader {
         let segments = self.core.segments.load();
         let mut at = 1;
         while at <= head {
-            let unit = Unit::of(&segments, at, head)?;
+            let unit = Unit::of(&self.core, &segments, at, head)?;
             let Span { last, .. } = unit.span;
-            each(&unit)?;
-            at = last + 1;
+            match each(&unit) {
+                Ok(()) => at = last + 1,
+                // Its segments answer instead.
+                Err(_) if unit.tier().is_some_and(|tier| tier.is_broken()) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub(crate) use follow::{Followed, LiveEnd};
 pub(crate) use listed::{check_names, open_listed, segment_entry};
 pub(crate) use reindex::index_of;
 
+pub(crate) use writer_memory::load_ids;
+
 use create::create;
 use opening::Opening;
 

@@ -30,10 +30,7 @@ mod sink;
 mod source;
 mod stored;
 
-pub(crate) use file::{PositionsAt, TierFile, TierNames, TierPositions};
+pub(crate) use file::{PositionsAt, TierFile, TierPositions};
 pub(crate) use keeper::{Replaced, TierKeeper};
-pub(crate) use list::{Tiers, Unit};
+pub(crate) use list::Tiers;
 pub(crate) use stored::{Loaded, load, remove_unnamed};
-
-#[cfg(test)]
-mod tests;

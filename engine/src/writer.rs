@@ -26,6 +26,7 @@ use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::prepare::{Prepared, Preparer};
 use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
+use crate::tiers::Tiers;
 use crate::{EventId, Position, Result, Revision, reader};
 
 /// What the writer knows of the segment it writes to.
@@ -123,6 +124,10 @@ pub(crate) struct Writer {
     /// asked. 0: there is nothing.
     pub(crate) opened_at: u64,
     pub(crate) ids: IdWriter,
+    /// Those that `core` shares, at hand.
+    pub(crate) tiers: Arc<Tiers>,
+    /// Up to here ids may stand in tiers and not in memory.
+    pub(crate) in_tiers_up_to: u64,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
     /// The events of a batch, but for batches of one.
@@ -255,6 +260,9 @@ impl Writer {
             staged.id = self.core.hash.id(&staged.id_bytes);
             if index < AHEAD && id.is_some() {
                 self.ids.prefetch(staged.id);
+                if self.asks_tiers() {
+                    self.tiers.iter().for_each(|tier| tier.prefetch_id(staged.id));
+                }
             }
         }
     }
@@ -327,6 +335,7 @@ impl Writer {
             }
             met |= self.ids.may_hold(event.id);
         }
+        met |= self.asks_tiers() && staged.iter().any(|event| self.tiers_may_hold(event.id));
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
 
@@ -374,9 +383,22 @@ impl Writer {
         Ok(Some(Appended { rests_on, wants_segment: false }))
     }
 
+    /// Whether there are ids that stand in tiers alone.
+    #[inline]
+    fn asks_tiers(&self) -> bool {
+        self.in_tiers_up_to.max(self.ids.forgotten_up_to()) > 0
+    }
+
+    /// False if no tier holds this id; true if one may, or cannot say.
+    fn tiers_may_hold(&self, id: u64) -> bool {
+        let up_to = self.in_tiers_up_to.max(self.ids.forgotten_up_to());
+        let mut asked = self.tiers.iter().take_while(|tier| tier.first_position() <= up_to);
+        asked.any(|tier| !tier.candidates_of_id(id).is_ok_and(|found| found.is_empty()))
+    }
+
     /// The stored event with this id.
     fn stored(&self, id: EventId) -> Result<Option<Event>> {
-        for position in self.ids.table().candidates(self.core.hash.id(&id.to_bytes())) {
+        for position in self.core.positions_of_id(self.core.hash.id(&id.to_bytes()))? {
             let event = reader::event_at(&self.core, position)?;
             if let Some(event) = event.filter(|event| event.id() == id) {
                 return Ok(Some(event));

@@ -23,7 +23,7 @@ use crate::index_file::{Buckets, FileHeader, FileKind, Flat, Section, Touch, Vie
 pub use ids::Ids;
 pub use measure::TierMeasure;
 pub use names::Names;
-pub use positions::{PositionsMark, Positions, is_dense};
+pub use positions::{Positions, PositionsMark, is_dense};
 pub use writer::{TierParts, TierSizes, TierWriter, encode};
 
 /// Checksum of the final checksums of the segments that a tier covers, oldest first: in its header, so that a tier of

@@ -96,7 +96,7 @@ impl Scope<'_> {
         let room = (left / 2).min(PREFIX_STREAMS_MAX) as usize;
         for prefix in &item.prefixes {
             let most = item.streams.len() + room;
-            let all = self.unit.streams_with_prefix(&self.core.log, prefix, self.span.last, room, |name, _| {
+            let all = self.unit.streams_with_prefix(self.core, prefix, self.span.last, room, |name, _| {
                 keys.push(self.core.hash.key(KeyKind::Stream, name));
                 keys.len() <= most
             })?;

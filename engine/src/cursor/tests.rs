@@ -209,7 +209,7 @@ fn store(sealed: bool) -> Store {
 fn leading(store: &Store, query: &Query, after: u64, direction: Direction) -> Option<u64> {
     let core = &store.inner().core;
     let segments = core.segments.load_full();
-    let unit = Unit::of(&segments, 300, core.log.watermark.written()).unwrap();
+    let unit = Unit::of(core, &segments, 300, core.log.watermark.written()).unwrap();
     assert_eq!(unit.span, Span { first: 1, last: 300 });
     let span = unit.span.common(Span { first: after + 1, last: 300 });
     keys::join(core, &unit, query, span, direction).unwrap().map(|join| join.count())

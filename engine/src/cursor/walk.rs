@@ -11,6 +11,7 @@ use crate::name::KeyKind;
 use crate::query::Query;
 use crate::read::{Bounds, Direction};
 use crate::segment::{Opened, Segment};
+use crate::tiers::TierFile;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +27,17 @@ pub(crate) struct Walk {
     bounds: Bounds,
     /// Where the next position is sought; `None` at the end.
     at: Option<u64>,
-    /// What is left of the unit at hand.
-    unit: Option<(Span, Join)>,
+    unit: Option<Entered>,
     held: Option<Held>,
+}
+
+/// What is left of the unit at hand.
+#[derive(Debug)]
+struct Entered {
+    span: Span,
+    join: Join,
+    /// The tier that it is.
+    tier: Option<Arc<TierFile>>,
 }
 
 /// The segment that the last event came from: its files stay open for the next one.
@@ -56,16 +65,19 @@ impl Walk {
             if self.unit.is_none() && !self.enter(core, segments, sought, at)? {
                 continue;
             }
-            let Some((span, join)) = &mut self.unit else { continue };
-            match join.seek(self.bounds.direction, at)? {
-                Some(position) => {
+            let Some(Entered { span, join, tier }) = &mut self.unit else { continue };
+            match join.seek(self.bounds.direction, at) {
+                Ok(Some(position)) => {
                     self.at = self.bounds.beyond(position, position);
                     return Ok(Some(position));
                 }
-                None => {
+                Ok(None) => {
                     self.at = self.bounds.beyond(span.first, span.last);
                     self.unit = None;
                 }
+                // From here on its segments answer.
+                Err(_) if tier.as_ref().is_some_and(|tier| tier.is_broken()) => self.unit = None,
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -76,27 +88,29 @@ impl Walk {
         let bounds = Span { first: self.bounds.from, last: self.bounds.until };
         // Everything is known without a look at any index.
         if let Sought::Query(Query { items: None }) = sought {
-            self.unit = Some((bounds, Join::One(Cursor::Every(bounds))));
+            self.unit = Some(Entered { span: bounds, join: Join::One(Cursor::Every(bounds)), tier: None });
             return Ok(true);
         }
-        let unit = Unit::of(segments, at, bounds.last)?;
+        let unit = Unit::of(core, segments, at, bounds.last)?;
         let span = unit.span.common(bounds);
         let direction = self.bounds.direction;
         let join = match sought {
-            _ if span.is_empty() => None,
-            Sought::Query(query) => keys::join(core, &unit, query, span, direction)?,
-            Sought::Stream(key) => unit.cursor(KeyKind::Stream, key, span, direction)?.map(Join::One),
+            _ if span.is_empty() => Ok(None),
+            Sought::Query(query) => keys::join(core, &unit, query, span, direction),
+            Sought::Stream(key) => unit.cursor(KeyKind::Stream, key, span, direction).map(|found| found.map(Join::One)),
         };
         match join {
-            Some(join) => self.unit = Some((span, join)),
-            None => self.at = self.bounds.beyond(unit.span.first, unit.span.last),
+            Ok(Some(join)) => self.unit = Some(Entered { span, join, tier: unit.tier().cloned() }),
+            Ok(None) => self.at = self.bounds.beyond(unit.span.first, unit.span.last),
+            Err(_) if unit.tier().is_some_and(|tier| tier.is_broken()) => {}
+            Err(error) => return Err(error),
         }
         Ok(self.unit.is_some())
     }
 
     /// Passes over `count` positions of the unit at hand, if it is one key's.
     pub(crate) fn pass(&mut self, count: u64) {
-        if let Some((_, Join::One(cursor))) = &mut self.unit {
+        if let Some(Entered { join: Join::One(cursor), .. }) = &mut self.unit {
             cursor.pass(self.bounds.direction, count);
         }
     }

@@ -26,12 +26,14 @@ use crate::error::Error;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
+use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
+use crate::tiers::{self, TierKeeper};
 use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
@@ -48,13 +50,14 @@ pub(super) struct Opening {
 struct Loaded {
     segments: Vec<Arc<Segment>>,
     cache: Arc<SegmentCache>,
+    tiers: tiers::Loaded,
     ids: IdWriter,
 }
 
 /// The segment to go on with.
 enum Live {
     Continue(Tail),
-    Fresh(ActiveSegment),
+    Fresh(Box<ActiveSegment>),
 }
 
 impl Opening {
@@ -79,7 +82,7 @@ impl Opening {
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
-        let mut listed = self.load_listed(cache)?;
+        let mut listed = self.load_listed(cache, &names)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -88,23 +91,27 @@ impl Opening {
                 load_ids(&segment, &mut listed.ids)?;
                 listed.segments.push(segment);
             }
-            Live::Fresh(rescued.fresh)
+            Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        // What stays is removed by the next opening.
+        let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
         self.finish(live, listed, mark, session, next_number, begun)
     }
 
-    /// Every segment of the manifest. Each is touched once, before anything is written; a missing or damaged index is
-    /// made anew.
-    fn load_listed(&mut self, cache: Arc<SegmentCache>) -> Result<Loaded> {
-        let (mut segments, mut ids) = (Vec::new(), IdWriter::new());
-        for entry in &self.manifest.segments {
-            let segment = Segment::listed(entry, segment_name(entry.number), &cache);
-            load_ids(&segment, &mut ids)?;
-            segments.push(Arc::new(segment));
+    /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
+    /// written: their ids are loaded, and a missing or damaged index is made anew.
+    fn load_listed(&mut self, cache: Arc<SegmentCache>, names: &[String]) -> Result<Loaded> {
+        let of_entry = |entry| Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
+        let segments: Vec<Arc<Segment>> = self.manifest.segments.iter().map(of_entry).collect();
+        let tiers = tiers::load(&*self.storage, names, &self.manifest, self.options.read_mode)?;
+        self.report.notices.extend(tiers.notices.iter().cloned());
+        let mut ids = IdWriter::new();
+        for segment in tiers.tiers.segments_without(&segments) {
+            load_ids(segment, &mut ids)?;
         }
         self.report.rebuilt_indexes.extend(cache.take_rebuilt());
-        Ok(Loaded { segments, cache, ids })
+        Ok(Loaded { segments, cache, tiers, ids })
     }
 
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
@@ -138,10 +145,11 @@ impl Opening {
         begun: Instant,
     ) -> Result<Inner> {
         let hash = NameHash { seed: self.manifest.name_hash_seed };
-        let Loaded { mut segments, cache, mut ids } = listed;
+        let Loaded { mut segments, cache, tiers, mut ids } = listed;
+        let shared_tiers = Arc::new(tiers.tiers);
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
-            Live::Fresh(fresh) => fresh,
+            Live::Fresh(fresh) => *fresh,
             Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut ids)?,
         };
         load_ids(&active.segment, &mut ids)?;
@@ -167,6 +175,7 @@ impl Opening {
         let core = Arc::new(Core {
             log,
             segments: ArcSwap::from_pointee(segments),
+            tiers: ArcSwap::new(shared_tiers.clone()),
             cache,
             hash,
             limits: self.manifest.limits,
@@ -199,6 +208,8 @@ impl Opening {
             directory: Directory::new(hash),
             opened_at: head,
             ids,
+            in_tiers_up_to: shared_tiers.iter().last().map_or(0, |tier| tier.last_position()),
+            tiers: shared_tiers,
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
             staged: Vec::with_capacity(1024),
@@ -216,6 +227,8 @@ impl Opening {
             preparer,
             committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
+            tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode)),
+            merging: Merging::default(),
             options: self.options,
             report: self.report,
             stopping: false.into(),

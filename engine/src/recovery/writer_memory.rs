@@ -6,7 +6,7 @@ use crate::id_table::{IdWriter, LAST_POSITION};
 use crate::segment::{Segment, SegmentIndex};
 
 /// Enters a segment's ids into the writer's memory.
-pub(super) fn load_ids(segment: &Segment, ids: &mut IdWriter) -> Result<()> {
+pub(crate) fn load_ids(segment: &Segment, ids: &mut IdWriter) -> Result<()> {
     let first = segment.first_position();
     check_positions(segment, segment.closing().map_or(0, |closing| closing.tally.last_position))?;
     match &segment.opened()?.index {

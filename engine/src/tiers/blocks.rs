@@ -42,8 +42,8 @@ impl Blocks {
         }
         let head = read(&**file, name, 0, FILE_HEADER_LEN)?;
         // A tier is read or replaced, never changed.
-        let header = FileHeader::decode_for(&head, Purpose::Read)
-            .map_err(|fault| Error::damaged(name, 0, None, &fault, 0))?;
+        let header =
+            FileHeader::decode_for(&head, Purpose::Read).map_err(|fault| Error::damaged(name, 0, None, &fault, 0))?;
         if root_of(&head) != entry.root || header.table.file_len() != len {
             return Err(Error::corrupt(name, 16, None, "the file is not the one that the index manifest names"));
         }

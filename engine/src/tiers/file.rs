@@ -49,12 +49,7 @@ struct Opened {
 
 impl TierFile {
     /// A tier that the index manifest names, if its file is there and has the right length. Nothing of it is read.
-    pub(crate) fn listed(
-        storage: &dyn Storage,
-        entry: &TierEntry,
-        expected: Expected,
-        mode: ReadMode,
-    ) -> Result<Self> {
+    pub(crate) fn listed(storage: &dyn Storage, entry: &TierEntry, expected: Expected, mode: ReadMode) -> Result<Self> {
         let name = tier_name(entry.number);
         let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
         let len = file.len().map_err(Error::io("measure", &name))?;

@@ -207,11 +207,7 @@ impl TierKeeper {
 }
 
 /// Tiers and the listed segments between and behind them, oldest first.
-fn neighbours<'a>(
-    tiers: &'a Tiers,
-    segments: &'a [Arc<Segment>],
-    listed: &'a [SegmentEntry],
-) -> Vec<Neighbour<'a>> {
+fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [SegmentEntry]) -> Vec<Neighbour<'a>> {
     let mut found = Vec::new();
     let mut tiers = tiers.iter().peekable();
     for entry in listed {
@@ -227,7 +223,7 @@ fn neighbours<'a>(
 
 fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc<SealedIndex>> {
     let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
-    match &**segments[at].index() {
+    match &segments[at].opened().ok()?.index {
         SegmentIndex::Sealed(index) => Some(index.clone()),
         SegmentIndex::Active(_) => None,
     }

@@ -105,9 +105,8 @@ impl MergePlan<'_> {
         })?;
         each_key(&sources, pulse, |_, rows| {
             writer.positions(key_len(&sources, rows)?)?;
-            rows.iter().try_for_each(|(input, row)| {
-                sources[*input].each_position(*row, |position| writer.position(position))
-            })
+            rows.iter()
+                .try_for_each(|(input, row)| sources[*input].each_position(*row, |position| writer.position(position)))
         })?;
         each_id(&sources, pulse, |hash, position| writer.id(hash, position))?;
         each_id(&sources, pulse, |hash, _| writer.filtered_id(hash))?;
@@ -197,12 +196,7 @@ fn each_id(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(u
 }
 
 /// Every name once by its bytes.
-fn each_name(
-    sources: &[Source<'_>],
-    of: NamesOf,
-    pulse: &mut Pulse<'_>,
-    mut each: impl FnMut(&[u8]) -> Step,
-) -> Step {
+fn each_name(sources: &[Source<'_>], of: NamesOf, pulse: &mut Pulse<'_>, mut each: impl FnMut(&[u8]) -> Step) -> Step {
     let mut heads: SmallVec<[NameHead<'_>; INPUTS_MAX]> = sources.iter().map(|source| source.names(of)).collect();
     let mut lowest = Vec::new();
     loop {

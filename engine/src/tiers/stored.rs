@@ -126,8 +126,8 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
 fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<IndexManifest> {
     let name = index_manifest_name(generation);
     let bytes = read_whole(storage, &name, INDEX_MANIFEST_LEN_MAX)?;
-    let index = IndexManifest::decode_for(&bytes, Purpose::Read)
-        .map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+    let index =
+        IndexManifest::decode_for(&bytes, Purpose::Read).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
     if index.generation != generation {
         return Err(Error::corrupt(&name, 48, None, format!("it holds generation {}", index.generation)));
     }
