@@ -1,0 +1,163 @@
+use super::*;
+use crate::storage::Fill;
+use crate::tiers::stored::index_manifest_name;
+use crate::tiers::{Loaded, Replaced, TierKeeper, Unit, load, remove_unnamed};
+
+fn loaded(closed: &Closed) -> Loaded {
+    load(&closed.storage, &closed.names(), &closed.manifest, ReadMode::Mapped).expect("no later version")
+}
+
+/// Merges until nothing is due, and answers the tiers.
+fn merge_all(closed: &Closed, keeper: &mut TierKeeper, mut tiers: Tiers) -> Tiers {
+    while keeper.is_due(&tiers, &closed.segments, &closed.manifest) {
+        let replaced: Option<Replaced> = keeper
+            .merge_next(
+                &closed.storage,
+                &tiers,
+                &closed.segments,
+                &closed.manifest,
+                &mut |_| {},
+                &AtomicBool::new(false),
+            )
+            .expect("memory");
+        let replaced = replaced.expect("nobody stops it");
+        replaced.remove_files(&closed.storage).expect("memory");
+        tiers = replaced.tiers;
+    }
+    tiers
+}
+
+/// Tiers and the segments without one answer for everything, once.
+fn check_list(closed: &Closed, tiers: &Tiers) {
+    let last = closed.manifest.segments.last().expect("segments").last_position;
+    let mut position = 1;
+    while position <= last {
+        let unit = tiers.unit_at(&closed.segments, position).expect("every position has a unit");
+        assert_eq!(unit.first_position(), position);
+        if let Unit::Tier(tier) = unit {
+            closed.rows_of(tier).compare(tier, &[position]).expect("a sound tier");
+        }
+        position = unit.last_position(last) + 1;
+    }
+    let alone = tiers.segments_without(&closed.segments).count() as u64;
+    assert_eq!(alone + tiers.covered_segments(), closed.segments.len() as u64);
+}
+
+#[test]
+fn a_store_gets_its_tiers_and_keeps_them() {
+    let mut closed = Closed::of_segments(37);
+    let Loaded { tiers, index, notices } = loaded(&closed);
+    assert!(tiers.iter().len() == 0 && notices.is_empty() && tiers.covered_until() == 0);
+    let (segments, manifest) = (closed.segments.clone(), closed.manifest.clone());
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let mut tiers = tiers;
+    // Sealed one after the other.
+    for count in [1, 4, 5, 16, 23, 37] {
+        closed.manifest.segments = manifest.segments[..count].to_vec();
+        closed.segments = segments[..count].to_vec();
+        tiers = merge_all(&closed, &mut keeper, tiers);
+        check_list(&closed, &tiers);
+        let names = closed.names();
+        assert_eq!(tier_files(&names), named_files(&tiers));
+        assert!(names.iter().filter(|name| name.starts_with("INDEX-")).count() <= 2);
+    }
+    let covered: Vec<(u64, u64)> =
+        tiers.iter().map(|tier| (tier.entry().first_segment, tier.entry().last_segment)).collect();
+    assert_eq!(covered, [(1, 16), (17, 32), (33, 36)]);
+    assert_eq!(tiers.covered_until(), closed.manifest.segments[35].last_position);
+
+    let again = loaded(&closed);
+    assert!(again.notices.is_empty());
+    assert_eq!(again.index.generation, keeper.generation());
+    assert_eq!(named_files(&again.tiers), named_files(&tiers));
+    check_list(&closed, &again.tiers);
+    assert!(!TierKeeper::new(again.index, ReadMode::Mapped).is_due(&again.tiers, &closed.segments, &closed.manifest));
+}
+
+#[test]
+fn a_broken_tier_is_dropped_and_made_again() {
+    let closed = Closed::of_segments(12);
+    let Loaded { tiers, index, .. } = loaded(&closed);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let tiers = merge_all(&closed, &mut keeper, tiers);
+    assert_eq!(tiers.iter().len(), 3);
+    assert!(keeper.drop_broken(&closed.storage, &tiers).expect("memory").is_none());
+    let second = tiers.iter().nth(1).expect("three tiers");
+    closed.flip(second.name(), 4096 + 9, 2);
+    second.check_all().expect_err("a bit is wrong");
+    check_list(&closed, &tiers);
+    assert_eq!(tiers.covered_until(), closed.manifest.segments[3].last_position);
+
+    let replaced = keeper.drop_broken(&closed.storage, &tiers).expect("memory").expect("one is broken");
+    replaced.remove_files(&closed.storage).expect("memory");
+    assert!(!has(&closed.names(), second.name()));
+    check_list(&closed, &replaced.tiers);
+    assert_eq!(named_files(&loaded(&closed).tiers), named_files(&replaced.tiers));
+
+    let whole = merge_all(&closed, &mut keeper, replaced.tiers);
+    check_list(&closed, &whole);
+    let covered: Vec<(u64, u64)> =
+        whole.iter().map(|tier| (tier.entry().first_segment, tier.entry().last_segment)).collect();
+    assert_eq!(covered, [(1, 4), (5, 8), (9, 12)]);
+}
+
+#[test]
+fn a_broken_index_manifest_falls_back_to_the_one_before() {
+    let closed = Closed::of_segments(8);
+    let Loaded { tiers, index, .. } = loaded(&closed);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let tiers = merge_all(&closed, &mut keeper, tiers);
+    assert_eq!((tiers.iter().len(), keeper.generation()), (2, 2));
+    closed.flip(&index_manifest_name(2), 60, 1);
+
+    let before = loaded(&closed);
+    assert_eq!((before.tiers.iter().len(), before.notices.len()), (1, 1));
+    assert!(before.notices[0].contains("INDEX-"), "{}", before.notices[0]);
+    // No number is given twice.
+    assert_eq!((before.index.generation, before.index.next_file), (2, 3));
+    let removed = remove_unnamed(&closed.storage, &closed.names(), &before.index).expect("memory");
+    assert_eq!(removed, [tier_name(2)]);
+    let mut keeper = TierKeeper::new(before.index, ReadMode::Mapped);
+    let tiers = merge_all(&closed, &mut keeper, before.tiers);
+    check_list(&closed, &tiers);
+    assert_eq!((tiers.iter().len(), keeper.generation()), (2, 3));
+    assert!(loaded(&closed).notices.is_empty());
+
+    // Of another store.
+    let mut other = closed.manifest.clone();
+    other.store[0] ^= 1;
+    let of_other = load(&closed.storage, &closed.names(), &other, ReadMode::Mapped).expect("no later version");
+    assert_eq!((of_other.tiers.iter().len(), of_other.notices.len()), (0, 2));
+}
+
+#[test]
+fn tiers_that_cannot_be_are_dropped_with_a_notice() {
+    let closed = Closed::of_segments(16);
+    let Loaded { tiers, index, .. } = loaded(&closed);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    // Three of four segments each: the fourth would make one of them all.
+    let mut fewer = Closed::open(closed.storage.clone());
+    fewer.keep(12);
+    let tiers = merge_all(&fewer, &mut keeper, tiers);
+    let names: Vec<String> = tiers.iter().map(|tier| tier.name().to_owned()).collect();
+    assert_eq!(names.len(), 3);
+    closed.storage.remove(&names[0]).expect("it is there");
+    closed.storage.remove(&names[1]).expect("it is there");
+    closed.storage.create(&names[1], 5000, Fill::Zeroed).expect("memory");
+    let found = loaded(&fewer);
+    assert_eq!(found.notices.len(), 2);
+    assert_eq!(named_files(&found.tiers).into_iter().collect::<Vec<_>>(), [names[2].clone()]);
+    assert_eq!(found.tiers.covered_until(), 0);
+    check_list(&fewer, &found.tiers);
+
+    // Of a manifest that lists fewer segments than a tier covers.
+    fewer.keep(11);
+    let found = loaded(&fewer);
+    assert_eq!((found.tiers.iter().len(), found.notices.len()), (0, 3));
+    closed.storage.create(&format!("{}.new", tier_name(77)), 10, Fill::Zeroed).expect("memory");
+    closed.storage.create("tier-of-somebody-else", 10, Fill::Zeroed).expect("memory");
+    let mut removed = remove_unnamed(&fewer.storage, &fewer.names(), &found.index).expect("memory");
+    removed.sort_unstable();
+    assert_eq!(removed, [names[1].clone(), names[2].clone(), format!("{}.new", tier_name(77))]);
+    assert!(has(&fewer.names(), "tier-of-somebody-else"));
+}
