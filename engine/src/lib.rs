@@ -35,7 +35,6 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "reading and sealing are yet to use it"))]
 mod tiers;
 mod wake;
 mod watermark;

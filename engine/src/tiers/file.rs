@@ -65,6 +65,7 @@ impl TierFile {
         &self.entry
     }
 
+    #[cfg(test)]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -282,6 +283,7 @@ impl<'a> TierPositions<'a> {
     }
 
     /// All from `from` on, ascending.
+    #[cfg(test)]
     pub(crate) fn ascending(mut self, from: u64) -> impl Iterator<Item = Result<u64>> + use<'a> {
         let mut next = Some(from);
         std::iter::from_fn(move || {
@@ -292,6 +294,7 @@ impl<'a> TierPositions<'a> {
     }
 
     /// All up to `to`, descending.
+    #[cfg(test)]
     pub(crate) fn descending(mut self, to: u64) -> impl Iterator<Item = Result<u64>> + use<'a> {
         let mut next = Some(to);
         std::iter::from_fn(move || {
@@ -317,7 +320,6 @@ pub(crate) struct TierNames<'a> {
 
 impl TierNames<'_> {
     /// The next name.
-    #[expect(clippy::should_implement_trait, reason = "a name lives in the iterator, and reading may fail")]
     pub(crate) fn next(&mut self) -> Result<Option<&str>> {
         let Some(name) = self.names.next()? else { return Ok(None) };
         match std::str::from_utf8(name) {

@@ -97,11 +97,13 @@ impl TierKeeper {
     }
 
     /// Generation of the newest index manifest.
+    #[cfg(test)]
     pub(crate) fn generation(&self) -> u64 {
         self.index.generation
     }
 
     /// Whether a merge is due. Looks at every listed segment, some nanoseconds each.
+    #[cfg(test)]
     pub(crate) fn is_due(&self, tiers: &Tiers, segments: &[Arc<Segment>], store: &Manifest) -> bool {
         let neighbours = neighbours(tiers, segments, &store.segments);
         self.choose(&neighbours).is_some()
@@ -213,7 +215,7 @@ fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [S
     for entry in listed {
         while tiers.next_if(|tier| tier.entry().last_segment < entry.number).is_some() {}
         match tiers.peek() {
-            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(*tier)),
+            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(tier)),
             Some(tier) if tier.entry().first_segment < entry.number => {}
             _ => found.push(Neighbour::Segment(entry, sealed_index(segments, entry.number))),
         }

@@ -183,11 +183,11 @@ fn each_id(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(u
     while let Some(hash) = heads.lowest() {
         pulse.beat()?;
         // Positions of an input are below those of the next one, and ascend within it.
-        for input in 0..sources.len() {
+        for (input, source) in sources.iter().enumerate() {
             while heads.is_at(input, hash) {
-                each(hash, sources[input].id(heads.row(input))?.1)?;
+                each(hash, source.id(heads.row(input))?.1)?;
                 if let Some(next) = heads.step(input) {
-                    heads.set(input, sources[input].id(next)?.0);
+                    heads.set(input, source.id(next)?.0);
                 }
             }
         }

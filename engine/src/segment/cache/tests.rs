@@ -25,13 +25,16 @@ fn append(store: &Store) {
     }
 }
 
-/// A closed store of at least eight sealed segments.
+/// A closed store of at least eight sealed segments, without tiers: every question comes to the segments.
 fn sample() -> Arc<Memory> {
     let memory = Arc::new(Memory::new());
     let store = options(8).durability(Durability::Buffered).background(false).open_storage(memory.clone()).unwrap();
     append(&store);
     assert!(store.stats().segments > 8);
     store.close().unwrap();
+    for name in memory.list().unwrap().iter().filter(|name| crate::tiers::is_index_name(name)) {
+        memory.remove(name).unwrap();
+    }
     memory
 }
 
