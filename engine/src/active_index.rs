@@ -151,8 +151,8 @@ impl ActiveIndex {
     /// Records that carry the key, newest first.
     pub(crate) fn postings(&self, kind: KeyKind, hash: u64) -> Postings<'_> {
         let table = self.keys.load();
-        let newest = table.find(kind, hash).map_or(0, |slot| newest(slot.head.load(Ordering::Acquire)));
-        Postings { index: self, kind, next: newest }
+        let head = table.find(kind, hash).map_or(0, |slot| slot.head.load(Ordering::Acquire));
+        Postings { index: self, kind, next: newest(head), count: count(head) }
     }
 
     /// Records whose id may have this hash; none if ids are looked up elsewhere.
@@ -402,9 +402,12 @@ impl IndexWriter {
 
 /// Walks a key's events from the newest to the oldest.
 pub(crate) struct Postings<'a> {
-    index: &'a ActiveIndex,
-    kind: KeyKind,
-    next: u32,
+    pub(crate) index: &'a ActiveIndex,
+    pub(crate) kind: KeyKind,
+    /// Where to go on: record + 1, or of a tag entry + 1.
+    pub(crate) next: u32,
+    /// How many the key has in all.
+    pub(crate) count: u32,
 }
 
 impl Iterator for Postings<'_> {

@@ -18,6 +18,7 @@ use crate::Result;
 use crate::append::Durability;
 use crate::log::page_floor;
 use crate::manifest;
+use crate::merging;
 use crate::options::Options;
 use crate::recovery::segment_entry;
 use crate::sealed_index::SealedIndex;
@@ -124,7 +125,12 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
         std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&inner))
     };
     // Without its threads the store still works, only with less done ahead.
-    [run("annals-committer", commit_loop), run("annals-keeper", keep_loop)].into_iter().flatten().collect()
+    let threads = [
+        run("annals-committer", commit_loop),
+        run("annals-keeper", keep_loop),
+        run("annals-merger", merging::merge_loop),
+    ];
+    threads.into_iter().flatten().collect()
 }
 
 /// What an append owes before it may be answered, besides its own durability.
@@ -146,8 +152,8 @@ pub(crate) fn after_append(inner: &Inner) -> Result<()> {
     } else if behind && backlog >= BACKLOG.min(ring.len() / 4) {
         inner.committer.wake_if_asleep();
     }
-    if !inner.options.background {
-        seal_all(inner);
+    if !inner.options.background && seal_all(inner) {
+        merging::merge_all(inner);
     }
     // Nothing is acknowledged after a failure, whoever met it.
     log.check_poison()
@@ -224,11 +230,14 @@ fn keep_loop(inner: &Inner) {
     }
 }
 
-/// Seals what waits for it, in the calling thread.
-pub(crate) fn seal_all(inner: &Inner) {
+/// Seals what waits for it, in the calling thread; false if nothing did.
+pub(crate) fn seal_all(inner: &Inner) -> bool {
+    let mut any = false;
     while let Some(segment) = inner.preparer.next_to_seal() {
         seal(inner, &segment);
+        any = true;
     }
+    any
 }
 
 /// Returns when a segment's batches and its end mark are durable; false if the log failed before.
@@ -254,27 +263,33 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
     if !wait_ended(inner, segment, closing) {
         return;
     }
-    match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
-        Ok(index) => {
-            if let SegmentIndex::Active(used) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
-                inner.preparer.keep_index(used);
+    // A listed one may have been let go of meanwhile: then its next touch makes the index.
+    if segment.is_indexed_in_memory() {
+        match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
+            Ok(index) => {
+                if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
+                    inner.preparer.keep_index(used);
+                }
             }
+            Err(_) => inner.sealing.lock().failures += 1,
         }
-        Err(_) => inner.sealing.lock().failures += 1,
     }
     let mut sealing = inner.sealing.lock();
     let number = segment.header.identity.segment;
-    if sealing.manifest.segments.iter().any(|entry| entry.number == number) {
+    if let Some(entry) = sealing.manifest.segments.iter().find(|entry| entry.number == number) {
+        segment.enlist(entry, &inner.core.cache);
         return;
     }
+    let entry = segment_entry(segment, closing);
     let mut next = sealing.manifest.clone();
     next.generation += 1;
     next.next_segment = inner.preparer.next_number();
-    next.segments.push(segment_entry(segment, closing));
+    next.segments.push(entry.clone());
     match manifest::save(inner.storage.as_ref(), &next) {
         Ok(()) => {
             inner.preparer.set_manifest_generation(next.generation);
             sealing.manifest = next;
+            segment.enlist(&entry, &inner.core.cache);
         }
         Err(_) => {
             // Listed with the next one that is sealed, in order.

@@ -178,10 +178,10 @@ impl Commit {
             if cfg!(annals_plant = "no-sync") {
                 continue;
             }
-            if cfg!(annals_plant = "sync-repeated-after-failure") && segment.file.sync().is_ok() {
+            if cfg!(annals_plant = "sync-repeated-after-failure") && segment.sync().is_ok() {
                 continue;
             }
-            segment.file.sync().map_err(|error| format!("sync {}: {error}", segment.name))?;
+            segment.sync().map_err(|error| format!("sync {}: {error}", segment.name))?;
             self.sync_count.fetch_add(1, Ordering::Relaxed);
         }
         self.write_mark(log, tip, false).map_err(|error| format!("write MARK: {error}"))

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use annals_format::manifest::Limits;
 use arc_swap::ArcSwap;
 
+use smallvec::SmallVec;
+
+use crate::Result;
 use crate::append::Durability;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::{ReadMode, View};
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentCache, SegmentIndex};
+use crate::tiers::{TierFile, Tiers};
 
 /// All segments, oldest first; replaced as a whole when one is added.
 pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
@@ -20,11 +24,15 @@ pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
 pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
+    pub(crate) tiers: ArcSwap<Tiers>,
+    /// Opens those of the segments that the manifest lists.
+    pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
-    /// The writer's table of all ids, where there is a writer; else each segment's index is asked.
+    /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
 }
 
@@ -58,4 +66,58 @@ impl Core {
         let after = segments.partition_point(|segment| segment.first_position() <= position);
         segments.get(after.checked_sub(1)?).cloned()
     }
+
+    /// Every position whose event may have an id with this hash, in no order; a hash match is no equality.
+    ///
+    /// # Errors
+    /// Those of opening an index, where no tier answers.
+    pub(crate) fn positions_of_id(&self, hash: u64) -> Result<SmallVec<[u64; 4]>> {
+        loop {
+            let tiers = self.tiers.load();
+            let mut found = match &self.ids {
+                Some(ids) => ids.candidates(hash),
+                None => SmallVec::new(),
+            };
+            for tier in tiers.iter() {
+                match tier.unless_broken(tier.candidates_of_id(hash))? {
+                    Some(positions) => found.extend(positions),
+                    None => self.ids_of_segments(hash, &mut found, |segment| is_covered(tier, segment))?,
+                }
+            }
+            if self.ids.is_none() {
+                let has_tier = |segment: &Segment| tiers.iter().any(|tier| is_covered(tier, segment));
+                self.ids_of_segments(hash, &mut found, |segment| !has_tier(segment))?;
+            }
+            // Ids leave memory once a tier holds them, and come back before one is dropped: seen from one list of tiers,
+            // each is in one place or the other.
+            if Arc::ptr_eq(&tiers, &self.tiers.load()) {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn ids_of_segments(
+        &self,
+        hash: u64,
+        found: &mut SmallVec<[u64; 4]>,
+        is_asked: impl Fn(&Segment) -> bool,
+    ) -> Result<()> {
+        for segment in self.segments.load().iter().filter(|segment| is_asked(segment)) {
+            let first = segment.first_position();
+            match &segment.opened()?.index {
+                SegmentIndex::Active(index) => {
+                    found.extend(index.by_id(hash).into_iter().map(|record| first + u64::from(record)));
+                }
+                SegmentIndex::Sealed(index) => {
+                    found.extend(index.by_id(hash)?.into_iter().map(|record| first + u64::from(record)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_covered(tier: &TierFile, segment: &Segment) -> bool {
+    let number = segment.header.identity.segment;
+    (tier.entry().first_segment..=tier.entry().last_segment).contains(&number)
 }

@@ -1,4 +1,5 @@
-//! The writer's memory of every stream: its last revision, its last position.
+//! The writer's memory of streams: last revision and last position of each that was met since the store was opened. What
+//! is not here is asked of the index, once.
 //!
 //! One look-up touches one cache line. A stream is known by 128 bits of seeded hash, which is half a line with its
 //! numbers; its name stands in the log.
@@ -23,6 +24,11 @@ impl StreamNumber {
 pub(crate) struct StreamTip {
     pub(crate) revision: u64,
     pub(crate) position: u64,
+}
+
+impl StreamTip {
+    /// Of a stream that was never written.
+    pub(crate) const NONE: Self = Self { revision: 0, position: 0 };
 }
 
 /// Words of a slot, in order: the hash (0: free), the second hash, last revision, last position.
@@ -67,9 +73,9 @@ impl Directory {
         self.slots.as_words()[slot * WORDS + word].store(value, Relaxed);
     }
 
-    /// Number of streams that were written; names of refused batches may stand here as well. Walks them all.
-    pub(crate) fn written_count(&self) -> usize {
-        (0..=self.mask()).filter(|slot| self.word(*slot, REVISION) > 0).count()
+    /// Number of streams here; names of refused batches are among them.
+    pub(crate) fn len(&self) -> usize {
+        self.used
     }
 
     /// Begins to load what a look-up of this hash will look at.
@@ -92,10 +98,11 @@ impl Directory {
         }
     }
 
-    /// The stream's last event, zeros for one that is not here.
-    pub(crate) fn tip_of(&self, stream: &str) -> StreamTip {
-        let slot = self.slot(self.hash_of(stream), self.hash.check(stream));
-        StreamTip { revision: self.word(slot, REVISION), position: self.word(slot, POSITION) }
+    /// The stream's number, if it is here.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
+        let slot = self.slot(hash, self.hash.check(stream));
+        (self.word(slot, HASH) != 0).then_some(StreamNumber(slot as u32))
     }
 
     /// Makes room for so many more streams: numbers given from now on stay valid while they come. Seldom, moves all
@@ -128,17 +135,16 @@ impl Directory {
         }
     }
 
-    /// The stream's number; a new one, for which there is room, if it is not known yet.
-    #[inline]
-    pub(crate) fn find_or_add(&mut self, hash: u64, stream: &str) -> StreamNumber {
+    /// Enters a stream that is not here yet; there is room for it.
+    pub(crate) fn add(&mut self, hash: u64, stream: &str, tip: StreamTip) -> StreamNumber {
         let check = self.hash.check(stream);
         let slot = self.slot(hash, check);
-        if self.word(slot, HASH) == 0 {
-            self.set_word(slot, HASH, hash);
-            self.set_word(slot, CHECK, check);
-            self.used += 1;
-        }
-        StreamNumber(slot as u32)
+        self.set_word(slot, HASH, hash);
+        self.set_word(slot, CHECK, check);
+        self.used += 1;
+        let number = StreamNumber(slot as u32);
+        self.set_tip(number, tip);
+        number
     }
 
     #[inline]
@@ -155,12 +161,14 @@ impl Directory {
         revision
     }
 
-    /// Sets what recovery found.
+    /// Sets what reading the log found.
     pub(crate) fn set(&mut self, stream: &str, tip: StreamTip) {
         self.reserve(1);
         let hash = self.hash_of(stream);
-        let number = self.find_or_add(hash, stream);
-        self.set_tip(number, tip);
+        match self.find(hash, stream) {
+            Some(number) => self.set_tip(number, tip),
+            None => drop(self.add(hash, stream, tip)),
+        }
     }
 
     #[inline]
@@ -174,6 +182,10 @@ impl Directory {
 mod tests {
     use super::*;
 
+    fn find(directory: &Directory, stream: &str) -> Option<StreamTip> {
+        directory.find(directory.hash_of(stream), stream).map(|number| directory.tip(number))
+    }
+
     #[test]
     fn streams_keep_their_tips_while_the_directory_grows() {
         let mut directory = Directory::new(NameHash { seed: 9 });
@@ -182,22 +194,21 @@ mod tests {
             directory.set(&format!("stream-{n}"), tip(n));
         }
         for n in 0..20_000u64 {
-            assert_eq!(directory.tip_of(&format!("stream-{n}")), tip(n));
+            assert_eq!(find(&directory, &format!("stream-{n}")), Some(tip(n)));
         }
-        assert_eq!(directory.written_count(), 20_000);
-        assert_eq!(directory.tip_of("stream-20000"), StreamTip { revision: 0, position: 0 });
+        assert_eq!(directory.len(), 20_000);
+        assert_eq!(find(&directory, "stream-20000"), None);
     }
 
     #[test]
     fn room_that_was_reserved_keeps_numbers_valid() {
         let mut directory = Directory::new(NameHash { seed: 9 });
         directory.reserve(5_000);
-        let numbers: Vec<_> = (0..5_000u64)
-            .map(|n| {
-                let name = format!("stream-{n}");
-                directory.find_or_add(directory.hash_of(&name), &name)
-            })
-            .collect();
+        let add = |n: u64| {
+            let name = format!("stream-{n}");
+            directory.add(directory.hash_of(&name), &name, StreamTip::NONE)
+        };
+        let numbers: Vec<_> = (0..5_000u64).map(add).collect();
         for (n, number) in (1..).zip(&numbers) {
             assert_eq!(directory.advance(*number, n), 1);
         }
@@ -210,8 +221,9 @@ mod tests {
     fn streams_that_share_a_hash_are_two() {
         let mut directory = Directory::new(NameHash { seed: 9 });
         directory.reserve(2);
-        let (one, other) = (directory.find_or_add(7, "one"), directory.find_or_add(7, "other"));
+        let (one, other) = (directory.add(7, "one", StreamTip::NONE), directory.add(7, "other", StreamTip::NONE));
         assert_ne!(one, other);
-        assert_eq!(directory.find_or_add(7, "one"), one);
+        assert_eq!((directory.find(7, "one"), directory.find(7, "other")), (Some(one), Some(other)));
+        assert_eq!(directory.find(7, "third"), None);
     }
 }

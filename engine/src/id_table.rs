@@ -4,14 +4,16 @@
 //! The newest ids stand in a small table that stays in the processor's cache. When it is full they move on together, so
 //! that the memory each of them goes to is waited for once and not a thousand times. Where they go, a table that is full
 //! is kept as it is, and a larger one is begun: nothing is ever rehashed, so that no append waits for a table to grow.
-//! Each table has a filter an eighth its size: nearly every look-up of an id that is not there ends at the filters.
+//! Filters stand before them all, each for as many ids as several tables: nearly every look-up of an id that is not there
+//! looks at one cache line of each of the one or two filters, and at nothing else.
 //!
 //! One writer, under its lock; any number of readers, without one. A reader that loaded the head first (acquire) finds
 //! every id up to it: it looks among the newest ids before the tables, and ids leave there after they have arrived here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -20,18 +22,23 @@ use crate::storage::SharedMap;
 
 const POSITION_BITS: u32 = 40;
 const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
+/// The last position that a store can have: 2^40 - 1.
+pub(crate) const LAST_POSITION: u64 = POSITION_MASK;
 /// Slots for the newest ids, and how many of them are filled before they move on.
 const NEWEST_SLOTS: usize = 1 << 12;
 const NEWEST_MAX: usize = 1 << 10;
 const FIRST_SLOTS: usize = 1 << 13;
-/// Up to here a table is eight times as large as the one before, beyond twice: small stores stay small, large ones have
-/// few tables.
-const EIGHTFOLD_UP_TO: usize = 1 << 21;
+/// A table is eight times as large as the one before up to this: small stores stay small, large ones have few tables, and
+/// none is so large that it stays long after the files of the index hold most of its ids.
+const LAST_SLOTS: usize = 1 << 20;
 /// From here on the next table is made in the background: it takes long to be given so much memory.
 const AHEAD_FROM: usize = 1 << 18;
-const TABLES_MAX: usize = 32;
-/// Slots for each word of a filter: at two thirds full 12 bits an id, of which four are set.
-const SLOTS_PER_WORD: usize = 8;
+/// Words of the first filter, and of those that follow. A word serves four ids: 16 bits an id, of which four are set.
+const FIRST_FILTER_WORDS: usize = 1 << 18;
+const FILTER_WORDS: usize = 1 << 21;
+const IDS_PER_WORD: usize = 4;
+/// So many tables stay in memory when the files of the index hold their ids.
+const TABLES_KEPT: usize = 2;
 /// How many ids ahead of the one that moves memory is asked for.
 const AHEAD: usize = 12;
 
@@ -64,7 +71,7 @@ impl Slots {
             index = (index + 1) & (words.len() - 1);
         }
         // Release: who meets this id in a slot that was cleared for it sees where the one before has gone.
-        words[index].store(tag(hash) | position, Ordering::Release);
+        words[index].store(tag(hash) | (position & POSITION_MASK), Ordering::Release);
     }
 
     #[inline]
@@ -96,45 +103,74 @@ const fn filter_bits(hash: u64) -> u64 {
     1 << (hash >> 58) | 1 << (hash >> 52 & 63) | 1 << (hash >> 46 & 63) | 1 << (hash >> 40 & 63)
 }
 
+/// Says *absent* of nearly all ids that are not in it, and never of one that is.
+#[derive(Debug)]
+struct Filter {
+    words: SharedMap,
+    used: AtomicUsize,
+    /// The largest position of its ids.
+    last_position: AtomicU64,
+}
+
+impl Filter {
+    fn new(words: usize) -> Self {
+        let words = SharedMap::zeroed_words(words);
+        Self { words, used: AtomicUsize::new(0), last_position: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    fn word(&self, hash: u64) -> &AtomicU64 {
+        let words = self.words.as_words();
+        &words[hash as usize & (words.len() - 1)]
+    }
+
+    #[inline]
+    fn may_hold(&self, hash: u64) -> bool {
+        let bits = filter_bits(hash);
+        // Acquire: who meets a bit sees the slot of its id among the newest.
+        self.word(hash).load(Ordering::Acquire) & bits == bits
+    }
+
+    #[inline]
+    fn insert(&self, hash: u64, position: u64) {
+        let word = self.word(hash);
+        word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Release);
+        self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        raise(&self.last_position, position);
+    }
+
+    fn room(&self) -> usize {
+        self.words.as_words().len() * IDS_PER_WORD
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.room()
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) * 2 >= self.room()
+    }
+}
+
 #[derive(Debug)]
 struct Table {
     slots: Slots,
-    filter: SharedMap,
     used: AtomicUsize,
+    /// The largest position in it.
+    last_position: AtomicU64,
 }
 
 impl Table {
     fn new(slot_count: usize) -> Self {
-        let filter = SharedMap::zeroed_words(slot_count / SLOTS_PER_WORD);
-        Self { slots: Slots::new(slot_count), filter, used: AtomicUsize::new(0) }
-    }
-
-    /// Brings all its memory in.
-    fn touch(&self) {
-        for memory in [self.slots.words(), self.filter.as_words()] {
-            memory.chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
-        }
-    }
-
-    #[inline]
-    fn filter_word(&self, hash: u64) -> &AtomicU64 {
-        &self.filter.as_words()[self.slots.home(hash) / SLOTS_PER_WORD]
+        Self { slots: Slots::new(slot_count), used: AtomicUsize::new(0), last_position: AtomicU64::new(0) }
     }
 
     #[inline]
     fn insert(&self, hash: u64, position: u64) {
         self.slots.insert(hash, position);
-        let word = self.filter_word(hash);
-        word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Relaxed);
         self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn find(&self, hash: u64, each: &mut impl FnMut(u64)) {
-        let bits = filter_bits(hash);
-        if self.filter_word(hash).load(Ordering::Relaxed) & bits == bits {
-            self.slots.find(hash, each);
-        }
+        raise(&self.last_position, position);
     }
 
     #[inline]
@@ -147,142 +183,231 @@ impl Table {
     }
 
     fn slots_of_next(&self) -> usize {
-        let slots = self.slots.words().len();
-        slots * if slots < EIGHTFOLD_UP_TO { 8 } else { 2 }
+        (self.slots.words().len() * 8).min(LAST_SLOTS)
     }
+}
+
+#[inline]
+fn raise(largest: &AtomicU64, position: u64) {
+    largest.store(position.max(largest.load(Ordering::Relaxed)), Ordering::Relaxed);
+}
+
+/// Brings memory in before somebody waits for it.
+fn touch(words: &[AtomicU64]) {
+    words.chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
+}
+
+/// Where ids are looked for, beside the newest.
+#[derive(Clone, Debug)]
+struct Shelves {
+    /// Only the last one of each is added to.
+    filters: Vec<Arc<Filter>>,
+    tables: Vec<Arc<Table>>,
+}
+
+impl Shelves {
+    fn last_table(&self) -> &Arc<Table> {
+        self.tables.last().expect("there is always one")
+    }
+
+    fn last_filter(&self) -> &Arc<Filter> {
+        self.filters.last().expect("there is always one")
+    }
+
+    #[inline]
+    fn may_hold(&self, hash: u64) -> bool {
+        self.filters.iter().any(|filter| filter.may_hold(hash))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    table: Option<Table>,
+    filter: Option<Filter>,
 }
 
 #[derive(Debug)]
 pub(crate) struct IdTable {
     newest: Slots,
-    /// Only the last one is added to.
-    tables: [OnceLock<Table>; TABLES_MAX],
-    count: AtomicUsize,
-    spare: Mutex<Option<Table>>,
+    shelves: ArcSwap<Shelves>,
+    spare: Mutex<Spare>,
 }
 
 impl IdTable {
-    fn new() -> Self {
-        let table = Self {
-            newest: Slots::new(NEWEST_SLOTS),
-            tables: [const { OnceLock::new() }; TABLES_MAX],
-            count: AtomicUsize::new(0),
-            spare: Mutex::new(None),
-        };
-        table.push(Table::new(FIRST_SLOTS));
-        table
-    }
-
-    #[inline]
-    fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.tables[..self.count.load(Ordering::Acquire)].iter().filter_map(OnceLock::get)
-    }
-
-    #[inline]
-    fn last_table(&self) -> &Table {
-        let last = self.count.load(Ordering::Relaxed) - 1;
-        self.tables[last].get().expect("a table that is counted is there")
-    }
-
-    /// Begins to load what [`IdTable::find`] will look at first.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        for table in self.tables() {
-            prefetch(table.filter_word(hash));
-        }
-    }
-
-    /// Calls `each` with every position whose id may have this hash: all that have it, and seldom one that has not.
-    #[inline]
-    pub(crate) fn find(&self, hash: u64, mut each: impl FnMut(u64)) {
-        self.newest.find(hash, &mut each);
-        for table in self.tables() {
-            table.find(hash, &mut each);
-        }
-    }
-
-    #[cold]
-    fn begin_table(&self) {
-        let slots = self.last_table().slots_of_next();
-        let spare = self.spare.try_lock().and_then(|mut spare| spare.take());
-        self.push(spare.unwrap_or_else(|| Table::new(slots)));
-    }
-
-    fn push(&self, table: Table) {
-        let count = self.count.load(Ordering::Relaxed);
-        self.tables[count].set(table).expect("only the writer adds tables");
-        self.count.store(count + 1, Ordering::Release);
-    }
-
-    /// Makes the next table if it will be wanted soon; for a background thread. Costs two loads if not.
-    pub(crate) fn make_ahead(&self) {
-        let last = self.last_table();
-        if last.slots.words().len() < AHEAD_FROM || !last.is_half_full() || self.spare.lock().is_some() {
-            return;
-        }
-        let table = Table::new(last.slots_of_next());
-        table.touch();
-        let mut spare = self.spare.lock();
-        // The writer may have begun one meanwhile.
-        if std::ptr::eq(last, self.last_table()) {
-            *spare = Some(table);
-        }
-    }
-
-    /// As [`IdTable::find`], collected.
+    /// Every position whose id may have this hash: all that have it, and seldom one that has not.
     pub(crate) fn candidates(&self, hash: u64) -> SmallVec<[u64; 4]> {
         let mut found = SmallVec::new();
-        self.find(hash, |position| found.push(position));
+        let shelves = self.shelves.load();
+        if !shelves.may_hold(hash) {
+            return found;
+        }
+        // Looked through before the tables are taken: an id leaves there after it has arrived in one of these.
+        self.newest.find(hash, &mut |position| found.push(position));
+        for table in &self.shelves.load().tables {
+            table.slots.find(hash, &mut |position| found.push(position));
+        }
         found
     }
+
+    /// Makes the next table and the next filter if they will be wanted soon; for a background thread. Costs little if not.
+    pub(crate) fn make_ahead(&self) {
+        let shelves = self.shelves.load_full();
+        let (table, filter) = (shelves.last_table(), shelves.last_filter());
+        if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && self.spare.lock().table.is_none() {
+            let next = Table::new(table.slots_of_next());
+            touch(next.slots.words());
+            let mut spare = self.spare.lock();
+            // The writer may have begun one meanwhile.
+            if Arc::ptr_eq(table, self.shelves.load().last_table()) {
+                spare.table = Some(next);
+            }
+        }
+        if filter.is_half_full() && self.spare.lock().filter.is_none() {
+            let next = Filter::new(FILTER_WORDS);
+            touch(next.words.as_words());
+            let mut spare = self.spare.lock();
+            if Arc::ptr_eq(filter, self.shelves.load().last_filter()) {
+                spare.filter = Some(next);
+            }
+        }
+    }
+}
+
+/// What an [`IdWriter`] let go of.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    _tables: Vec<Arc<Table>>,
+    _filters: Vec<Arc<Filter>>,
 }
 
 /// The writer's hand on an [`IdTable`]. There is only one.
 #[derive(Debug)]
 pub(crate) struct IdWriter {
-    table: Arc<IdTable>,
+    shared: Arc<IdTable>,
+    /// Those that are shared, at hand without a look at the shared pointer.
+    shelves: Shelves,
     /// Hash and position of each of the newest ids, in order.
     newest: Vec<(u64, u64)>,
+    forgotten_up_to: u64,
 }
 
 impl IdWriter {
     pub(crate) fn new() -> Self {
-        Self { table: Arc::new(IdTable::new()), newest: Vec::with_capacity(NEWEST_MAX) }
+        let shelves = Shelves {
+            filters: vec![Arc::new(Filter::new(FIRST_FILTER_WORDS))],
+            tables: vec![Arc::new(Table::new(FIRST_SLOTS))],
+        };
+        let shared = IdTable {
+            newest: Slots::new(NEWEST_SLOTS),
+            shelves: ArcSwap::from_pointee(shelves.clone()),
+            spare: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), shelves, newest: Vec::with_capacity(NEWEST_MAX), forgotten_up_to: 0 }
     }
 
     /// For readers.
     pub(crate) fn table(&self) -> &Arc<IdTable> {
-        &self.table
+        &self.shared
     }
 
-    /// Enters an id. `position` is below 2^40.
+    /// Begins to load what [`IdWriter::may_hold`] will look at.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        for filter in &self.shelves.filters {
+            prefetch(filter.word(hash));
+        }
+    }
+
+    /// False if no id here has this hash; true if one has, and seldom if none has.
+    #[inline]
+    pub(crate) fn may_hold(&self, hash: u64) -> bool {
+        self.shelves.may_hold(hash)
+    }
+
+    /// Enters an id. `position` is at most [`LAST_POSITION`].
     #[inline]
     pub(crate) fn insert(&mut self, hash: u64, position: u64) {
-        assert!(position <= POSITION_MASK, "a store holds fewer than 2^40 records");
+        debug_assert!(position <= LAST_POSITION, "checked by the writer and at opening");
         if self.newest.len() == NEWEST_MAX {
             self.move_on();
         }
-        self.table.newest.insert(hash, position);
+        self.shared.newest.insert(hash, position);
         self.newest.push((hash, position));
+        self.shelves.last_filter().insert(hash, position);
+    }
+
+    /// Lets go of what holds nothing but ids at `position` or before it, since they are found elsewhere, but for the last
+    /// [`TABLES_KEPT`] tables: what is in memory is found sooner. The memory is given back when the answer is dropped,
+    /// which is better done without the writer's lock.
+    pub(crate) fn forget_up_to(&mut self, position: u64) -> Forgotten {
+        let Shelves { tables, filters } = &mut self.shelves;
+        // Positions rise from one to the next, but for those of one segment at opening, whose ids come in another order.
+        let is_past = |last: &AtomicU64| last.load(Ordering::Relaxed) <= position;
+        let old_tables = tables[..tables.len().saturating_sub(TABLES_KEPT)]
+            .iter()
+            .take_while(|of| is_past(&of.last_position))
+            .count();
+        // Nothing may be in a filter that is kept and in no table, but the other way round nothing would be found.
+        let up_to = tables[..old_tables].last().map_or(0, |table| table.last_position.load(Ordering::Relaxed));
+        let is_gone = |of: &&Arc<Filter>| of.last_position.load(Ordering::Relaxed) <= up_to;
+        let old_filters = filters[..filters.len() - 1].iter().take_while(is_gone).count();
+        let forgotten = Forgotten {
+            _tables: tables.drain(..old_tables).collect(),
+            _filters: filters.drain(..old_filters).collect(),
+        };
+        self.forgotten_up_to = self.forgotten_up_to.max(up_to);
+        if old_tables + old_filters > 0 {
+            self.share();
+        }
+        forgotten
+    }
+
+    /// Position up to which ids were let go of.
+    pub(crate) fn forgotten_up_to(&self) -> u64 {
+        self.forgotten_up_to
+    }
+
+    fn share(&self) {
+        self.shared.shelves.store(Arc::new(self.shelves.clone()));
+    }
+
+    #[cold]
+    fn begin_table(&mut self) {
+        let slots = self.shelves.last_table().slots_of_next();
+        let spare = self.shared.spare.try_lock().and_then(|mut spare| spare.table.take());
+        self.shelves.tables.push(Arc::new(spare.unwrap_or_else(|| Table::new(slots))));
+        self.share();
+    }
+
+    #[cold]
+    fn begin_filter(&mut self) {
+        let spare = self.shared.spare.try_lock().and_then(|mut spare| spare.filter.take());
+        self.shelves.filters.push(Arc::new(spare.unwrap_or_else(|| Filter::new(FILTER_WORDS))));
+        self.share();
     }
 
     /// The newest ids go to the last table.
     #[cold]
     fn move_on(&mut self) {
-        for (index, (hash, position)) in self.newest.iter().enumerate() {
-            if self.table.last_table().is_full() {
-                self.table.begin_table();
+        let newest = std::mem::take(&mut self.newest);
+        let mut last = self.shelves.last_table().clone();
+        for (index, (hash, position)) in newest.iter().enumerate() {
+            if last.is_full() {
+                self.begin_table();
+                last = self.shelves.last_table().clone();
             }
-            let last = self.table.last_table();
-            if let Some((ahead, _)) = self.newest.get(index + AHEAD) {
+            if let Some((ahead, _)) = newest.get(index + AHEAD) {
                 prefetch(&last.slots.words()[last.slots.home(*ahead)]);
-                prefetch(last.filter_word(*ahead));
             }
             last.insert(*hash, *position);
         }
+        self.newest = newest;
         self.newest.clear();
         // Release, one by one: see `Slots::find`.
-        self.table.newest.words().iter().for_each(|slot| slot.store(0, Ordering::Release));
+        self.shared.newest.words().iter().for_each(|slot| slot.store(0, Ordering::Release));
+        if self.shelves.last_filter().is_full() {
+            self.begin_filter();
+        }
     }
 }
 
@@ -313,7 +438,7 @@ mod tests {
                 assert!(positions(&table, hash(probe)).contains(&probe), "id {probe} after {n}");
             }
         }
-        assert!(table.tables().count() > 2);
+        assert!(table.shelves.load().tables.len() > 2);
     }
 
     #[test]
@@ -326,8 +451,31 @@ mod tests {
                 table.make_ahead();
             }
         }
-        assert!(table.tables().all(|of| of.used.load(Ordering::Relaxed) > 0) && table.tables().count() > 2);
+        let Shelves { tables, .. } = &**table.shelves.load();
+        assert!(tables.iter().all(|of| of.used.load(Ordering::Relaxed) > 0) && tables.len() > 2);
         for n in (1..=600_000).step_by(97) {
+            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
+        }
+    }
+
+    #[test]
+    fn tables_are_forgotten_once_their_ids_stand_elsewhere() {
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
+        for n in 1..=2_000_000u64 {
+            writer.insert(hash(n), n);
+        }
+        let before = table.shelves.load().tables.len();
+        drop(writer.forget_up_to(100_000));
+        let after = table.shelves.load().tables.len();
+        assert!(after < before, "{after} of {before}");
+        assert!((1..=100_000).contains(&writer.forgotten_up_to()));
+        for n in (writer.forgotten_up_to() + 1..=2_000_000).step_by(7) {
+            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
+        }
+        drop(writer.forget_up_to(2_000_000));
+        assert_eq!(table.shelves.load().tables.len(), TABLES_KEPT);
+        for n in writer.forgotten_up_to() + 1..=2_000_000 {
             assert!(positions(&table, hash(n)).contains(&n), "id {n}");
         }
     }
@@ -376,15 +524,12 @@ mod tests {
     #[test]
     fn the_filters_let_few_pass() {
         let mut writer = IdWriter::new();
-        let table = writer.table().clone();
-        for n in 1..=500_000u64 {
+        for n in 1..=3_000_000u64 {
             writer.insert(hash(n), n);
         }
-        let passes = |n: u64| {
-            let bits = filter_bits(hash(n));
-            table.tables().any(|of| of.filter_word(hash(n)).load(Ordering::Relaxed) & bits == bits)
-        };
-        let passed = (1_000_000..1_100_000).filter(|n| passes(*n)).count();
+        assert_eq!(writer.shelves.filters.len(), 2);
+        let passes = |n: u64| writer.may_hold(hash(n));
+        let passed = (10_000_000..10_100_000).filter(|n| passes(*n)).count();
         assert!(passed < 3_000, "{passed} of 100,000");
     }
 }

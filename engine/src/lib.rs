@@ -4,10 +4,10 @@
 mod active_index;
 mod append;
 mod background;
-mod candidates;
 mod clock;
 mod commit;
 mod core;
+mod cursor;
 mod directory;
 mod error;
 mod event;
@@ -18,6 +18,7 @@ mod log;
 mod made_id;
 mod manifest;
 mod mark;
+mod merging;
 mod name;
 mod options;
 mod position;
@@ -34,7 +35,6 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "reading and sealing are yet to use it"))]
 mod tiers;
 mod wake;
 mod watermark;

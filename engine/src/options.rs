@@ -72,6 +72,7 @@ pub struct Options {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) create: bool,
     pub(crate) read_mode: ReadMode,
+    pub(crate) mapped_segments_max: usize,
     pub(crate) sync_interval: Duration,
     pub(crate) sync_bytes: u64,
     pub(crate) ring_bytes: u64,
@@ -101,6 +102,7 @@ impl Options {
             quota_bytes: None,
             create: true,
             read_mode: ReadMode::Mapped,
+            mapped_segments_max: 4096,
             sync_interval: Duration::from_secs(1),
             sync_bytes: 64 << 20,
             ring_bytes: 256 << 10,
@@ -140,6 +142,17 @@ impl Options {
     /// How readers get at the bytes.
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
+        self
+    }
+
+    /// How many sealed segments are mapped at a time, at least 1 (4,096 by default). Each takes two of the maps that the
+    /// system allows a process (`vm.max_map_count`, usually 65,530): the segment and its index.
+    ///
+    /// A sealed segment is mapped when it is first read. Beyond this number those not read for long are let go of;
+    /// whoever still holds an event keeps what it needs. With [`ReadMode::Pread`] a segment takes a file descriptor
+    /// instead, and at most 256 are open.
+    pub fn mapped_segments_max(mut self, segments: usize) -> Self {
+        self.mapped_segments_max = segments.max(1);
         self
     }
 

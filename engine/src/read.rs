@@ -1,7 +1,7 @@
 //! One read: an iterator over events, bounded by the head that was pinned when it was opened.
 //!
-//! `Query::all()` forward walks the log batch by batch; everything else takes candidate positions from each segment's
-//! index and confirms every event before handing it out. After an error it ends; it never skips.
+//! `Query::all()` forward walks the log batch by batch; everything else jumps along the index by cursors and confirms
+//! every event before handing it out. After an error it ends; it never skips.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,15 +12,14 @@ use annals_format::record::{self, Record};
 use annals_format::{Fault, Purpose};
 
 use crate::Result;
-use crate::candidates::candidates;
 use crate::core::{Core, SegmentList};
+use crate::cursor::{Sought, Walk};
 use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
 use crate::name::KeyKind;
 use crate::prefetch::prefetch;
 use crate::query::Query;
-use crate::reader::{event_in, positions_of_key};
-use crate::segment::{BatchFacts, Segment, Window};
+use crate::segment::{BatchFacts, Opened, Segment, Window};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -34,6 +33,17 @@ pub(crate) struct Bounds {
     pub(crate) from: u64,
     pub(crate) until: u64,
     pub(crate) direction: Direction,
+}
+
+impl Bounds {
+    /// Where to go on past positions `first ..= last`; `None` beyond the bounds.
+    #[inline]
+    pub(crate) fn beyond(self, first: u64, last: u64) -> Option<u64> {
+        match self.direction {
+            Direction::Forward => last.checked_add(1).filter(|at| *at <= self.until),
+            Direction::Backward => first.checked_sub(1).filter(|at| *at >= self.from),
+        }
+    }
 }
 
 /// Events in order, as `for` wants them; each a cheap handle that borrows nothing.
@@ -53,13 +63,12 @@ pub struct Read {
 #[derive(Debug)]
 enum Plan {
     Scan(Scan),
-    Select { select: Select, pending: Pending },
+    Select { select: Select, walk: Walk },
 }
 
-/// How positions are chosen from a segment's index, and confirmed.
+/// What is chosen by the index, and how it is confirmed.
 #[derive(Debug)]
 enum Select {
-    Everything,
     Query(Query),
     /// The next revision to hand out, and the last one.
     Stream {
@@ -68,18 +77,6 @@ enum Select {
         next: u64,
         last: u64,
     },
-}
-
-/// Candidates of the segment that is being read.
-#[derive(Debug, Default)]
-struct Pending {
-    /// Index in the list of the next segment to take candidates from.
-    next_segment: Option<usize>,
-    segment: Option<Arc<Segment>>,
-    /// In reverse order of reading, so that the next one is popped.
-    positions: Vec<u64>,
-    /// For whole segments backward: a range instead of a list.
-    range: Option<(u64, u64)>,
 }
 
 /// A walk along the log.
@@ -93,6 +90,7 @@ struct Scan {
 #[derive(Debug)]
 struct ScanPlace {
     segment: Arc<Segment>,
+    opened: Arc<Opened>,
     window: Window,
     /// The batch being read, where its next frame stands, and where it ends.
     facts: BatchFacts,
@@ -102,10 +100,10 @@ struct ScanPlace {
 
 impl Read {
     pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
-        let plan = match (query.is_all(), bounds.direction) {
-            (true, Direction::Forward) => Plan::Scan(Scan { segment_index: 0, position: bounds.from, place: None }),
-            (true, Direction::Backward) => Plan::Select { select: Select::Everything, pending: Pending::default() },
-            (false, _) => Plan::Select { select: Select::Query(query), pending: Pending::default() },
+        let plan = if query.is_all() && bounds.direction == Direction::Forward {
+            Plan::Scan(Scan { segment_index: 0, position: bounds.from, place: None })
+        } else {
+            Plan::Select { select: Select::Query(query), walk: Walk::new(bounds) }
         };
         let segments = core.segments.load_full();
         Self { core, segments, bounds, head, state: None, plan, done: bounds.until < bounds.from }
@@ -132,7 +130,7 @@ impl Read {
         let select = Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end } };
         let segments = core.segments.load_full();
         let done = last < first || bounds.until < bounds.from;
-        let plan = Plan::Select { select, pending: Pending::default() };
+        let plan = Plan::Select { select, walk: Walk::new(bounds) };
         Self { core, segments, bounds, head, state: Some(state), plan, done }
     }
 
@@ -170,19 +168,22 @@ impl Read {
     fn advance(&mut self) -> Result<Option<Event>> {
         match &mut self.plan {
             Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
-            Plan::Select { select, pending } => loop {
-                let Some((segment, position)) = pending.next(&self.core, &self.segments, self.bounds, select)? else {
-                    return select.check_complete(self.bounds.direction).map(|()| None);
+            Plan::Select { select, walk } => loop {
+                if select.is_complete(self.bounds.direction) {
+                    return Ok(None);
+                }
+                let Some(position) = walk.next(&self.core, &self.segments, select.sought())? else {
+                    return select.check_complete().map(|()| None);
                 };
-                let event = event_in(&segment, &self.core.log, position)?;
-                let Some(event) = event else {
-                    if segment.place(position)?.is_none() {
-                        return Err(segment.damaged(0, Some(position), "the index knows no record at this position"));
+                let Some(event) = walk.event(&self.core, &self.segments, position)? else { continue };
+                match select.judge(&event, self.bounds.direction) {
+                    Judged::Wanted => return Ok(Some(event)),
+                    Judged::Other => {}
+                    Judged::Early(revisions) => walk.pass(revisions),
+                    Judged::Hole(what) => {
+                        let segment = walk.segment().expect("an event comes from a segment");
+                        return Err(segment.damaged(0, Some(position), what));
                     }
-                    continue;
-                };
-                if select.confirms(&segment, &event, self.bounds.direction)? {
-                    return Ok(Some(event));
                 }
             },
         }
@@ -206,150 +207,84 @@ impl Iterator for Read {
 
 impl std::iter::FusedIterator for Read {}
 
+/// What becomes of an event that the index led to.
+enum Judged {
+    Wanted,
+    /// A name with the same hash, or past what was asked for.
+    Other,
+    /// Of the stream, so many revisions before the one that comes next.
+    Early(u64),
+    /// Of the stream, but a revision is missing before it.
+    Hole(String),
+}
+
 impl Select {
-    /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
-    fn confirms(&mut self, segment: &Segment, event: &Event, direction: Direction) -> Result<bool> {
+    fn sought(&self) -> Sought<'_> {
         match self {
-            Self::Everything => Ok(true),
-            Self::Query(query) => Ok(query.matches(&event.as_event_ref())),
-            Self::Stream { name, next, last, .. } => {
-                if event.stream() != name {
-                    return Ok(false);
-                }
-                let revision = event.revision().get();
-                let is_before = match direction {
-                    Direction::Forward => revision < *next,
-                    Direction::Backward => *next != 0 && revision > *next,
-                };
-                let is_past = match direction {
-                    Direction::Forward => *last != 0 && revision > *last,
-                    Direction::Backward => revision < *last,
-                };
-                if is_before || is_past {
-                    return Ok(false);
-                }
-                if *next != 0 && revision != *next {
-                    let what = format!("stream {name:?} goes on with revision {revision} where {next} belongs");
-                    return Err(segment.damaged(0, Some(event.position().get()), what));
-                }
-                *next = match direction {
-                    Direction::Forward => revision + 1,
-                    Direction::Backward => revision - 1,
-                };
-                if *next == 0 {
-                    // Revision 1 was handed out; nothing lies before it.
-                    *last = u64::MAX;
-                }
-                Ok(true)
-            }
+            Self::Query(query) => Sought::Query(query),
+            Self::Stream { key, .. } => Sought::Stream(*key),
         }
     }
 
-    /// At the end of a stream: that the last revision asked for was reached.
-    fn check_complete(&self, direction: Direction) -> Result<()> {
-        let Self::Stream { name, next, last, .. } = self else { return Ok(()) };
-        let complete = match direction {
-            _ if *last == 0 || *last == u64::MAX => true,
-            Direction::Forward => *next > *last,
-            Direction::Backward => *next < *last,
+    /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
+    #[inline]
+    fn judge(&mut self, event: &Event, direction: Direction) -> Judged {
+        let (name, next, last) = match self {
+            Self::Query(query) if query.matches(&event.as_event_ref()) => return Judged::Wanted,
+            Self::Query(_) => return Judged::Other,
+            Self::Stream { name, next, last, .. } => (name, next, last),
         };
-        if complete {
-            return Ok(());
+        if event.stream() != name {
+            return Judged::Other;
         }
-        let what = format!("stream {name:?} ends where revision {next} belongs");
-        Err(Error::corrupt("the index", 0, None, what))
-    }
-}
-
-impl Pending {
-    /// The next candidate in the direction of reading.
-    fn next(
-        &mut self,
-        core: &Core,
-        segments: &SegmentList,
-        bounds: Bounds,
-        select: &Select,
-    ) -> Result<Option<(Arc<Segment>, u64)>> {
-        loop {
-            if let Some(segment) = &self.segment {
-                if let Some(position) = self.positions.pop() {
-                    return Ok(Some((segment.clone(), position)));
-                }
-                if let Some((from, until)) = &mut self.range
-                    && *until >= *from
-                {
-                    *until -= 1;
-                    return Ok(Some((segment.clone(), *until + 1)));
-                }
-            }
-            let Some(index) = self.choose_segment(segments, bounds) else { return Ok(None) };
-            let segment = &segments[index];
-            let until = segment.last_position(bounds.until).min(bounds.until);
-            let from = bounds.from.max(segment.first_position());
-            self.range = None;
-            self.positions = match select {
-                Select::Everything => {
-                    self.range = (until > 0).then_some((from, until));
-                    Vec::new()
-                }
-                Select::Query(query) => candidates(core, segment, query, from, until)?,
-                Select::Stream { key, next, name, .. } => {
-                    let mut found = positions_of_key(segment, KeyKind::Stream, *key, from, until)?;
-                    if bounds.direction == Direction::Forward && *next > 1 {
-                        drop_revisions_before(core, segment, name, *next, &mut found)?;
-                    }
-                    found
-                }
-            };
-            if bounds.direction == Direction::Forward {
-                self.positions.reverse();
-            }
-            self.segment = Some(segment.clone());
-        }
-    }
-
-    /// Index of the next segment that overlaps the bounds.
-    fn choose_segment(&mut self, segments: &SegmentList, bounds: Bounds) -> Option<usize> {
-        let first = segments.partition_point(|s| s.first_position() <= bounds.from).saturating_sub(1);
-        let end = segments.partition_point(|s| s.first_position() <= bounds.until);
-        let index = match (self.next_segment, bounds.direction) {
-            (Some(index), _) => index,
-            (None, Direction::Forward) => first,
-            (None, Direction::Backward) => end.checked_sub(1)?,
+        let revision = event.revision().get();
+        let (early, is_past) = match direction {
+            Direction::Forward => (next.saturating_sub(revision), *last != 0 && revision > *last),
+            Direction::Backward if *next == 0 => (0, revision < *last),
+            Direction::Backward => (revision.saturating_sub(*next), revision < *last),
         };
-        if index < first || index >= end {
-            return None;
+        if early > 0 {
+            return Judged::Early(early);
         }
-        self.next_segment = Some(match bounds.direction {
-            Direction::Forward => index + 1,
-            // Below the first one lies `usize::MAX`, which is out of every bound.
-            Direction::Backward => index.wrapping_sub(1),
-        });
-        Some(index)
+        if is_past {
+            return Judged::Other;
+        }
+        if *next != 0 && revision != *next {
+            return Judged::Hole(format!("stream {name:?} goes on with revision {revision} where {next} belongs"));
+        }
+        *next = match direction {
+            Direction::Forward => revision + 1,
+            Direction::Backward => revision - 1,
+        };
+        if *next == 0 {
+            // Revision 1 was handed out; nothing lies before it.
+            *last = u64::MAX;
+        }
+        Judged::Wanted
     }
-}
 
-/// Skips the positions of earlier revisions without reading each: revisions rise with positions.
-fn drop_revisions_before(core: &Core, segment: &Segment, name: &str, wanted: u64, found: &mut Vec<u64>) -> Result<()> {
-    // A reading that comes from the segment before goes on with the first; nothing beyond it is looked at.
-    let (mut low, mut high) = (0, found.len());
-    let mut middle = 0;
-    while low < high {
-        match event_in(segment, &core.log, found[middle])? {
-            Some(event) if event.stream() == name => {
-                if event.revision().get() < wanted {
-                    low = middle + 1
-                } else {
-                    high = middle
-                }
-            }
-            // Another name with the same hash: leave the list whole and let the confirmation sort it out.
-            _ => return Ok(()),
+    /// Whether the last revision that was asked for has been handed out.
+    #[inline]
+    fn is_complete(&self, direction: Direction) -> bool {
+        match (self, direction) {
+            (Self::Query(_), _) => false,
+            (Self::Stream { last: u64::MAX, .. }, _) => true,
+            (Self::Stream { last: 0, .. }, _) => false,
+            (Self::Stream { next, last, .. }, Direction::Forward) => next > last,
+            (Self::Stream { next, last, .. }, Direction::Backward) => next < last,
         }
-        middle = low + (high - low) / 2;
     }
-    found.drain(..low);
-    Ok(())
+
+    /// At the end of the index: that nothing of a stream was left to come. Where a time bounds it, that is not known.
+    fn check_complete(&self) -> Result<()> {
+        match self {
+            Self::Stream { name, next, last, .. } if *last != 0 => {
+                let what = format!("stream {name:?} ends where revision {next} belongs");
+                Err(Error::corrupt("the index", 0, None, what))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Scan {
@@ -392,7 +327,7 @@ impl Scan {
         let holding = segments.partition_point(|s| s.first_position() <= self.position).checked_sub(1);
         let segment = holding.and_then(|index| segments.get(index));
         let place = match segment {
-            Some(segment) => segment.place(self.position)?,
+            Some(segment) => segment.place(&*segment.opened()?, self.position)?,
             None => None,
         };
         let (Some(index), Some(segment), Some(place)) = (holding, segment, place) else {
@@ -497,9 +432,10 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
     fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64) -> Result<Self> {
-        let window = segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+        let opened = segment.opened()?.into_arc();
+        let window = segment.window(&opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
-        let mut place = Self { segment, window, facts, frame: 0, batch_end: offset };
+        let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
         place.enter_batch(core, offset, position)?;
         Ok(place)
     }
@@ -507,7 +443,7 @@ impl ScanPlace {
     #[inline]
     fn enter_batch(&mut self, core: &Core, offset: u64, position: u64) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
-            self.window = self.segment.window(&core.log, offset, BATCH_HEADER_LEN as u64)?;
+            self.window = self.segment.window(&self.opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
         }
         let header = self.segment.batch_header(&self.window, offset)?;
         if position != 0 && header.first_position != position {
@@ -516,7 +452,7 @@ impl ScanPlace {
         }
         let len = header.len() as u64;
         if !self.window.holds(offset, len) {
-            self.window = self.segment.window(&core.log, offset, len)?;
+            self.window = self.segment.window(&self.opened, &core.log, offset, len)?;
         }
         self.facts = BatchFacts::from(&header);
         self.frame = offset + BATCH_HEADER_LEN as u64;

@@ -17,11 +17,12 @@ use crate::manifest;
 use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::segment_numbers;
+use crate::prepare::{segment_name, segment_numbers};
 use crate::reader::Reader;
-use crate::recovery::{self, Followed, LiveEnd, Rebuild, open_listed_segment};
-use crate::segment::{Closing, Segment, SegmentIndex};
+use crate::recovery::{self, Followed, LiveEnd};
+use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
+use crate::tiers;
 use crate::watermark::Watermark;
 
 /// Reads a store without opening it for writing.
@@ -93,6 +94,11 @@ impl ReadOnly {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// Oddities met that did no harm.
     pub fn notices(&self) -> &[String] {
         &self.notices
@@ -139,15 +145,18 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
+    recovery::check_names(&manifest, &numbers)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
+    let cache = before.map(|core| core.cache.clone()).unwrap_or_else(|| {
+        SegmentCache::new(storage.clone(), options.read_mode, hash, Rebuild::Memory, options.mapped_segments_max)
+    });
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for entry in &manifest.segments {
         if let Some(known) = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum)) {
             segments.push(known);
             continue;
         }
-        let (segment, _) = open_listed_segment(&**storage, entry, options.read_mode, hash, Rebuild::Memory)?;
-        segments.push(Arc::new(segment));
+        segments.push(Arc::new(Segment::listed(entry, segment_name(entry.number), &cache)));
     }
     let head = found.tail.last_position;
     let known_durable = found.known_durable.min(head);
@@ -169,9 +178,13 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
         segments.push(segment);
     }
+    // Tiers that move under us, or that are damaged, are done without: the segments answer.
+    let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
     let core = Core {
         log: Log::new(None, Watermark::start(head, known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
+        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
+        cache,
         hash,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
@@ -189,6 +202,8 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     Core {
         log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
+        tiers: ArcSwap::new(core.tiers.load_full()),
+        cache: core.cache.clone(),
         hash: core.hash,
         limits: core.limits,
         default_durability: core.default_durability,
@@ -197,13 +212,13 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     }
 }
 
-/// A sealed segment that was opened at an earlier look.
+/// A listed segment of an earlier look, which may be open.
 fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
     let segments = core.segments.load();
     let same = |segment: &&Arc<Segment>| {
         segment.header.identity.segment == number
             && segment.closing().is_some_and(|c| c.tally.final_checksum.value() == final_checksum)
-            && matches!(&**segment.index(), SegmentIndex::Sealed(_))
+            && segment.is_listed()
     };
     segments.iter().find(same).cloned()
 }

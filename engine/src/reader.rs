@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::core::Core;
+use crate::cursor::{Sought, Span, Unit, Walk};
 use crate::error::{Error, StreamState};
 use crate::event::Event;
 use crate::log::Log;
@@ -10,7 +11,7 @@ use crate::name::{self, KeyKind};
 use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read};
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::Segment;
 use crate::{EventId, Position, Result, Revision};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
@@ -185,29 +186,10 @@ impl Reader {
     pub fn by_id(&self, id: EventId) -> Result<Lookup> {
         let head = self.head();
         let hash = self.core.hash.id(&id.to_bytes());
-        if let Some(ids) = &self.core.ids {
-            for position in ids.candidates(hash).into_iter().filter(|position| *position <= head) {
-                let event = event_at(&self.core, position)?;
-                if let Some(event) = event.filter(|event| event.id() == id) {
-                    return Ok(Lookup::Found(event));
-                }
-            }
-            return Ok(Lookup::NotFound);
-        }
-        let segments = self.core.segments.load();
-        for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
-            let records: Vec<u32> = match &**segment.index() {
-                SegmentIndex::Active(index) => index.by_id(hash),
-                SegmentIndex::Sealed(index) => index.by_id(hash)?,
-            };
-            for record in records {
-                if segment.first_position() + u64::from(record) > head {
-                    continue;
-                }
-                let event = event_of_record(segment, &self.core.log, record)?;
-                if let Some(event) = event.filter(|event| event.id() == id) {
-                    return Ok(Lookup::Found(event));
-                }
+        for position in self.core.positions_of_id(hash)?.into_iter().filter(|position| *position <= head) {
+            let event = event_at(&self.core, position)?;
+            if let Some(event) = event.filter(|event| event.id() == id) {
+                return Ok(Lookup::Found(event));
             }
         }
         Ok(Lookup::NotFound)
@@ -254,18 +236,11 @@ impl Reader {
 
     /// State and last position of a stream at `head`.
     fn state_at(&self, stream: &str, head: u64) -> Result<(StreamState, u64)> {
-        let key = self.core.hash.key(KeyKind::Stream, stream);
-        let segments = self.core.segments.load();
-        for segment in segments.iter().rev().filter(|segment| segment.first_position() <= head) {
-            for position in positions_of_key(segment, KeyKind::Stream, key, 1, head)?.into_iter().rev() {
-                let event = event_in(segment, &self.core.log, position)?;
-                if let Some(event) = event.filter(|event| event.stream() == stream) {
-                    let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
-                    return Ok((state, event.position().get()));
-                }
-            }
-        }
-        Ok((StreamState::Absent, 0))
+        let newest = newest_of_stream(&self.core, stream, head)?;
+        Ok(newest.map_or((StreamState::Absent, 0), |event| {
+            let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
+            (state, event.position().get())
+        }))
     }
 
     /// All streams whose name begins with `prefix`, in byte order of the names.
@@ -277,13 +252,16 @@ impl Reader {
     pub fn streams(&self, prefix: &str) -> Result<Vec<StreamInfo>> {
         let head = self.head();
         let mut found = std::collections::BTreeMap::<String, u64>::new();
-        for segment in self.core.segments.load().iter().filter(|s| s.first_position() <= head) {
-            each_stream(segment, &self.core.log, prefix, head, |name, first| {
+        self.each_unit(head, |unit| {
+            let every = usize::MAX;
+            unit.streams_with_prefix(&self.core, prefix, head, every, |name, first| {
                 if first <= head {
                     found.entry(name.to_owned()).or_insert(first);
                 }
+                true
             })?;
-        }
+            Ok(())
+        })?;
         let mut streams = Vec::with_capacity(found.len());
         for (name, first) in found {
             let (state, last) = self.state_at(&name, head)?;
@@ -302,18 +280,39 @@ impl Reader {
     pub fn types(&self) -> Result<Vec<TypeInfo>> {
         let head = self.head();
         let mut found = std::collections::BTreeMap::<String, u64>::new();
-        for segment in self.core.segments.load().iter().filter(|s| s.first_position() <= head) {
+        self.each_unit(head, |unit| {
             let mut names = Vec::new();
-            each_type(segment, &self.core.log, head, |name| names.push(name.to_owned()))?;
-            for name in names {
-                let key = self.core.hash.key(KeyKind::Type, &name);
-                let count = positions_of_key(segment, KeyKind::Type, key, 1, head)?.len() as u64;
-                if count > 0 {
-                    *found.entry(name).or_insert(0) += count;
+            unit.types(&self.core, head, |name| names.push((name.to_owned(), 0)))?;
+            for (name, count) in &mut names {
+                let key = self.core.hash.key(KeyKind::Type, name);
+                if let Some(mut cursor) = unit.cursor(KeyKind::Type, key, unit.span, Direction::Forward)? {
+                    *count = cursor.exact_count()?;
                 }
             }
-        }
+            // Only of a unit that has answered everything.
+            for (name, count) in names.into_iter().filter(|(_, count)| *count > 0) {
+                *found.entry(name).or_insert(0) += count;
+            }
+            Ok(())
+        })?;
         Ok(found.into_iter().map(|(name, count)| TypeInfo { name, count }).collect())
+    }
+
+    /// Every unit of the index up to `head`, oldest first.
+    fn each_unit(&self, head: u64, mut each: impl FnMut(&Unit<'_>) -> Result<()>) -> Result<()> {
+        let segments = self.core.segments.load();
+        let mut at = 1;
+        while at <= head {
+            let unit = Unit::of(&self.core, &segments, at, head)?;
+            let Span { last, .. } = unit.span;
+            match each(&unit) {
+                Ok(()) => at = last + 1,
+                // Its segments answer instead.
+                Err(_) if unit.tier().is_some_and(|tier| tier.is_broken()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Number of events that match.
@@ -349,23 +348,46 @@ fn check_stream_name(stream: &str) -> Result<()> {
 
 /// The newest event after `after` and up to `head` that matches `query`.
 pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u64) -> Result<Option<Event>> {
-    let bounds = Bounds { from: after + 1, until: head, direction: Direction::Backward };
-    Read::of_query(core.clone(), query.clone(), bounds, head).next().transpose()
+    newest(core, Sought::Query(query), head, after, |event| query.matches(&event.as_event_ref()))
+}
+
+/// The newest event of a stream up to `head`.
+pub(crate) fn newest_of_stream(core: &Core, stream: &str, head: u64) -> Result<Option<Event>> {
+    let key = core.hash.key(KeyKind::Stream, stream);
+    newest(core, Sought::Stream(key), head, 0, |event| event.stream() == stream)
+}
+
+/// The newest event after `after` and up to `head` that is sought and confirmed. Nothing at or below `after` is looked at.
+fn newest(
+    core: &Core,
+    sought: Sought<'_>,
+    head: u64,
+    after: u64,
+    confirms: impl Fn(&Event) -> bool,
+) -> Result<Option<Event>> {
+    let segments = core.segments.load();
+    let mut walk = Walk::new(Bounds { from: after + 1, until: head, direction: Direction::Backward });
+    while let Some(position) = walk.next(core, &segments, sought)? {
+        if let Some(event) = walk.event(core, &segments, position)?
+            && confirms(&event)
+        {
+            return Ok(Some(event));
+        }
+    }
+    Ok(None)
 }
 
 /// The event at a position that the writer has placed.
 pub(crate) fn event_at(core: &Core, position: u64) -> Result<Option<Event>> {
     let Some(segment) = core.segment_of(position) else { return Ok(None) };
-    match segment.place(position)? {
-        Some(place) => segment.event_at(&core.log, position, place),
-        None => Ok(None),
-    }
+    event_in(&segment, &core.log, position)
 }
 
 /// The event at `position` of this segment.
 pub(crate) fn event_in(segment: &Segment, log: &Log, position: u64) -> Result<Option<Event>> {
-    match segment.place(position)? {
-        Some(place) => segment.event_at(log, position, place),
+    let opened = segment.opened()?;
+    match segment.place(&opened, position)? {
+        Some(place) => segment.event_at(&opened, log, position, place),
         None => Ok(None),
     }
 }
@@ -376,78 +398,10 @@ pub(crate) fn event_of_record(segment: &Segment, log: &Log, record: u32) -> Resu
 
 /// Time of the batch that holds `position`.
 fn recorded_at(core: &Core, position: u64) -> Result<u64> {
-    let segment = core.segment_of(position);
-    let place = match &segment {
-        Some(segment) => segment.place(position)?,
-        None => None,
-    };
-    let (Some(segment), Some(place)) = (segment, place) else {
-        return Err(Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
-    };
-    let window = segment.window(&core.log, place.batch, annals_format::batch::BATCH_HEADER_LEN as u64)?;
+    let unknown = || Error::corrupt("the index", 0, Some(position), "no record is known at this position");
+    let segment = core.segment_of(position).ok_or_else(unknown)?;
+    let opened = segment.opened()?;
+    let place = segment.place(&opened, position)?.ok_or_else(unknown)?;
+    let window = segment.window(&opened, &core.log, place.batch, annals_format::batch::BATCH_HEADER_LEN as u64)?;
     Ok(segment.batch_header(&window, place.batch)?.recorded_at)
-}
-
-/// Positions of a key in a segment that lie in `from ..= until`, ascending, each once.
-pub(crate) fn positions_of_key(segment: &Segment, kind: KeyKind, hash: u64, from: u64, until: u64) -> Result<Vec<u64>> {
-    let first = segment.first_position();
-    if until < first || until < from {
-        return Ok(Vec::new());
-    }
-    let low = u32::try_from(from.saturating_sub(first)).unwrap_or(u32::MAX);
-    let high = u32::try_from(until - first).unwrap_or(u32::MAX);
-    let mut records: Vec<u32> = match &**segment.index() {
-        SegmentIndex::Active(index) => {
-            let newest_first = index.postings(kind, hash).skip_while(|record| *record > high);
-            let mut records: Vec<u32> = newest_first.take_while(|record| *record >= low).collect();
-            records.reverse();
-            records
-        }
-        SegmentIndex::Sealed(index) => index.postings(hash, low, high)?,
-    };
-    // An event that carries a tag twice is entered twice.
-    records.dedup();
-    Ok(records.into_iter().map(|record| first + u64::from(record)).collect())
-}
-
-/// Streams of a segment whose name begins with `prefix`: name and first position. Records of an active segment beyond
-/// `head` may still be on their way and are not looked at.
-pub(crate) fn each_stream(
-    segment: &Segment,
-    log: &Log,
-    prefix: &str,
-    head: u64,
-    mut each: impl FnMut(&str, u64),
-) -> Result<()> {
-    let first = segment.first_position();
-    match &**segment.index() {
-        SegmentIndex::Active(index) => {
-            for record in index.stream_firsts().take_while(|record| first + u64::from(*record) <= head) {
-                if let Some(event) = event_of_record(segment, log, record)?
-                    && event.stream().starts_with(prefix)
-                {
-                    each(event.stream(), first + u64::from(record));
-                }
-            }
-            Ok(())
-        }
-        SegmentIndex::Sealed(index) => {
-            index.streams_with_prefix(prefix, |name, record| each(name, first + u64::from(record)))
-        }
-    }
-}
-
-fn each_type(segment: &Segment, log: &Log, head: u64, mut each: impl FnMut(&str)) -> Result<()> {
-    let first = segment.first_position();
-    match &**segment.index() {
-        SegmentIndex::Active(index) => {
-            for record in index.type_firsts().take_while(|record| first + u64::from(*record) <= head) {
-                if let Some(event) = event_of_record(segment, log, record)? {
-                    each(event.event_type());
-                }
-            }
-            Ok(())
-        }
-        SegmentIndex::Sealed(index) => index.each_type(each),
-    }
 }

@@ -10,6 +10,7 @@ use annals_format::segment::SegmentHeader;
 
 use crate::Result;
 use crate::active_index::{ActiveIndex, Place, StreamInSegment};
+use crate::cursor::Run;
 use crate::error::Error;
 use crate::event::Event;
 use crate::log::Log;
@@ -99,7 +100,7 @@ impl SealedIndex {
             final_checksum: closing.tally.final_checksum.value(),
             name_hash_seed: hash.seed,
         };
-        let root = match &**segment.index() {
+        let root = match &segment.opened()?.index {
             SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
             SegmentIndex::Sealed(_) => return Err(Error::corrupt(&name, 0, None, "the segment has an index already")),
         };
@@ -126,12 +127,11 @@ impl SealedIndex {
         Ok(root.offset(record).zip(root.batch_of(record)).map(|(frame, batch)| Place { frame, batch: batch.offset }))
     }
 
-    /// Records of a key in `low ..= high`, ascending.
-    pub(crate) fn postings(&self, key: u64, low: u32, high: u32) -> Result<Vec<u32>> {
-        let all = self.root()?.find_key(key).unwrap_or_default();
-        let from = all.partition_point(|record| record.to_native() < low);
-        let until = all.partition_point(|record| record.to_native() <= high);
-        Ok(all.get(from..until).unwrap_or_default().iter().map(|record| record.to_native()).collect())
+    /// Records of a key, ascending.
+    pub(crate) fn run(&self, key: u64) -> Result<Option<Run>> {
+        let Some(records) = self.root()?.find_key(key) else { return Ok(None) };
+        let start = records.as_ptr().addr() - self.map[..].as_ptr().addr();
+        Ok(Some(Run::new(self.map.clone(), start, records.len())))
     }
 
     pub(crate) fn by_id(&self, hash: u64) -> Result<Vec<u32>> {
@@ -144,19 +144,14 @@ impl SealedIndex {
         Ok(())
     }
 
-    /// Name, last revision and last record of every stream.
-    pub(crate) fn each_stream(&self, mut each: impl FnMut(&str, u64, u32)) -> Result<()> {
-        for row in self.root()?.streams_from(b"") {
-            each(self.text(row.name)?, row.last_revision, row.last);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn streams_with_prefix(&self, prefix: &str, mut each: impl FnMut(&str, u32)) -> Result<()> {
+    /// Name and first record of streams, by name, as long as `each` answers true; whether it always did.
+    pub(crate) fn streams_with_prefix(&self, prefix: &str, mut each: impl FnMut(&str, u32) -> bool) -> Result<bool> {
         for row in self.root()?.streams_from(prefix.as_bytes()) {
-            each(self.text(row.name)?, row.first);
+            if !each(self.text(row.name)?, row.first) {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn each_type(&self, mut each: impl FnMut(&str)) -> Result<()> {

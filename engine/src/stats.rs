@@ -14,8 +14,8 @@ pub struct Stats {
     pub durable: u64,
     /// Syncs of segment files.
     pub syncs: u64,
-    /// Streams ever written.
-    pub streams: u64,
+    /// Streams that the writer holds in memory: those it met since the store was opened.
+    pub streams_in_memory: u64,
     /// Segments of the log.
     pub segments: u64,
     /// Bytes of all segment files.
@@ -29,15 +29,15 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn of(inner: &Inner) -> Self {
         let segments = inner.core.segments.load();
-        let (streams, clock_steps_back) = {
+        let (streams_in_memory, clock_steps_back) = {
             let writer = inner.writer.lock();
-            (writer.directory.written_count() as u64, writer.clock_steps_back)
+            (writer.directory.len() as u64, writer.clock_steps_back)
         };
         Self {
             written: inner.core.log.watermark.written(),
             durable: inner.core.log.watermark.durable(),
             syncs: inner.commit.sync_count.load(Ordering::Relaxed),
-            streams,
+            streams_in_memory,
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.header.segment_len).sum(),
             clock_steps_back,

@@ -13,6 +13,7 @@ use crate::commit::{Commit, Committing};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::input::{Input, Many, OfStream, One};
+use crate::merging::Merging;
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
 use crate::query::{Query, Seek};
@@ -21,6 +22,7 @@ use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
 use crate::recovery::RecoveryReport;
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
+use crate::tiers::TierKeeper;
 use crate::writer::{Refused, Writer};
 use crate::{Event, EventId, Position, Result};
 
@@ -35,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) committer: CachePadded<Committer>,
     pub(crate) sealing: Mutex<background::Sealing>,
+    pub(crate) tier_keeper: Mutex<TierKeeper>,
+    pub(crate) merging: Merging,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
     pub(crate) stopping: AtomicBool,
@@ -65,6 +69,7 @@ impl Opened {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.committer.wake();
         self.inner.preparer.wake();
+        self.inner.merging.wake();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
         }
@@ -138,7 +143,7 @@ impl Store {
         Self { opened: Arc::new(Opened { inner, threads: Mutex::new(threads), lock: Mutex::new(Some(lock)) }) }
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.opened.inner
     }
 

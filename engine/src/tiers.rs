@@ -30,10 +30,10 @@ mod sink;
 mod source;
 mod stored;
 
-pub(crate) use file::{PositionsAt, TierFile, TierNames, TierPositions};
+pub(crate) use file::{PositionsAt, TierFile, TierPositions};
 pub(crate) use keeper::{Replaced, TierKeeper};
-pub(crate) use list::{Tiers, Unit};
-pub(crate) use stored::{Loaded, load, remove_unnamed};
+pub(crate) use list::Tiers;
+pub(crate) use stored::{INDEX, Loaded, is_index_name, listed, load, manifests, remove_unnamed, tier_name};
 
 #[cfg(test)]
 mod tests;

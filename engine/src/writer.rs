@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::directory::{Directory, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
-use crate::id_table::IdWriter;
+use crate::id_table::{IdWriter, LAST_POSITION};
 use crate::input::Input;
 use crate::log::page_ceiling;
 use crate::name::KeyKind;
@@ -26,6 +26,7 @@ use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::prepare::{Prepared, Preparer};
 use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
+use crate::tiers::Tiers;
 use crate::{EventId, Position, Result, Revision, reader};
 
 /// What the writer knows of the segment it writes to.
@@ -119,7 +120,14 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) last_time: u64,
     pub(crate) directory: Directory,
+    /// What stands up to here was written before this opening: of streams that are not in the directory the index is
+    /// asked. 0: there is nothing.
+    pub(crate) opened_at: u64,
     pub(crate) ids: IdWriter,
+    /// Those that `core` shares, at hand.
+    pub(crate) tiers: Arc<Tiers>,
+    /// Up to here ids may stand in tiers and not in memory.
+    pub(crate) in_tiers_up_to: u64,
     pub(crate) made_ids: crate::made_id::MadeIds,
     pub(crate) staging: Vec<u8>,
     /// The events of a batch, but for batches of one.
@@ -170,15 +178,19 @@ impl Writer {
         self.core.log.check_poison()?;
         if !self.surely_fits(input) {
             let len = self.measure(input)?;
-            if self.must_roll(len) {
+            let is_full = !self.has_positions_for(input);
+            if is_full || self.must_roll(len) {
                 // A retry of what is stored is answered even when there is no room for another segment.
                 if let Some(answer) = self.judge_ids(input, staged, receipt)? {
                     return Ok(answer);
                 }
+                if is_full {
+                    return Err(no_positions(self.head).into());
+                }
                 self.roll(len)?;
             }
         }
-        self.find_streams(input, staged);
+        self.find_streams(input, staged)?;
         let judged = self.judge_expectations(input, staged);
         let recorded_at = now.max(self.last_time);
         // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile. The receipt is written
@@ -247,14 +259,17 @@ impl Writer {
             staged.id_bytes = id.map_or_else(|| self.made_ids.next(now), EventId::to_bytes);
             staged.id = self.core.hash.id(&staged.id_bytes);
             if index < AHEAD && id.is_some() {
-                self.ids.table().prefetch(staged.id);
+                self.ids.prefetch(staged.id);
+                if self.asks_tiers() {
+                    self.tiers.iter().for_each(|tier| tier.prefetch_id(staged.id));
+                }
             }
         }
     }
 
-    /// Finds the stream of each event in the directory; new ones are entered, without a revision yet.
+    /// Finds the stream of each event in the directory; what is not there yet is entered.
     #[inline(always)]
-    fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) {
+    fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) -> Result<()> {
         self.directory.reserve(staged.len());
         let mut last: Option<(&str, StreamNumber)> = None;
         for index in 0..staged.len() {
@@ -264,10 +279,41 @@ impl Writer {
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => self.directory.find_or_add(staged[index].stream, stream),
+                _ => match self.directory.find(staged[index].stream, stream) {
+                    Some(number) => number,
+                    None => self.meet_stream(staged[index].stream, stream)?,
+                },
             };
             last = Some((stream, number));
             staged[index].number = number;
+        }
+        Ok(())
+    }
+
+    /// Enters a stream that was not met since the store was opened. There is room for it.
+    #[cold]
+    fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
+        let tip = self.stored_tip(stream)?;
+        Ok(self.directory.add(hash, stream, tip))
+    }
+
+    /// The stream's last event among those of earlier openings.
+    fn stored_tip(&self, stream: &str) -> Result<StreamTip> {
+        if self.opened_at == 0 {
+            return Ok(StreamTip::NONE);
+        }
+        let newest = reader::newest_of_stream(&self.core, stream, self.opened_at)?;
+        Ok(newest.map_or(StreamTip::NONE, |event| StreamTip {
+            revision: event.revision().get(),
+            position: event.position().get(),
+        }))
+    }
+
+    #[cold]
+    fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
+        match self.directory.find(self.directory.hash_of(stream), stream) {
+            Some(number) => Ok(self.directory.tip(number)),
+            None => self.stored_tip(stream),
         }
     }
 
@@ -285,10 +331,11 @@ impl Writer {
         let mut met = false;
         for (index, event) in staged.iter().enumerate() {
             if let Some(ahead) = staged.get(index + AHEAD) {
-                self.ids.table().prefetch(ahead.id);
+                self.ids.prefetch(ahead.id);
             }
-            self.ids.table().find(event.id, |_| met = true);
+            met |= self.ids.may_hold(event.id);
         }
+        met |= self.asks_tiers() && staged.iter().any(|event| self.tiers_may_hold(event.id));
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
 
@@ -336,9 +383,22 @@ impl Writer {
         Ok(Some(Appended { rests_on, wants_segment: false }))
     }
 
+    /// Whether there are ids that stand in tiers alone.
+    #[inline]
+    fn asks_tiers(&self) -> bool {
+        self.in_tiers_up_to.max(self.ids.forgotten_up_to()) > 0
+    }
+
+    /// False if no tier holds this id; true if one may, or cannot say.
+    fn tiers_may_hold(&self, id: u64) -> bool {
+        let up_to = self.in_tiers_up_to.max(self.ids.forgotten_up_to());
+        let mut asked = self.tiers.iter().take_while(|tier| tier.first_position() <= up_to);
+        asked.any(|tier| !tier.candidates_of_id(id).is_ok_and(|found| found.is_empty()))
+    }
+
     /// The stored event with this id.
     fn stored(&self, id: EventId) -> Result<Option<Event>> {
-        for position in self.ids.table().candidates(self.core.hash.id(&id.to_bytes())) {
+        for position in self.core.positions_of_id(self.core.hash.id(&id.to_bytes()))? {
             let event = reader::event_at(&self.core, position)?;
             if let Some(event) = event.filter(|event| event.id() == id) {
                 return Ok(Some(event));
@@ -351,18 +411,28 @@ impl Writer {
     #[inline(always)]
     fn judge_expectations<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged]) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
+        let mut broken = None;
         input.each_expectation(|stream, expected, event| {
             if expected == Expect::Any {
                 return;
             }
             let tip = match event {
                 Some(index) => self.directory.tip(staged[index].number),
-                None => self.directory.tip_of(stream),
+                None => match self.tip_of_guard(stream) {
+                    Ok(tip) => tip,
+                    Err(error) => {
+                        broken.get_or_insert(error);
+                        return;
+                    }
+                },
             };
             if !holds(expected, tip) {
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
             }
         });
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
         if !input.conditions().is_empty() {
             self.judge_conditions(input, &mut failed)?;
         }
@@ -400,7 +470,12 @@ impl Writer {
             }
             most = most.saturating_add(PLAIN_MAX + event.payload.len());
         }
-        most as u64 <= self.core.limits.batch_len && !self.must_roll(most as u64)
+        most as u64 <= self.core.limits.batch_len && !self.must_roll(most as u64) && self.has_positions_for(input)
+    }
+
+    #[inline(always)]
+    fn has_positions_for<'a>(&self, input: &impl Input<'a>) -> bool {
+        self.head.saturating_add(input.len() as u64) <= LAST_POSITION
     }
 
     /// Length of the encoded batch.
@@ -516,7 +591,7 @@ impl Writer {
         self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
         let mark_end = self.end + END_MARK_LEN as u64;
         self.core.log.place_zeros(mark_end, base)?;
-        self.core.log.add_extent(base, next.segment.file.clone(), &next.segment.name);
+        self.core.log.add_extent(base, next.segment.live_file(), &next.segment.name);
         self.core.log.place(base, &next.segment.header.encode())?;
         self.end = base + SEGMENT_HEADER_LEN as u64;
         self.core.log.watermark.extend(self.end);
@@ -564,6 +639,12 @@ impl Writer {
 fn outcome_unknown(staged: &[Staged], error: &Error) -> Error {
     let ids = staged.iter().map(|event| EventId::from_bytes(event.id_bytes)).collect();
     Error::OutcomeUnknown { ids, reason: error.to_string() }
+}
+
+#[cold]
+fn no_positions(head: u64) -> Error {
+    let reason = format!("the last record has position {head}, and a store ends at {LAST_POSITION}");
+    Error::NoSpace { action: "giving positions", reason }
 }
 
 /// Begins to load the first part of a payload.

@@ -1,10 +1,11 @@
-//! Counts allocations: a scan makes none per event, an append to a known stream none on average.
+//! Counts allocations: scans, filtered reads and look-ups make none per event, an append to a known stream none on
+//! average.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use annals::{Durability, Expect, NewEvent, Options, Query, Seek};
+use annals::{Durability, Expect, NewEvent, Options, Position, Query, QueryItem, Read, Seek};
 use annals_tests::model::Ground;
 
 struct Counting;
@@ -77,6 +78,47 @@ fn a_scan_by_the_borrowed_form_allocates_nothing_per_event() {
     println!("{made} allocations in a scan of {events} events in {} segments", store.stats().segments);
     assert_eq!(bytes, 2 * events * (300 + 1 + 1));
     assert!(made < 100, "{made} allocations: some per segment, none per event");
+}
+
+#[test]
+fn filtered_reads_and_look_ups_allocate_nothing_per_event() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered));
+    let events = 20_000;
+    for n in 0..events {
+        let stream = ["a", "b", "c"][n % 3];
+        store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
+    }
+    store.close().unwrap();
+    let store = ground.open(Options::new());
+    assert!(store.stats().segments > 2);
+    let item = || QueryItem::new().tags_all(["t"]).types(["T"]);
+    let dense = Query::item(item());
+    let joined = Query::item(item().streams(["a", "b"])).or(item().streams(["c"]).tags_any(["t", "u"]));
+    let prefix = Query::prefix("");
+    let counted = |what: &str, wanted: usize, read: &dyn Fn() -> annals::Result<Read>| {
+        let mut found = 0;
+        let mut all = || read().unwrap().for_each(|event| found += event.unwrap().revision().get().min(1));
+        all();
+        let made = allocations(&mut all);
+        println!("{made} allocations in {what} of {wanted} events");
+        assert_eq!(found, 2 * wanted as u64, "{what}");
+        assert!(made < 200, "{made} allocations in {what}: some per segment, none per event");
+    };
+    for query in [&dense, &joined, &prefix] {
+        counted("a filtered read", events, &|| store.read_all(query, Seek::Beginning));
+        counted("a filtered read back", events, &|| store.read_all_back(query, Seek::End));
+    }
+    let of_a = events.div_ceil(3);
+    counted("a stream", of_a, &|| store.read_stream("a", Seek::Beginning));
+    counted("a stream back", of_a, &|| store.read_stream_back("a", Seek::End));
+    counted("all back", events, &|| store.read_all_back(&Query::all(), Seek::End));
+    let made = allocations(|| {
+        for position in 1..=events as u64 {
+            store.at(Position::new(position).unwrap()).unwrap().unwrap();
+        }
+    });
+    assert_eq!(made, 0, "looking up a position");
 }
 
 #[test]

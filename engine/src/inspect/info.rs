@@ -12,6 +12,7 @@ use crate::manifest::generation_of;
 use crate::prepare::segment_number;
 use crate::recovery::durability;
 use crate::storage::{Access, LOCK_NAME, Storage};
+use crate::tiers::is_index_name;
 
 pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     let storage = &Unchanged(storage);
@@ -52,7 +53,7 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     for name in survey.names.iter().filter(|name| is_ours(name)) {
         let len = storage.open(name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
         info.bytes_on_disk += len;
-        if segment_number(name).is_some_and(|(_, is_index)| is_index) {
+        if segment_number(name).is_some_and(|(_, is_index)| is_index) || is_index_name(name) {
             info.index_bytes += len;
         }
     }
@@ -61,7 +62,10 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
 
 /// Whether a store keeps a file of this name.
 pub(super) fn is_ours(name: &str) -> bool {
-    matches!(name, "LOCK" | "MARK" | "RING") || generation_of(name).is_some() || segment_number(name).is_some()
+    matches!(name, "LOCK" | "MARK" | "RING")
+        || generation_of(name).is_some()
+        || segment_number(name).is_some()
+        || is_index_name(name)
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.

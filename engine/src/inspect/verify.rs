@@ -3,6 +3,7 @@
 mod listed;
 mod small;
 mod tail;
+mod tiers;
 mod walk;
 
 use annals_format::Fault;
@@ -90,6 +91,7 @@ impl<'a> Check<'a> {
         let mut walk = Walk::new(NameHash { seed: manifest.name_hash_seed });
         self.listed_segments(manifest, &mut walk);
         self.tail(manifest, &mut walk);
+        self.tiers(manifest);
         self.stray_files(manifest);
         self.as_opened(manifest);
     }

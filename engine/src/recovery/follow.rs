@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
         self.ahead.resize(len.min(room) as usize, 0);
         self.ahead_at = self.end;
         let io = Error::io("read", &self.segment.name);
-        let got = self.segment.file.read_at(self.end, &mut self.ahead).map_err(io)?;
+        let got = self.segment.live_file().read_at(self.end, &mut self.ahead).map_err(io)?;
         self.ahead.truncate(got);
         Ok(())
     }
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
         let before = self.segment.tail().map_or(&[][..], |(_, bytes)| bytes);
         let kept = [before, &self.kept].concat();
         let mut there = vec![0; kept.len()];
-        let got = self.segment.file.read_at(from, &mut there).map_err(Error::io("read", &self.segment.name))?;
+        let got = self.segment.live_file().read_at(from, &mut there).map_err(Error::io("read", &self.segment.name))?;
         let same = kept.iter().zip(&there[..got]).take_while(|(kept, there)| kept == there).count();
         let mut at = 0;
         while at < kept.len() {

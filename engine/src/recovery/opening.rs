@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::create::fill;
 use super::end::{Found, find_end, is_clean};
-use super::listed::{Rebuild, needs_seal, open_listed_segment};
+use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
-use super::writer_memory::{load_active, load_streams_and_ids};
+use super::writer_memory::load_ids;
 use super::{RecoveryReport, durability, list};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
@@ -26,12 +26,14 @@ use crate::error::Error;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
+use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
-use crate::segment::{Closing, RunningTally, Segment, SegmentIndex};
+use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
+use crate::tiers::{self, TierKeeper};
 use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
@@ -44,10 +46,18 @@ pub(super) struct Opening {
     pub(super) report: RecoveryReport,
 }
 
+/// The ended segments, and what the writer remembers of them.
+struct Loaded {
+    segments: Vec<Arc<Segment>>,
+    cache: Arc<SegmentCache>,
+    tiers: tiers::Loaded,
+    ids: IdWriter,
+}
+
 /// The segment to go on with.
 enum Live {
     Continue(Tail),
-    Fresh(ActiveSegment),
+    Fresh(Box<ActiveSegment>),
 }
 
 impl Opening {
@@ -68,28 +78,40 @@ impl Opening {
         next_number = next_number.max(mark.as_ref().map_or(0, |m| m.segment + 1));
         let session = ring.as_ref().map_or(1, |ring| ring.header.session + 1);
 
-        let mut segments = self.open_listed(hash)?;
+        check_names(&self.manifest, &numbers)?;
+        let options = &self.options;
+        let (mode, most) = (options.read_mode, options.mapped_segments_max);
+        let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
+        let mut listed = self.load_listed(cache, &names)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
             let rescued = self.rescue(tail, known_durable, &mut next_number, mark.as_ref(), hash)?;
-            segments.extend(rescued.listed);
-            Live::Fresh(rescued.fresh)
+            for segment in rescued.listed {
+                load_ids(&segment, &mut listed.ids)?;
+                listed.segments.push(segment);
+            }
+            Live::Fresh(Box::new(rescued.fresh))
         };
-        self.sweep(&numbers, &live, &segments);
-        self.finish(live, segments, hash, mark, session, next_number, begun)
+        self.sweep(&numbers, &live, &listed.segments);
+        // What stays is removed by the next opening.
+        let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
+        self.finish(live, listed, mark, session, next_number, begun)
     }
 
-    /// Every segment of the manifest, with its index; a missing or damaged index is made anew.
-    fn open_listed(&mut self, hash: NameHash) -> Result<Vec<Arc<Segment>>> {
-        let mut segments = Vec::new();
-        for entry in &self.manifest.segments {
-            let (segment, rebuilt) =
-                open_listed_segment(&*self.storage, entry, self.options.read_mode, hash, Rebuild::Write)?;
-            self.report.rebuilt_indexes.extend(rebuilt);
-            segments.push(Arc::new(segment));
+    /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
+    /// written: their ids are loaded, and a missing or damaged index is made anew.
+    fn load_listed(&mut self, cache: Arc<SegmentCache>, names: &[String]) -> Result<Loaded> {
+        let of_entry = |entry| Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
+        let segments: Vec<Arc<Segment>> = self.manifest.segments.iter().map(of_entry).collect();
+        let tiers = tiers::load(&*self.storage, names, &self.manifest, self.options.read_mode)?;
+        self.report.notices.extend(tiers.notices.iter().cloned());
+        let mut ids = IdWriter::new();
+        for segment in tiers.tiers.segments_without(&segments) {
+            load_ids(segment, &mut ids)?;
         }
-        Ok(segments)
+        self.report.rebuilt_indexes.extend(cache.take_rebuilt());
+        Ok(Loaded { segments, cache, tiers, ids })
     }
 
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
@@ -113,29 +135,24 @@ impl Opening {
     }
 
     /// Puts everything together, and makes the opening known on disk before anything is accepted.
-    #[expect(clippy::too_many_arguments, reason = "all that opening found, used once")]
     fn finish(
         mut self,
         live: Live,
-        mut segments: Vec<Arc<Segment>>,
-        hash: NameHash,
+        listed: Loaded,
         mark: Option<Mark>,
         session: u64,
         next_number: u64,
         begun: Instant,
     ) -> Result<Inner> {
-        let mut directory = Directory::new(hash);
-        let mut ids = IdWriter::new();
-        let watermark_log = Log::of_files();
-        for segment in &segments {
-            load_streams_and_ids(segment, &watermark_log, &mut directory, &mut ids)?;
-        }
+        let hash = NameHash { seed: self.manifest.name_hash_seed };
+        let Loaded { mut segments, cache, tiers, mut ids } = listed;
+        let shared_tiers = Arc::new(tiers.tiers);
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {
-            Live::Fresh(fresh) => fresh,
-            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut directory, &mut ids)?,
+            Live::Fresh(fresh) => *fresh,
+            Live::Continue(tail) => self.continue_live(tail, &mut segments, &mut ids)?,
         };
-        load_active(&active.segment, active.index.index(), &watermark_log, &mut directory, &mut ids)?;
+        load_ids(&active.segment, &mut ids)?;
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
@@ -151,13 +168,15 @@ impl Opening {
             Some(ring),
             Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
         );
-        log.add_extent(active.segment.header.base, active.segment.file.clone(), &active.segment.name);
+        log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
         let core = Arc::new(Core {
             log,
             segments: ArcSwap::from_pointee(segments),
+            tiers: ArcSwap::new(shared_tiers.clone()),
+            cache,
             hash,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
@@ -186,8 +205,11 @@ impl Opening {
             head,
             end,
             last_time,
-            directory,
+            directory: Directory::new(hash),
+            opened_at: head,
             ids,
+            in_tiers_up_to: shared_tiers.iter().last().map_or(0, |tier| tier.last_position()),
+            tiers: shared_tiers,
             made_ids: MadeIds::new()?,
             staging: Vec::with_capacity(64 << 10),
             staged: Vec::with_capacity(1024),
@@ -205,6 +227,8 @@ impl Opening {
             preparer,
             committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
+            tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode)),
+            merging: Merging::default(),
             options: self.options,
             report: self.report,
             stopping: false.into(),
@@ -212,14 +236,7 @@ impl Opening {
     }
 
     /// The live segment of a clean close, or the first one of a new store.
-    fn continue_live(
-        &self,
-        tail: Tail,
-        segments: &mut Vec<Arc<Segment>>,
-        directory: &mut Directory,
-        ids: &mut IdWriter,
-    ) -> Result<ActiveSegment> {
-        let no_log = Log::of_files();
+    fn continue_live(&self, tail: Tail, segments: &mut Vec<Arc<Segment>>, ids: &mut IdWriter) -> Result<ActiveSegment> {
         let mut live = None;
         for scanned in tail.segments {
             let header = scanned.header.clone();
@@ -229,7 +246,7 @@ impl Opening {
             if scanned.end_mark.is_some() {
                 segment.close(Closing { end: scanned.end, state: SegmentState::Sealed, tally: scanned.tally });
                 let segment = Arc::new(segment);
-                load_active(&segment, &index, &no_log, directory, ids)?;
+                load_ids(&segment, ids)?;
                 segments.push(segment);
             } else {
                 let segment = Arc::new(segment.written_here());

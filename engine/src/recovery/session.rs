@@ -99,7 +99,7 @@ impl Opening {
         }
         let from = page_floor(active.offset);
         let mut page = vec![0; (active.offset - from) as usize];
-        active.segment.file.read_at(from, &mut page).map_err(Error::io("read", &active.segment.name))?;
+        active.segment.live_file().read_at(from, &mut page).map_err(Error::io("read", &active.segment.name))?;
         log.ring.as_ref().expect("made above").store(base + from, &page);
         Ok(())
     }

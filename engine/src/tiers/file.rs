@@ -65,6 +65,7 @@ impl TierFile {
         &self.entry
     }
 
+    #[cfg(test)]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -282,6 +283,7 @@ impl<'a> TierPositions<'a> {
     }
 
     /// All from `from` on, ascending.
+    #[cfg(test)]
     pub(crate) fn ascending(mut self, from: u64) -> impl Iterator<Item = Result<u64>> + use<'a> {
         let mut next = Some(from);
         std::iter::from_fn(move || {
@@ -292,6 +294,7 @@ impl<'a> TierPositions<'a> {
     }
 
     /// All up to `to`, descending.
+    #[cfg(test)]
     pub(crate) fn descending(mut self, to: u64) -> impl Iterator<Item = Result<u64>> + use<'a> {
         let mut next = Some(to);
         std::iter::from_fn(move || {

@@ -97,11 +97,13 @@ impl TierKeeper {
     }
 
     /// Generation of the newest index manifest.
+    #[cfg(test)]
     pub(crate) fn generation(&self) -> u64 {
         self.index.generation
     }
 
     /// Whether a merge is due. Looks at every listed segment, some nanoseconds each.
+    #[cfg(test)]
     pub(crate) fn is_due(&self, tiers: &Tiers, segments: &[Arc<Segment>], store: &Manifest) -> bool {
         let neighbours = neighbours(tiers, segments, &store.segments);
         self.choose(&neighbours).is_some()
@@ -223,7 +225,7 @@ fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [S
 
 fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc<SealedIndex>> {
     let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
-    match &**segments[at].index() {
+    match &segments[at].opened().ok()?.index {
         SegmentIndex::Sealed(index) => Some(index.clone()),
         SegmentIndex::Active(_) => None,
     }

@@ -1,4 +1,4 @@
-//! All tiers of a store, and who answers for a position.
+//! All tiers of a store, and which of them answers for a position.
 
 use std::sync::Arc;
 
@@ -9,30 +9,6 @@ use crate::segment::Segment;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tiers {
     files: Arc<[Arc<TierFile>]>,
-}
-
-/// Who answers for some positions: a tier, or a segment by its own index.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Unit<'a> {
-    Tier(&'a Arc<TierFile>),
-    Segment(&'a Arc<Segment>),
-}
-
-impl Unit<'_> {
-    pub(crate) fn first_position(self) -> u64 {
-        match self {
-            Self::Tier(tier) => tier.first_position(),
-            Self::Segment(segment) => segment.first_position(),
-        }
-    }
-
-    /// The last position that a reader with this head finds here; before the first if none.
-    pub(crate) fn last_position(self, head: u64) -> u64 {
-        match self {
-            Self::Tier(tier) => tier.last_position().min(head),
-            Self::Segment(segment) => segment.last_position(head).max(segment.first_position() - 1),
-        }
-    }
 }
 
 impl Tiers {
@@ -66,16 +42,6 @@ impl Tiers {
         let after = self.files.partition_point(|tier| tier.entry().first_segment <= number);
         let tier = self.files.get(after.checked_sub(1)?)?;
         (number <= tier.entry().last_segment && !tier.is_broken()).then_some(tier)
-    }
-
-    /// Who answers for this position. The next unit begins at its last position + 1, the one before ends at its first - 1.
-    #[inline]
-    pub(crate) fn unit_at<'a>(&'a self, segments: &'a [Arc<Segment>], position: u64) -> Option<Unit<'a>> {
-        if let Some(tier) = self.tier_at(position) {
-            return Some(Unit::Tier(tier));
-        }
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        segments.get(after.checked_sub(1)?).map(Unit::Segment)
     }
 
     /// Segments that no sound tier answers for, oldest first: with [`Tiers::sound`] every segment once.

@@ -17,7 +17,8 @@ use crate::storage::Storage;
 use crate::{Result, VERSION};
 
 const TIER: &str = "tier-";
-const INDEX: &str = "INDEX-";
+/// What the names of index manifests begin with.
+pub(crate) const INDEX: &str = "INDEX-";
 /// Far more than the tiers of any store take.
 const INDEX_MANIFEST_LEN_MAX: u64 = 1 << 24;
 
@@ -130,6 +131,18 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
     Ok(Loaded { tiers: Tiers::new(tiers), index, unusable, notices })
 }
 
+/// Every index manifest by its name, newest first, with what reading it answers.
+pub(crate) fn manifests(
+    storage: &dyn Storage,
+    names: &[String],
+    store: &Manifest,
+) -> Vec<(String, Result<IndexManifest>)> {
+    let mut generations: Vec<u64> = names.iter().filter_map(|name| generation_of(name)).collect();
+    generations.sort_unstable_by(|left, right| right.cmp(left));
+    let read = |generation| (index_manifest_name(generation), load_one(storage, generation, store));
+    generations.into_iter().map(read).collect()
+}
+
 fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<IndexManifest> {
     let name = index_manifest_name(generation);
     let bytes = read_whole(storage, &name, INDEX_MANIFEST_LEN_MAX)?;
@@ -144,7 +157,8 @@ fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<
     Ok(index)
 }
 
-fn listed(storage: &dyn Storage, store: &Manifest, entry: &TierEntry, mode: ReadMode) -> Result<TierFile> {
+/// The tier of this entry, if its file is there, of its length, and of segments that the store lists.
+pub(crate) fn listed(storage: &dyn Storage, store: &Manifest, entry: &TierEntry, mode: ReadMode) -> Result<TierFile> {
     let Some(covered) = covered(&store.segments, entry) else {
         let what = "the segments it covers are not those of the manifest";
         return Err(Error::corrupt(&tier_name(entry.number), 80, Some(entry.first_position), what));

@@ -14,16 +14,18 @@ use std::sync::atomic::AtomicBool;
 use annals_format::index_manifest::TierEntry;
 use annals_format::manifest::Manifest;
 
+use super::file::TierNames;
 use super::merge::{MergePlan, merge};
 use super::source::MergeInput;
+use super::stored::is_index_name;
 use super::stored::{expected, tier_name};
-use super::{PositionsAt, TierFile, TierNames, TierPositions, Tiers};
+use super::{PositionsAt, TierFile, TierPositions, Tiers};
 use crate::manifest::load_newest;
 use crate::name::NameHash;
 use crate::options::ReadMode;
-use crate::recovery::{Rebuild, open_listed_segment};
+use crate::prepare::segment_name;
 use crate::sealed_index::SealedIndex;
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::{Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Memory, Storage};
 use crate::{Durability, Expect, NewEvent, Options, Result};
 
@@ -83,16 +85,20 @@ impl Closed {
     }
 
     fn open(storage: Memory) -> Self {
+        // The tiers that the store made of itself.
+        for name in storage.list().expect("names").iter().filter(|name| is_index_name(name)) {
+            storage.remove(name).expect("a file that is there");
+        }
         let manifest = load_newest(&storage, &storage.list().expect("names")).expect("a manifest").expect("a store");
         let hash = NameHash { seed: manifest.name_hash_seed };
+        let cache = SegmentCache::new(Arc::new(storage.clone()), ReadMode::Mapped, hash, Rebuild::Write, usize::MAX);
         let (mut segments, mut indexes) = (Vec::new(), Vec::new());
         for entry in &manifest.segments {
-            let opened = open_listed_segment(&storage, entry, ReadMode::Mapped, hash, Rebuild::Write);
-            let segment = Arc::new(opened.expect("a listed segment").0);
-            if let SegmentIndex::Sealed(index) = &**segment.index() {
+            let segment = Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
+            if let SegmentIndex::Sealed(index) = &segment.opened().expect("a listed segment").index {
                 indexes.push(index.clone());
             }
-            segments.push(segment.clone());
+            segments.push(segment);
         }
         assert_eq!(segments.len(), indexes.len());
         Self { storage, manifest, segments, indexes }

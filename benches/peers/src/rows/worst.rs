@@ -1,6 +1,7 @@
 //! A9: events are offered at a fixed rate whether or not the engine keeps up, and each is timed from the moment it
 //! was due, so that a pause counts for every event that had to wait behind it.
 
+use std::io::{Seek, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
         };
         results.push(EngineResult { name: engine.name.into(), kind: engine.kind, runs: vec![sample] });
     }
+    notes.extend(nothing_offered(bench)?);
     notes.push(format!(
         "annals syncs in the background by itself; the others are synced every {} ms by a second thread; a file beside \
          each is written and synced every {} ms to tell what a sync cost in that run",
@@ -132,6 +134,76 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
         let bytes = device::allocated(&opened.scratch.path)?;
         Ok(Offered { latency, service, syncs, sustained, bytes })
     })
+}
+
+/// What the machine itself does to a loop that offers events at this rate to nobody: alone, and while a second thread
+/// writes and syncs once a second what the log would have got.
+fn nothing_offered(bench: &Bench) -> Result<Vec<String>> {
+    /// Bytes of log an event takes, about.
+    const EVENT_LEN: f64 = 370.0;
+    let time = bench.settings.open_loop / 6;
+    let count = (time.as_secs_f64() * bench.settings.offered) as usize;
+    let mut lines = Vec::new();
+    for synced_bytes in [0, (bench.settings.offered * EVENT_LEN) as usize] {
+        let stop = AtomicBool::new(false);
+        let latency = thread::scope(|scope| {
+            let writing =
+                (synced_bytes > 0).then(|| scope.spawn(|| write_often(&bench.settings.dir, synced_bytes, &stop)));
+            let latency = idle(bench, count);
+            stop.store(true, Ordering::Relaxed);
+            if let Some(writing) = writing {
+                writing.join().expect("the writing thread does not panic")?;
+            }
+            latency
+        })?;
+        let at = |quantile: f64| latency.value_at_quantile(quantile) as f64 / 1e3;
+        lines.push(format!(
+            "nothing at all, {}: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, p99.99 {:.1}, max {:.0} us",
+            if synced_bytes == 0 { "on an idle machine" } else { "a file written and synced beside" },
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(0.9999),
+            latency.max() as f64 / 1e3
+        ));
+    }
+    Ok(lines)
+}
+
+fn idle(bench: &Bench, count: usize) -> Result<Histogram<u64>> {
+    let mut latency = Histogram::<u64>::new_with_max(100_000_000_000, 3)?;
+    let pause = Duration::from_secs_f64(1.0 / bench.settings.offered);
+    let began = Instant::now();
+    for number in 0..count {
+        let due = began + pause * number as u32;
+        let mut now = Instant::now();
+        while now < due {
+            std::hint::spin_loop();
+            now = Instant::now();
+        }
+        latency.saturating_record((now - due).as_nanos() as u64);
+    }
+    Ok(latency)
+}
+
+fn write_often(dir: &std::path::Path, len: usize, stop: &AtomicBool) -> Result<()> {
+    let path = dir.join("written-beside");
+    let mut file = std::fs::File::create(&path)?;
+    let block = vec![7u8; 64 << 10];
+    let mut last = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        if last.elapsed() < BACKGROUND_SYNC {
+            continue;
+        }
+        last = Instant::now();
+        file.rewind()?;
+        for _ in 0..len.div_ceil(block.len()) {
+            file.write_all(&block)?;
+        }
+        file.sync_data()?;
+    }
+    Ok(std::fs::remove_file(path)?)
 }
 
 fn sync_often(log: &dyn Log, stop: &AtomicBool) -> Result<()> {

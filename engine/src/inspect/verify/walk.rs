@@ -123,8 +123,8 @@ impl Walk {
     /// Takes note of a stream's next revision; answers what is wrong with it.
     fn revision(&mut self, stream: &str, revision: u64, position: u64) -> Option<String> {
         let hash = self.streams.hash_of(stream);
-        let number = self.streams.find_or_add(hash, stream);
-        let expected = self.streams.tip(number).revision + 1;
+        let known = self.streams.find(hash, stream).map_or(StreamTip::NONE, |number| self.streams.tip(number));
+        let expected = known.revision + 1;
         if revision >= expected {
             self.streams.set(stream, StreamTip { revision, position });
         }

@@ -233,7 +233,7 @@ impl History {
         let segments = self.store.stats().segments;
         self.rolls += segments.saturating_sub(self.segments);
         self.segments = segments;
-        same("streams in stats", &self.store.stats().streams, &(self.plain.streams("", self.plain.head()).len() as u64))
+        Ok(())
     }
 
     fn view(&self, dice: &mut Dice) -> View {

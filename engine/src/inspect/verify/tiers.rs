@@ -1,0 +1,53 @@
+//! The index above the segments' own: its manifests and its tiers, block by block.
+
+use std::sync::Arc;
+
+use annals_format::manifest::Manifest;
+
+use super::Check;
+use crate::error::Error;
+use crate::inspect::Severity;
+use crate::options::ReadMode;
+use crate::tiers::{self, is_index_name};
+
+impl Check<'_> {
+    /// Every index manifest must verify, and every tier that the newest names must be whole and that of these segments.
+    pub(super) fn tiers(&mut self, manifest: &Manifest) {
+        let survey = self.survey;
+        let manifests = tiers::manifests(self.storage, &survey.names, manifest);
+        for (name, found) in &manifests {
+            if let Err(error) = found {
+                self.error(Severity::Damage, name, error);
+            }
+            self.count_file(name);
+        }
+        let newest = manifests.into_iter().find_map(|(_, found)| found.ok());
+        let mut named = Vec::new();
+        for entry in newest.iter().flat_map(|index| &index.tiers) {
+            let name = tiers::tier_name(entry.number);
+            match tiers::listed(self.storage, manifest, entry, ReadMode::Pread).map(Arc::new) {
+                Ok(tier) => {
+                    if let Err(error) = tier.check_all() {
+                        self.error(Severity::Damage, &name, &error);
+                    }
+                }
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    self.damage(&name, 0, Some(entry.first_position), "the file is missing");
+                }
+                Err(error) => self.error(Severity::Damage, &name, &error),
+            }
+            self.count_file(&name);
+            named.push(name);
+        }
+        for name in survey.names.iter().filter(|name| is_index_name(name) && !name.starts_with(tiers::INDEX)) {
+            if !named.contains(name) {
+                self.notice(name, 0, "no index manifest names this file");
+            }
+        }
+    }
+
+    fn count_file(&mut self, name: &str) {
+        let len = self.storage.open(name, crate::storage::Access::Read).and_then(|file| file.len()).unwrap_or(0);
+        self.count(len);
+    }
+}

@@ -1,0 +1,147 @@
+//! Tiers kept while the store is open: made when there is quiet or when much has gathered, dropped when they are broken.
+//!
+//! Nothing waits for it: segments without a tier answer by their own indexes, and their ids stand in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::recovery::load_ids;
+use crate::store::Inner;
+use crate::tiers::Replaced;
+
+/// How often somebody looks whether there is something to do.
+const LOOK: Duration = Duration::from_millis(500);
+/// With so many segments without a tier work begins while appends go on; else when no segment has ended for a while.
+const BACKLOG: u64 = 32;
+/// Bytes of tiers written in a second, at most.
+const PACE: u64 = 128 << 20;
+
+/// Where the thread that keeps the tiers sleeps.
+#[derive(Debug, Default)]
+pub(crate) struct Merging {
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Merging {
+    fn sleep(&self, inner: &Inner) {
+        let mut guard = self.lock.lock();
+        if !inner.stopping.load(Ordering::Acquire) {
+            self.wake.wait_for(&mut guard, LOOK);
+        }
+    }
+
+    /// Wakes the thread from its sleep; it looks whether the store is closing.
+    pub(crate) fn wake(&self) {
+        let _guard = self.lock.lock();
+        self.wake.notify_all();
+    }
+}
+
+pub(crate) fn merge_loop(inner: &Inner) {
+    let mut ended = 0;
+    while !inner.stopping.load(Ordering::Acquire) {
+        let (segments, uncovered) = counts(inner);
+        let is_quiet = segments == ended;
+        ended = segments;
+        if uncovered > 0 && (is_quiet || uncovered >= BACKLOG) {
+            let begun = Instant::now();
+            let mut written = 0;
+            let mut pace = |bytes: u64| {
+                written += bytes;
+                let due = Duration::from_secs_f64(written as f64 / PACE as f64);
+                if let Some(ahead) = due.checked_sub(begun.elapsed()).filter(|ahead| *ahead > Duration::from_millis(2))
+                {
+                    std::thread::sleep(ahead);
+                }
+            };
+            let mut goes_on = true;
+            while goes_on && !inner.stopping.load(Ordering::Acquire) {
+                goes_on = keep_tiers(inner, &mut pace);
+            }
+        }
+        inner.merging.sleep(inner);
+    }
+}
+
+/// All that is due, in the calling thread.
+pub(crate) fn merge_all(inner: &Inner) {
+    let mut goes_on = counts(inner).1 > 0;
+    while goes_on {
+        goes_on = keep_tiers(inner, &mut |_| {});
+    }
+}
+
+/// Number of segments, and of those that no sound tier covers.
+fn counts(inner: &Inner) -> (u64, u64) {
+    let segments = inner.core.segments.load().len() as u64;
+    (segments, segments.saturating_sub(inner.core.tiers.load().covered_segments()))
+}
+
+/// Drops what is broken, or merges once; false if there was nothing to do, or if it failed.
+fn keep_tiers(inner: &Inner, pace: &mut dyn FnMut(u64)) -> bool {
+    let mut keeper = inner.tier_keeper.lock();
+    let storage = inner.storage.as_ref();
+    let tiers = inner.core.tiers.load_full();
+    if tiers.iter().any(|tier| tier.is_broken()) {
+        // The ids that only it holds are in memory again before it is dropped.
+        return load_ids_of_broken(inner)
+            && match keeper.drop_broken(storage, &tiers) {
+                Ok(Some(replaced)) => {
+                    install(inner, &replaced);
+                    true
+                }
+                Ok(None) => false,
+                Err(_) => failed(inner),
+            };
+    }
+    let segments = inner.core.segments.load_full();
+    let manifest = inner.sealing.lock().manifest.clone();
+    match keeper.merge_next(storage, &tiers, &segments, &manifest, pace, &inner.stopping) {
+        Ok(Some(replaced)) => {
+            install(inner, &replaced);
+            true
+        }
+        Ok(None) => false,
+        // One that turned out to be broken is dropped by the next call.
+        Err(_) => tiers.iter().any(|tier| tier.is_broken()) || failed(inner),
+    }
+}
+
+fn failed(inner: &Inner) -> bool {
+    inner.sealing.lock().failures += 1;
+    false
+}
+
+/// Shows the tiers to writer and readers, then lets go of what they hold instead.
+fn install(inner: &Inner, replaced: &Replaced) {
+    let tiers = Arc::new(replaced.tiers.clone());
+    let covered = tiers.covered_until();
+    let forgotten = {
+        let mut writer = inner.writer.lock();
+        writer.tiers = tiers.clone();
+        inner.core.tiers.store(tiers);
+        writer.ids.forget_up_to(covered)
+    };
+    drop(forgotten);
+    // What stays is removed at the next opening.
+    let _ = replaced.remove_files(inner.storage.as_ref());
+}
+
+fn load_ids_of_broken(inner: &Inner) -> bool {
+    let tiers = inner.core.tiers.load_full();
+    let segments = inner.core.segments.load_full();
+    let broken = tiers.iter().filter(|tier| tier.is_broken());
+    for tier in broken {
+        let covered = tier.entry().first_segment..=tier.entry().last_segment;
+        for segment in segments.iter().filter(|segment| covered.contains(&segment.header.identity.segment)) {
+            if load_ids(segment, &mut inner.writer.lock().ids).is_err() {
+                return false;
+            }
+        }
+    }
+    true
+}

@@ -1,0 +1,153 @@
+//! Listed segments that are open: opened for whoever comes first, let go of when there are too many.
+//!
+//! Which one goes is decided as a clock does: the hand passes over those that were touched since it last came by. A
+//! reader that holds an opened segment keeps it; only the cache lets go.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use annals_format::manifest::SegmentEntry;
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::{Opened, OpenedGuard, Segment, SegmentIndex};
+use crate::Result;
+use crate::log::Log;
+use crate::name::NameHash;
+use crate::options::ReadMode;
+use crate::prepare::index_name;
+use crate::recovery::open_listed;
+use crate::sealed_index::SealedIndex;
+use crate::storage::Storage;
+
+/// What to do with an index that is missing or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rebuild {
+    /// Write it anew.
+    Write,
+    /// Keep it in memory: nothing may be written.
+    Memory,
+}
+
+/// Without maps each open segment takes a file descriptor, and a process has often no more than 1,024.
+const PREAD_OPEN_MAX: usize = 256;
+
+/// Where a segment keeps what is open of it.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    held: ArcSwapOption<Opened>,
+    /// Set by each touch after the first, cleared by the clock's hand: what is read once goes before what is read often.
+    touched: AtomicBool,
+    /// Held by the one that opens.
+    opening: Mutex<()>,
+}
+
+impl Slot {
+    pub(super) fn holding(opened: Opened) -> Self {
+        Self { held: ArcSwapOption::from_pointee(opened), ..Self::default() }
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> Option<OpenedGuard> {
+        let opened = OpenedGuard::of(self.held.load())?;
+        // Read first: a store to a line that all readers share is only made when it changes something.
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+        Some(opened)
+    }
+
+    /// Puts something made of what is held in its place, and answers what was there.
+    pub(super) fn change(&self, change: impl FnOnce(&Opened) -> Opened) -> Option<Arc<Opened>> {
+        let changed = Arc::new(change(&*self.get()?));
+        self.held.swap(Some(changed))
+    }
+}
+
+/// Opens listed segments and bounds how many of them are open.
+#[derive(Debug)]
+pub(crate) struct SegmentCache {
+    storage: Arc<dyn Storage>,
+    mode: ReadMode,
+    hash: NameHash,
+    rebuild: Rebuild,
+    capacity: usize,
+    /// The open ones, as the hand comes by them.
+    open: Mutex<VecDeque<Weak<Slot>>>,
+    /// Index files that were written anew.
+    rebuilt: Mutex<Vec<String>>,
+}
+
+impl SegmentCache {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        mode: ReadMode,
+        hash: NameHash,
+        rebuild: Rebuild,
+        capacity: usize,
+    ) -> Arc<Self> {
+        let capacity = match mode {
+            ReadMode::Mapped => capacity.max(1),
+            ReadMode::Pread => capacity.clamp(1, PREAD_OPEN_MAX),
+        };
+        Arc::new(Self { storage, mode, hash, rebuild, capacity, open: Mutex::default(), rebuilt: Mutex::default() })
+    }
+
+    pub(crate) fn read_mode(&self) -> ReadMode {
+        self.mode
+    }
+
+    /// The names of index files that were written anew since this was last asked.
+    pub(crate) fn take_rebuilt(&self) -> Vec<String> {
+        std::mem::take(&mut self.rebuilt.lock())
+    }
+
+    /// Opens a segment, unless somebody else did while this waited.
+    pub(super) fn open(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
+        let opening = slot.opening.lock();
+        if let Some(opened) = slot.get() {
+            return Ok(opened.into_arc());
+        }
+        let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
+        let has_file = matches!(opened.index, SegmentIndex::Sealed(_));
+        let mut opened = Arc::new(opened.without_file());
+        slot.held.store(Some(opened.clone()));
+        if !has_file && self.rebuild == Rebuild::Write {
+            self.rebuilt.lock().push(index_name(entry.number));
+            // Without room for the file the index serves from memory; the next opening tries again.
+            if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
+                opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
+                slot.held.store(Some(opened.clone()));
+            }
+        }
+        drop(opening);
+        self.admit(slot);
+        Ok(opened)
+    }
+
+    /// Counts a slot that holds something, after letting go of others if there are too many.
+    pub(super) fn admit(&self, slot: &Arc<Slot>) {
+        let mut let_go = Vec::new();
+        let mut open = self.open.lock();
+        // Readers may touch faster than the hand goes round: after one round it takes what it comes to.
+        let mut passes = open.len();
+        while open.len() >= self.capacity {
+            let Some(next) = open.pop_front() else { break };
+            let Some(slot) = next.upgrade() else { continue };
+            if slot.touched.swap(false, Ordering::Relaxed) && passes > 0 {
+                passes -= 1;
+                open.push_back(next);
+                continue;
+            }
+            let_go.push(slot.held.swap(None));
+        }
+        open.push_back(Arc::downgrade(slot));
+        // Unmapped, if nobody else holds it, when the lock is free again.
+        drop(open);
+        drop(let_go);
+    }
+}
+
+#[cfg(test)]
+mod tests;

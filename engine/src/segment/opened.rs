@@ -1,0 +1,136 @@
+//! The files behind a segment while they are open.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::Guard;
+
+use crate::Result;
+use crate::active_index::{ActiveIndex, Place};
+use crate::error::Error;
+use crate::options::ReadMode;
+use crate::sealed_index::SealedIndex;
+use crate::storage::{Map, StorageFile};
+
+/// How a segment's records are found.
+#[derive(Debug, Clone)]
+pub(crate) enum SegmentIndex {
+    Active(Arc<ActiveIndex>),
+    Sealed(Arc<SealedIndex>),
+}
+
+/// Bytes of a segment that a reader may look at: `map[0]` is the segment's byte `start`.
+#[derive(Debug, Clone)]
+pub(crate) struct Window {
+    pub(crate) map: Map,
+    pub(crate) start: u64,
+    /// Up to which byte of the segment this window may be read.
+    pub(crate) end: u64,
+}
+
+impl Window {
+    /// The bytes from `offset` to the window's end; empty beyond it.
+    #[inline]
+    pub(crate) fn from(&self, offset: u64) -> &[u8] {
+        self.between(offset, self.end)
+    }
+
+    #[inline]
+    pub(crate) fn between(&self, from: u64, to: u64) -> &[u8] {
+        let range = from.saturating_sub(self.start) as usize..to.saturating_sub(self.start) as usize;
+        self.map.get(range).unwrap_or(&[])
+    }
+
+    #[inline]
+    pub(crate) fn holds(&self, offset: u64, len: u64) -> bool {
+        offset >= self.start && offset + len <= self.end
+    }
+}
+
+/// File, map and index of a segment. Whoever holds it keeps them, also when the segment lets go of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) index: SegmentIndex,
+    /// Version of the library that wrote the segment.
+    pub(crate) written_by: u32,
+    /// `None` once the map alone is enough.
+    file: Option<Arc<dyn StorageFile>>,
+    map: Option<Map>,
+}
+
+impl Opened {
+    pub(crate) fn new(
+        name: &str,
+        file: Arc<dyn StorageFile>,
+        mode: ReadMode,
+        index: SegmentIndex,
+        written_by: u32,
+    ) -> Result<Self> {
+        let map = match mode {
+            ReadMode::Mapped => Some(file.map().map_err(Error::io("map", name))?),
+            ReadMode::Pread => None,
+        };
+        Ok(Self { index, written_by, file: Some(file), map })
+    }
+
+    /// The same with another index.
+    pub(super) fn with_index(&self, index: SegmentIndex) -> Self {
+        Self { index, ..self.clone() }
+    }
+
+    /// Without the file, where a map serves all reading: a descriptor less.
+    pub(super) fn without_file(self) -> Self {
+        Self { file: if self.map.is_some() { None } else { self.file }, ..self }
+    }
+
+    pub(super) fn file(&self) -> Option<&Arc<dyn StorageFile>> {
+        self.file.as_ref()
+    }
+
+    #[inline]
+    pub(super) fn map(&self) -> Option<&Map> {
+        self.map.as_ref()
+    }
+
+    pub(super) fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.file.as_ref().expect("a segment without a map keeps its file").read_at(offset, bytes)
+    }
+
+    /// Place of a record by its number in the segment, if the index knows it.
+    #[inline]
+    pub(crate) fn place(&self, record: u32) -> Result<Option<Place>> {
+        match &self.index {
+            SegmentIndex::Active(index) => Ok(index.place(record)),
+            SegmentIndex::Sealed(index) => index.place(record),
+        }
+    }
+}
+
+/// A look at an opened segment: no lock, no count. What is kept for longer is kept as an [`Arc`].
+pub(crate) struct OpenedGuard(Guard<Option<Arc<Opened>>>);
+
+impl OpenedGuard {
+    /// The guard, if it holds something.
+    #[inline]
+    pub(super) fn of(guard: Guard<Option<Arc<Opened>>>) -> Option<Self> {
+        guard.is_some().then(|| Self(guard))
+    }
+
+    pub(super) fn of_arc(opened: Arc<Opened>) -> Self {
+        Self(Guard::from_inner(Some(opened)))
+    }
+
+    pub(crate) fn into_arc(self) -> Arc<Opened> {
+        Guard::into_inner(self.0).expect("made of something")
+    }
+}
+
+impl Deref for OpenedGuard {
+    type Target = Opened;
+
+    #[inline]
+    fn deref(&self) -> &Opened {
+        self.0.as_deref().expect("made of something")
+    }
+}
