@@ -72,8 +72,6 @@ pub(crate) struct Loaded {
     /// The manifest that holds, less what cannot be used of it. Its generation is the largest that any file has in its
     /// name, and its next file number is larger than that of any file.
     pub(crate) index: IndexManifest,
-    /// Index manifests that do not verify.
-    unusable: Vec<String>,
     /// What was not as it should be, for the recovery report.
     pub(crate) notices: Vec<String>,
 }
@@ -85,7 +83,7 @@ pub(crate) struct Loaded {
 /// # Errors
 /// `Unsupported` if the newest was made by a later version.
 pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mode: ReadMode) -> Result<Loaded> {
-    let (mut notices, mut unusable) = (Vec::new(), Vec::new());
+    let mut notices = Vec::new();
     let mut generations: Vec<u64> = names.iter().filter_map(|name| generation_of(name)).collect();
     generations.sort_unstable_by(|left, right| right.cmp(left));
     let mut found = None;
@@ -96,12 +94,7 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
                 break;
             }
             Err(error @ Error::Unsupported { .. }) => return Err(error),
-            Err(error) => {
-                if matches!(error, Error::Corrupt(_)) {
-                    unusable.push(index_manifest_name(*generation));
-                }
-                notices.push(format!("{error}; the one before is used, or the index made anew"));
-            }
+            Err(error) => notices.push(format!("{error}; the one before is used, or the index made anew")),
         }
     }
     let mut index = found.unwrap_or(IndexManifest {
@@ -128,7 +121,7 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
     let whole = names.iter().map(|name| name.strip_suffix(".new").unwrap_or(name));
     let last_file = whole.filter_map(tier_number).max().unwrap_or(0);
     index.next_file = index.next_file.max(last_file.saturating_add(1));
-    Ok(Loaded { tiers: Tiers::new(tiers), index, unusable, notices })
+    Ok(Loaded { tiers: Tiers::new(tiers), index, notices })
 }
 
 /// Every index manifest by its name, newest first, with what reading it answers.
@@ -183,18 +176,18 @@ fn remove_all_but_two(storage: &dyn Storage, names: &[String]) -> Result<()> {
     generations.into_iter().try_for_each(|generation| remove(storage, &index_manifest_name(generation)))
 }
 
-/// Removes tiers that the index manifest does not name or that cannot be used, files that were still being written, and
-/// all index manifests but the newest two that verify. For an opening for writing; `names` are those of the directory.
-/// Answers what was removed, but for old index manifests.
-pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], loaded: &Loaded) -> Result<Vec<String>> {
-    let is_named = |number: u64| loaded.index.tiers.iter().any(|entry| entry.number == number);
-    let (gone, kept): (Vec<String>, Vec<String>) = names.iter().cloned().partition(|name| {
+/// Removes tiers that `index` does not name, files that were still being written, and all index manifests but the
+/// newest two. For an opening for writing; `names` are those of the directory. Answers what was removed.
+pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], index: &IndexManifest) -> Result<Vec<String>> {
+    let is_named = |number: u64| index.tiers.iter().any(|entry| entry.number == number);
+    let unnamed = names.iter().filter(|name| {
         let half_written = name.ends_with(".new") && is_index_name(name);
-        half_written || loaded.unusable.contains(name) || tier_number(name).is_some_and(|number| !is_named(number))
+        half_written || tier_number(name).is_some_and(|number| !is_named(number))
     });
-    gone.iter().try_for_each(|name| remove(storage, name))?;
-    remove_all_but_two(storage, &kept)?;
-    Ok(gone)
+    let removed: Vec<String> = unnamed.cloned().collect();
+    removed.iter().try_for_each(|name| remove(storage, name))?;
+    remove_all_but_two(storage, names)?;
+    Ok(removed)
 }
 
 /// Removes a file, if it is there.
