@@ -43,6 +43,7 @@ mod writer;
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
+pub use merging::IndexCheck;
 pub use name::NAME_LEN_MAX;
 pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
 pub use position::{EventId, InvalidEventId, Position, Revision};

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::recovery::load_ids;
 use crate::store::Inner;
-use crate::tiers::Replaced;
+use crate::tiers::{Replaced, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
@@ -65,6 +65,39 @@ pub(crate) fn merge_loop(inner: &Inner) {
         }
         inner.merging.sleep(inner);
     }
+}
+
+/// What [`Store::check_index`](crate::Store::check_index) found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IndexCheck {
+    /// Files of the index that were looked at.
+    pub files: u64,
+    /// Those that were damaged or missing and were made anew, or are answered for by the files beneath until they are.
+    pub rebuilt: Vec<String>,
+}
+
+/// Looks at every file of the index; what is damaged is made anew.
+pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
+    let mut check = IndexCheck::default();
+    for segment in inner.core.segments.load().iter().filter(|segment| segment.is_listed()) {
+        segment.opened()?;
+        check.files += 1;
+    }
+    check.rebuilt = inner.core.cache.take_rebuilt();
+    for tier in inner.core.tiers.load().iter() {
+        check.files += 1;
+        if tier.is_broken() || tier.check_all().is_err() {
+            check.rebuilt.push(tier_name(tier.entry().number));
+        }
+    }
+    if !check.rebuilt.is_empty() {
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = keep_tiers(inner, &mut |_| {});
+        }
+    }
+    Ok(check)
 }
 
 /// All that is due, in the calling thread.

@@ -13,7 +13,7 @@ use crate::commit::{Commit, Committing};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::input::{Input, Many, OfStream, One};
-use crate::merging::Merging;
+use crate::merging::{self, IndexCheck, Merging};
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
 use crate::query::{Query, Seek};
@@ -330,6 +330,26 @@ impl Store {
         inner.core.log.check_poison()?;
         let len = inner.writer.lock().active.segment.header.segment_len;
         inner.preparer.reserve(len, bytes)
+    }
+
+    /// Verifies every file of the index, and makes anew what is damaged or missing. The index is derived from the log, so
+    /// nothing is lost by damage to it; what is damaged is found without this call as well, when somebody comes to it.
+    ///
+    /// Reads all index files, about 100 bytes an event; the store goes on working meanwhile.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if a segment is damaged that an index has to be made from.
+    ///
+    /// ```
+    /// # use annals::Store;
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// assert!(store.check_index()?.rebuilt.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check_index(&self) -> Result<IndexCheck> {
+        merging::check(self.inner())
     }
 
     /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.

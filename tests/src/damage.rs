@@ -224,7 +224,7 @@ pub fn kind_of(name: &str) -> &'static str {
         "MARK" => "mark",
         "RING" => "ring",
         _ if name.starts_with("manifest-") => "manifest",
-        _ if name.ends_with(".idx") => "index",
+        _ if name.ends_with(".idx") || name.starts_with("INDEX-") => "index",
         _ => "segment",
     }
 }
@@ -263,7 +263,8 @@ fn live_places(files: &Files) -> Vec<Live> {
             "mark" => &[(0, 128), (4096, 4224)],
             "ring" => &[(0, 128), (512, 640)],
             "manifest" => &[(0, len)],
-            "index" => &[(0, 128), (128, len)],
+            "index" if name.starts_with("segment-") => &[(0, 128), (128, len)],
+            "index" => &[(0, len)],
             _ => continue,
         };
         for (from, to) in ranges {
@@ -489,6 +490,11 @@ impl Sample {
             Ok(_) => {}
             Err(error) if is_clear(&error) => return Ok(Outcome::Partly),
             Err(error) => return Err(format!("append answers no clear error: {error:?}")),
+        }
+        match store.check_index() {
+            Ok(_) => {}
+            Err(error) if is_clear(&error) => return Ok(Outcome::Partly),
+            Err(error) => return Err(format!("the check of the index answers no clear error: {error:?}")),
         }
         store.close().map_err(|error| format!("close: {error:?}"))?;
         // Whatever the ring still held is gone from here on: what was read before must stand in the files.

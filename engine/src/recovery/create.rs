@@ -13,6 +13,7 @@ use crate::mark::{MARK_NAME, MarkFile};
 use crate::options::Options;
 use crate::prepare::{no_room, segment_name, segment_number};
 use crate::storage::{Access, Fill, Storage};
+use crate::tiers::is_index_name;
 use crate::{Result, VERSION, manifest};
 
 /// Without a manifest a directory may become a store only if it is empty or holds what an interrupted creation left.
@@ -22,7 +23,7 @@ pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: b
         let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "manifest-00000000000000000001.new")
             || segment_number(name) == Some((1, false));
         if !ours {
-            let is_file_of_a_store = segment_number(name).is_some();
+            let is_file_of_a_store = segment_number(name).is_some() || is_index_name(name);
             if is_file_of_a_store {
                 return Err(Error::corrupt(name, 0, None, "the store's manifest is missing"));
             }

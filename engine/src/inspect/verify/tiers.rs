@@ -1,4 +1,5 @@
-//! The index above the segments' own: its manifests and its tiers, block by block.
+//! The index above the segments' own: its manifests and its tiers, block by block. All of it is derived, so nothing found
+//! here is damage to the store.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ impl Check<'_> {
         let manifests = tiers::manifests(self.storage, &survey.names, manifest);
         for (name, found) in &manifests {
             if let Err(error) = found {
-                self.error(Severity::Damage, name, error);
+                self.error(Severity::Notice, name, error);
             }
             self.count_file(name);
         }
@@ -28,13 +29,13 @@ impl Check<'_> {
             match tiers::listed(self.storage, manifest, entry, ReadMode::Pread).map(Arc::new) {
                 Ok(tier) => {
                     if let Err(error) = tier.check_all() {
-                        self.error(Severity::Damage, &name, &error);
+                        self.error(Severity::Notice, &name, &error);
                     }
                 }
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    self.damage(&name, 0, Some(entry.first_position), "the file is missing");
+                    self.notice(&name, 0, "the file is missing; it is made anew");
                 }
-                Err(error) => self.error(Severity::Damage, &name, &error),
+                Err(error) => self.error(Severity::Notice, &name, &error),
             }
             self.count_file(&name);
             named.push(name);
