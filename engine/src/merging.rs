@@ -91,11 +91,9 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
             check.rebuilt.push(tier_name(tier.entry().number));
         }
     }
-    if !check.rebuilt.is_empty() {
-        let mut goes_on = true;
-        while goes_on {
-            goes_on = keep_tiers(inner, &mut |_| {});
-        }
+    let mut goes_on = true;
+    while goes_on {
+        goes_on = keep_tiers(inner, &mut |_| {});
     }
     Ok(check)
 }
@@ -119,7 +117,7 @@ fn keep_tiers(inner: &Inner, pace: &mut dyn FnMut(u64)) -> bool {
     let mut keeper = inner.tier_keeper.lock();
     let storage = inner.storage.as_ref();
     let tiers = inner.core.tiers.load_full();
-    if tiers.iter().any(|tier| tier.is_broken()) {
+    if keeper.must_drop(&tiers) {
         // The ids that only it holds are in memory again before it is dropped.
         return load_ids_of_broken(inner)
             && match keeper.drop_broken(storage, &tiers) {

@@ -33,7 +33,9 @@ mod stored;
 pub(crate) use file::{PositionsAt, TierFile, TierPositions};
 pub(crate) use keeper::{Replaced, TierKeeper};
 pub(crate) use list::Tiers;
-pub(crate) use stored::{INDEX, Loaded, is_index_name, listed, load, manifests, remove_unnamed, tier_name};
+pub(crate) use stored::{
+    INDEX, Loaded, index_manifest_name, is_index_name, listed, load, manifests, remove_unnamed, tier_name,
+};
 
 #[cfg(test)]
 mod tests;

@@ -203,7 +203,7 @@ fn nothing_at_or_below_after_is_looked_at() {
     assert!(matches!(back.next(), Some(Err(Error::Corrupt(_)))));
     assert!(back.next().is_none());
     // To a stream whose last event is among what is kept: of a new one the whole index would be asked.
-    let known = plain.at(plain.head()).unwrap().stream.clone();
+    let known = plain.at(plain.head()).unwrap().content.stream.clone();
     let append = |after: Option<Position>| {
         let batch = Batch::new().event(&known, NewEvent::new("New", b"")).condition(Query::tag("absent"), after);
         writing.commit(&batch)

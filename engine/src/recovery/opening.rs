@@ -227,7 +227,7 @@ impl Opening {
             preparer,
             committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
-            tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode)),
+            tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode, tiers.is_stale)),
             merging: Merging::default(),
             options: self.options,
             report: self.report,

@@ -28,6 +28,8 @@ pub(crate) struct TierKeeper {
     mode: ReadMode,
     /// First and last segments of what could not be merged: not tried again before the next opening.
     refused: Vec<(u64, u64)>,
+    /// The newest index manifest on disk names what is not used any more.
+    is_stale: bool,
 }
 
 /// The tiers that hold from now on. Put them in place, then [remove](Replaced::remove_files) the files of those before.
@@ -92,8 +94,13 @@ impl Neighbour<'_> {
 
 impl TierKeeper {
     /// Goes on from what an opening [loaded](super::load).
-    pub(crate) fn new(index: IndexManifest, mode: ReadMode) -> Self {
-        Self { index, mode, refused: Vec::new() }
+    pub(crate) fn new(index: IndexManifest, mode: ReadMode, is_stale: bool) -> Self {
+        Self { index, mode, refused: Vec::new(), is_stale }
+    }
+
+    /// Whether there is something to [drop](TierKeeper::drop_broken).
+    pub(crate) fn must_drop(&self, tiers: &Tiers) -> bool {
+        self.is_stale || tiers.iter().any(|tier| tier.is_broken())
     }
 
     /// Generation of the newest index manifest.
@@ -173,13 +180,14 @@ impl TierKeeper {
         })
     }
 
-    /// Takes tiers with which something is wrong off the list; merges then make them again. `None`: there is none.
+    /// Takes tiers with which something is wrong off the list; merges then make them again. `None`: there is none, and none
+    /// that the index manifest on disk names.
     ///
     /// # Errors
     /// `NoSpace` or `Io`: they stay on the list, where nobody asks them.
     pub(crate) fn drop_broken(&mut self, storage: &dyn Storage, tiers: &Tiers) -> Result<Option<Replaced>> {
         let broken: Vec<u64> = tiers.iter().filter(|tier| tier.is_broken()).map(|tier| tier.entry().number).collect();
-        if broken.is_empty() {
+        if broken.is_empty() && !self.is_stale {
             return Ok(None);
         }
         self.replace(storage, tiers, |entry| broken.contains(&entry.number), None).map(Some)
@@ -201,6 +209,7 @@ impl TierKeeper {
         next.written_by = VERSION;
         next.tiers = kept.iter().map(|tier| *tier.entry()).collect();
         save(storage, &next)?;
+        self.is_stale = false;
         let gone = tiers.iter().filter(|tier| is_gone(tier.entry()));
         let removed = gone.map(|tier| tier_name(tier.entry().number)).collect();
         self.index = next;

@@ -74,6 +74,8 @@ pub(crate) struct Loaded {
     pub(crate) index: IndexManifest,
     /// What was not as it should be, for the recovery report.
     pub(crate) notices: Vec<String>,
+    /// Whether the file still names what cannot be used.
+    pub(crate) is_stale: bool,
 }
 
 /// Reads the newest index manifest that verifies and looks whether its tiers are there. Reads nothing of them.
@@ -97,6 +99,9 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
             Err(error) => notices.push(format!("{error}; the one before is used, or the index made anew")),
         }
     }
+    if generations.is_empty() && names.iter().any(|name| tier_number(name).is_some()) {
+        notices.push("the index manifest is missing; tiers are made anew".to_owned());
+    }
     let mut index = found.unwrap_or(IndexManifest {
         store: store.store,
         generation: 0,
@@ -117,11 +122,12 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
             false
         }
     });
+    let is_stale = !notices.is_empty();
     index.generation = generations.first().copied().unwrap_or(0).max(index.generation);
     let whole = names.iter().map(|name| name.strip_suffix(".new").unwrap_or(name));
     let last_file = whole.filter_map(tier_number).max().unwrap_or(0);
     index.next_file = index.next_file.max(last_file.saturating_add(1));
-    Ok(Loaded { tiers: Tiers::new(tiers), index, notices })
+    Ok(Loaded { tiers: Tiers::new(tiers), index, notices, is_stale })
 }
 
 /// Every index manifest by its name, newest first, with what reading it answers.

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use annals_format::Purpose;
+use annals_format::index_file::{FILE_HEADER_LEN, FileHeader};
 use annals_format::manifest::Manifest;
 
 use super::Check;
 use crate::error::Error;
 use crate::inspect::Severity;
 use crate::options::ReadMode;
+use crate::storage::Access;
 use crate::tiers::{self, is_index_name};
 
 impl Check<'_> {
@@ -22,6 +25,13 @@ impl Check<'_> {
             }
             self.count_file(name);
         }
+        if let [(_, Ok(only))] = &manifests[..]
+            && only.generation > 1
+        {
+            let before = tiers::index_manifest_name(only.generation - 1);
+            self.notice(&before, 0, "the index manifest before the newest is missing; nothing needs it");
+        }
+        let last_generation = manifests.first().map(|(name, _)| name.clone());
         let newest = manifests.into_iter().find_map(|(_, found)| found.ok());
         let mut named = Vec::new();
         for entry in newest.iter().flat_map(|index| &index.tiers) {
@@ -43,12 +53,24 @@ impl Check<'_> {
         for name in survey.names.iter().filter(|name| is_index_name(name) && !name.starts_with(tiers::INDEX)) {
             if !named.contains(name) {
                 self.notice(name, 0, "no index manifest names this file");
+                self.missing_manifest(name, last_generation.as_deref());
             }
         }
     }
 
+    /// A tier tells under which index manifest it was made: one that is newer than all there are is missing.
+    fn missing_manifest(&mut self, tier: &str, last: Option<&str>) {
+        let mut header = vec![0; FILE_HEADER_LEN];
+        let read = self.storage.open(tier, Access::Read).and_then(|file| file.read_at(0, &mut header));
+        let Ok(header) = FileHeader::decode_for(&header[..read.unwrap_or(0)], Purpose::Read) else { return };
+        let made_under = tiers::index_manifest_name(header.identity.generation);
+        if last.is_none_or(|last| *last < *made_under) {
+            self.notice(&made_under, 0, "the index manifest is missing; it is made anew");
+        }
+    }
+
     fn count_file(&mut self, name: &str) {
-        let len = self.storage.open(name, crate::storage::Access::Read).and_then(|file| file.len()).unwrap_or(0);
+        let len = self.storage.open(name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
         self.count(len);
     }
 }

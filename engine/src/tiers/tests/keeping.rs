@@ -56,7 +56,7 @@ fn a_store_gets_its_tiers_and_keeps_them() {
     let Loaded { tiers, index, notices, .. } = loaded(&closed);
     assert!(tiers.iter().len() == 0 && notices.is_empty() && tiers.covered_until() == 0);
     let (segments, manifest) = (closed.segments.clone(), closed.manifest.clone());
-    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
     let mut tiers = tiers;
     // Sealed one after the other.
     for count in [1, 4, 5, 16, 23, 37] {
@@ -78,14 +78,18 @@ fn a_store_gets_its_tiers_and_keeps_them() {
     assert_eq!(again.index.generation, keeper.generation());
     assert_eq!(named_files(&again.tiers), named_files(&tiers));
     check_list(&closed, &again.tiers);
-    assert!(!TierKeeper::new(again.index, ReadMode::Mapped).is_due(&again.tiers, &closed.segments, &closed.manifest));
+    assert!(!TierKeeper::new(again.index, ReadMode::Mapped, false).is_due(
+        &again.tiers,
+        &closed.segments,
+        &closed.manifest
+    ));
 }
 
 #[test]
 fn a_broken_tier_is_dropped_and_made_again() {
     let closed = Closed::of_segments(12);
     let Loaded { tiers, index, .. } = loaded(&closed);
-    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
     let tiers = merge_all(&closed, &mut keeper, tiers);
     assert_eq!(tiers.iter().len(), 3);
     assert!(keeper.drop_broken(&closed.storage, &tiers).expect("memory").is_none());
@@ -112,7 +116,7 @@ fn a_broken_tier_is_dropped_and_made_again() {
 fn a_broken_index_manifest_falls_back_to_the_one_before() {
     let closed = Closed::of_segments(8);
     let Loaded { tiers, index, .. } = loaded(&closed);
-    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
     let tiers = merge_all(&closed, &mut keeper, tiers);
     assert_eq!((tiers.iter().len(), keeper.generation()), (2, 2));
     closed.flip(&index_manifest_name(2), 60, 1);
@@ -124,7 +128,7 @@ fn a_broken_index_manifest_falls_back_to_the_one_before() {
     assert_eq!((before.index.generation, before.index.next_file), (2, 3));
     let removed = remove_unnamed(&closed.storage, &closed.names(), &before.index).expect("memory");
     assert_eq!(removed, [tier_name(2)]);
-    let mut keeper = TierKeeper::new(before.index, ReadMode::Mapped);
+    let mut keeper = TierKeeper::new(before.index, ReadMode::Mapped, false);
     let tiers = merge_all(&closed, &mut keeper, before.tiers);
     check_list(&closed, &tiers);
     assert_eq!((tiers.iter().len(), keeper.generation()), (2, 3));
@@ -141,7 +145,7 @@ fn a_broken_index_manifest_falls_back_to_the_one_before() {
 fn tiers_that_cannot_be_are_dropped_with_a_notice() {
     let closed = Closed::of_segments(16);
     let Loaded { tiers, index, .. } = loaded(&closed);
-    let mut keeper = TierKeeper::new(index, ReadMode::Mapped);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
     // Three of four segments each: the fourth would make one of them all.
     let mut fewer = Closed::open(closed.storage.clone());
     fewer.keep(12);
