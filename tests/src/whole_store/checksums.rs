@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BATCH_KIND, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
+use annals_format::manifest::Manifest;
 use annals_format::scan;
 use annals_format::segment::{END_MARK_KIND, END_MARK_LEN, FinalChecksum, SEGMENT_HEADER_LEN};
 
@@ -25,6 +26,8 @@ pub(crate) struct Places {
     frames: BTreeMap<String, Vec<(usize, Seed)>>,
     /// Final checksums of segments, by number: wherever they stand, they are the segment's.
     finals: BTreeMap<String, u32>,
+    /// Final checksums of segments as the newest manifest lists them, by number: those of one that was cut end at its cut.
+    listed: BTreeMap<u64, u32>,
     /// Where a batch was torn: its header is right, and stays so.
     torn: BTreeMap<String, usize>,
 }
@@ -51,7 +54,11 @@ fn seed_of(segment: &[u8]) -> Option<Seed> {
 
 impl Places {
     pub(crate) fn of(files: &Files) -> Self {
-        let mut places = Self { frames: BTreeMap::new(), finals: BTreeMap::new(), torn: BTreeMap::new() };
+        let newest = files.iter().rev().find(|(name, _)| kind_of(name) == "manifest");
+        let manifest = newest.and_then(|(_, bytes)| Manifest::decode(bytes).ok());
+        let segments = manifest.iter().flat_map(|manifest| &manifest.segments);
+        let listed = segments.map(|entry| (entry.number, entry.final_checksum)).collect();
+        let mut places = Self { frames: BTreeMap::new(), finals: BTreeMap::new(), listed, torn: BTreeMap::new() };
         let mut seeds = Vec::new();
         for (name, bytes) in files.iter().filter(|(name, _)| kind_of(name) == "segment") {
             let Some(seed) = seed_of(bytes) else { continue };
@@ -96,7 +103,9 @@ impl Places {
             "mark" => &[0, 4096],
             "ring" => &[0, 512],
             "manifest" => &[0, 128, 256, 300, 400, 512, 640],
-            "index" => &[0, 128, 512],
+            "index" if is_segment_index(name) => &[0, 128, 512],
+            "index" if is_index_manifest(name) => &[0, 48, 80, 128, 168],
+            "index" => &[0, 80, 4096, 8192],
             _ => &[0, 0, 100],
         };
         let frames = self.frames.get(name).map_or(&[][..], Vec::as_slice);
@@ -109,8 +118,17 @@ impl Places {
             for slot in slots(name, bytes) {
                 set_u32(bytes, slot + 16, 0);
             }
-            if kind_of(name) == "index" {
+            if is_segment_index(name) {
                 set_u32(bytes, 88, 0);
+            }
+            if is_tier(name) {
+                set_u32(bytes, 104, 0);
+                set_u32(bytes, 108, 0);
+                let table = table_of(bytes);
+                bytes[table].fill(0);
+            }
+            if is_index_manifest(name) {
+                tier_entries(bytes).for_each(|at| set_u32(bytes, at + 56, 0));
             }
             for (at, _) in self.frames.get(name).into_iter().flatten() {
                 set_u32(bytes, *at, 0);
@@ -172,7 +190,72 @@ impl Places {
             relink(name, bytes, &finals);
             fix_headers(name, bytes);
         }
+        let after = |before: u32| finals.iter().find(|(of, _)| *of == before).map_or(before, |(_, after)| *after);
+        fix_tiers(files, &self.listed.iter().map(|(number, before)| (*number, after(*before))).collect());
         forged
+    }
+}
+
+fn is_segment_index(name: &str) -> bool {
+    kind_of(name) == "index" && name.starts_with("segment-")
+}
+
+fn is_tier(name: &str) -> bool {
+    name.starts_with("tier-")
+}
+
+fn is_index_manifest(name: &str) -> bool {
+    name.starts_with("INDEX-")
+}
+
+/// Where the table of a tier's checksums lies, as far as the file reaches.
+fn table_of(tier: &[u8]) -> std::ops::Range<usize> {
+    let start = usize::try_from(u64_at(tier, 96)).unwrap_or(usize::MAX).saturating_add(4096).min(tier.len());
+    start..tier.len()
+}
+
+/// Offsets of the entries of tiers in an index manifest.
+fn tier_entries(manifest: &[u8]) -> impl Iterator<Item = usize> + use<> {
+    let room = manifest.len().saturating_sub(128) / 64;
+    (0..room.min(u32_at(manifest, 80) as usize)).map(|entry| 128 + entry * 64)
+}
+
+/// The checksums of tiers, from their blocks up to the index manifests that name them.
+fn fix_tiers(files: &mut Files, finals: &BTreeMap<u64, u32>) {
+    let mut roots = BTreeMap::new();
+    let mut covered = BTreeMap::new();
+    for (_, bytes) in files.iter().filter(|(name, _)| is_index_manifest(name)) {
+        for at in tier_entries(bytes) {
+            let within = u64_at(bytes, at + 8)..=u64_at(bytes, at + 16);
+            let of_segments = finals.iter().filter(|(number, _)| within.contains(number));
+            let sums: Vec<u8> = of_segments.flat_map(|(_, value)| value.to_le_bytes()).collect();
+            covered.insert(format!("tier-{:020}.idx", u64_at(bytes, at)), crc(0, &sums));
+        }
+    }
+    for (name, bytes) in files.iter_mut().filter(|(name, _)| is_tier(name)) {
+        let table = table_of(bytes);
+        let sums: Vec<u8> = match bytes.get(4096..table.start) {
+            Some(archive) => archive.chunks(16_384).flat_map(|block| crc(0, block).to_le_bytes()).collect(),
+            None => Vec::new(),
+        };
+        for (place, byte) in bytes[table.clone()].iter_mut().zip(&sums) {
+            *place = *byte;
+        }
+        if let Some(checksum) = covered.get(name) {
+            set_u32(bytes, 104, *checksum);
+        }
+        let checksum = crc(0, &bytes[table]);
+        set_u32(bytes, 108, checksum);
+        fix_headers(name, bytes);
+        roots.insert(name.clone(), u32_at(bytes, 16));
+    }
+    for (name, bytes) in files.iter_mut().filter(|(name, _)| is_index_manifest(name)) {
+        for at in tier_entries(bytes) {
+            if let Some(root) = roots.get(&format!("tier-{:020}.idx", u64_at(bytes, at))) {
+                set_u32(bytes, at + 56, *root);
+            }
+        }
+        fix_headers(name, bytes);
     }
 }
 
@@ -190,9 +273,11 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
     let (seed, len) = match kind_of(name) {
         "segment" => (seed_of(bytes).map_or(0, Seed::raw), 4096),
         "manifest" => (0, usize::MAX),
+        _ if is_index_manifest(name) => (0, usize::MAX),
+        _ if is_tier(name) => (0, 4096),
         _ => (0, 128),
     };
-    if kind_of(name) == "index"
+    if is_segment_index(name)
         && let Some(archive) = bytes.get(128..)
     {
         let checksum = crc(0, archive);
@@ -212,7 +297,7 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
 fn relink(name: &str, bytes: &mut [u8], finals: &[(u32, u32)]) {
     let range = match kind_of(name) {
         "segment" => 128..132,
-        "index" => 64..68,
+        "index" if is_segment_index(name) => 64..68,
         "manifest" => 256..bytes.len(),
         _ => return,
     };
