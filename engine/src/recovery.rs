@@ -77,7 +77,12 @@ pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) 
     let begun = Instant::now();
     options.limits.check().map_err(|_| Error::invalid("limits beyond what the format allows", None))?;
     let names = list(&*storage)?;
-    let is_new = manifest::load_newest(&*storage, &names)?.is_none();
+    let is_new = match manifest::load_newest(&*storage, &names) {
+        Ok(found) => found.is_none(),
+        // A writer at work has replaced it since the directory was listed: the lock will say so.
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
     if is_new {
         check_creatable(&*storage, &names, options.create)?;
     }
