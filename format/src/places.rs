@@ -79,7 +79,7 @@ pub fn write<S: Sink>(
 /// The whole file in memory.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn encode(
     identity: &FileIdentity,
     offsets: impl IntoIterator<Item = u32>,
