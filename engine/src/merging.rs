@@ -22,6 +22,8 @@ const PACE: u64 = 128 << 20;
 /// Where the thread that keeps the tiers sleeps.
 #[derive(Debug, Default)]
 pub(crate) struct Merging {
+    /// Numbers of broken tiers whose ids are in memory again: a tier that cannot be dropped yet is not loaded twice.
+    loaded: Mutex<Vec<u64>>,
     lock: Mutex<()>,
     wake: Condvar,
 }
@@ -165,14 +167,19 @@ fn install(inner: &Inner, replaced: &Replaced) {
 fn load_ids_of_broken(inner: &Inner) -> bool {
     let tiers = inner.core.tiers.load_full();
     let segments = inner.core.segments.load_full();
-    let broken = tiers.iter().filter(|tier| tier.is_broken());
-    for tier in broken {
+    let mut loaded = inner.merging.loaded.lock();
+    for tier in tiers.iter().filter(|tier| tier.is_broken()) {
+        let number = tier.entry().number;
+        if loaded.contains(&number) {
+            continue;
+        }
         let covered = tier.entry().first_segment..=tier.entry().last_segment;
         for segment in segments.iter().filter(|segment| covered.contains(&segment.header.identity.segment)) {
             if load_ids(segment, &mut inner.writer.lock().ids).is_err() {
                 return false;
             }
         }
+        loaded.push(number);
     }
     true
 }
