@@ -226,6 +226,7 @@ fn keep_loop(inner: &Inner) {
         }
         if let Some(segment) = inner.preparer.next_to_seal() {
             seal(inner, &segment);
+            merging::ended(inner);
         }
     }
 }

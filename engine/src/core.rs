@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::Result;
 use crate::append::Durability;
+use crate::directory::Directory;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
     pub(crate) tiers: ArcSwap<Tiers>,
+    /// Where streams end, up to its coverage. Replaced as a whole.
+    pub(crate) directory: ArcSwap<Directory>,
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,

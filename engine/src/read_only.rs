@@ -178,12 +178,14 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
         segments.push(segment);
     }
-    // Tiers that move under us, or that are damaged, are done without: the segments answer.
-    let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
+    // What of the index moves under us, or is damaged, is done without: the segments answer.
+    let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
+    let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let core = Core {
         log: Log::new(None, Watermark::start(head, known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
-        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
+        tiers: ArcSwap::from_pointee(tiers),
+        directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
         limits: manifest.limits,
@@ -203,6 +205,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::new(core.tiers.load_full()),
+        directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
         limits: core.limits,

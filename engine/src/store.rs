@@ -74,6 +74,9 @@ impl Opened {
             let _ = thread.join();
         }
         background::seal_all(&self.inner);
+        if !self.inner.core.log.watermark.is_poisoned() {
+            merging::cover_rest(&self.inner);
+        }
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
@@ -350,6 +353,28 @@ impl Store {
     /// ```
     pub fn check_index(&self) -> Result<IndexCheck> {
         merging::check(self.inner())
+    }
+
+    /// Makes every file of the index anew from the log, whatever there is of it. Nothing is lost by damage to the index, and
+    /// it mends itself; this is for files whose checksums fit wrong content, which
+    /// [`inspect::check_index`](crate::inspect::check_index) finds. Calls `progress` with what is done and how much there is.
+    ///
+    /// Reads all ended segments and writes about as much as all index files take; the store goes on working meanwhile, with
+    /// slower look-ups.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if a segment is damaged, `NoSpace`; what was made up to then stays.
+    ///
+    /// ```
+    /// # use annals::Store;
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// assert!(store.rebuild_index(&mut |_done, _all| ())?.rebuilt.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rebuild_index(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<IndexCheck> {
+        merging::rebuild(self.inner(), progress)
     }
 
     /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.

@@ -14,6 +14,7 @@ mod failure;
 mod filter;
 mod get;
 mod import;
+mod index;
 mod info;
 mod lines;
 mod ls;

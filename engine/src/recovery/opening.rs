@@ -21,7 +21,7 @@ use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
 use crate::commit::Commit;
 use crate::core::Core;
-use crate::directory::Directory;
+use crate::directory::MetStreams;
 use crate::error::Error;
 use crate::id_table::IdWriter;
 use crate::log::Log;
@@ -176,6 +176,7 @@ impl Opening {
             log,
             segments: ArcSwap::from_pointee(segments),
             tiers: ArcSwap::new(shared_tiers.clone()),
+            directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
             limits: self.manifest.limits,
@@ -205,8 +206,7 @@ impl Opening {
             head,
             end,
             last_time,
-            directory: Directory::new(hash),
-            opened_at: head,
+            streams: MetStreams::new(hash, head),
             ids,
             in_tiers_up_to: shared_tiers.iter().last().map_or(0, |tier| tier.last_position()),
             tiers: shared_tiers,

@@ -8,7 +8,7 @@ use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
 use super::told;
-use crate::directory::{Directory, StreamTip};
+use crate::directory::{StreamTable, StreamTip};
 use crate::name::NameHash;
 use crate::segment::Tally;
 
@@ -26,7 +26,7 @@ pub(super) struct Walk {
     pub(super) position: u64,
     /// The time below which the next may not fall.
     pub(super) time: u64,
-    streams: Directory,
+    streams: StreamTable,
     /// Records were passed over: positions and revisions may jump forward from here on.
     pub(super) has_gap: bool,
 }
@@ -46,7 +46,7 @@ pub(super) struct Walked {
 
 impl Walk {
     pub(super) fn new(hash: NameHash) -> Self {
-        Self { position: 1, time: 0, streams: Directory::new(hash), has_gap: false }
+        Self { position: 1, time: 0, streams: StreamTable::new(hash), has_gap: false }
     }
 
     /// Passes over records that cannot be read.
