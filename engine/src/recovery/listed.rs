@@ -151,6 +151,6 @@ fn check_end_mark(entry: &SegmentEntry, header: &SegmentHeader, file: &dyn Stora
 
 pub(super) fn needs_seal(segment: &Segment, manifest: &Manifest) -> bool {
     let number = segment.header.identity.segment;
-    let is_listed = manifest.segments.iter().any(|entry| entry.number == number);
+    let is_listed = manifest.segments.binary_search_by_key(&number, |entry| entry.number).is_ok();
     segment.closing().is_some() && (!is_listed || segment.is_indexed_in_memory())
 }

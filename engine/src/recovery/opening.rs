@@ -121,7 +121,8 @@ impl Opening {
             Live::Continue(tail) => kept.extend(tail.segments.iter().map(|s| s.header.identity.segment)),
             Live::Fresh(fresh) => kept.push(fresh.segment.header.identity.segment),
         }
-        for number in numbers.iter().filter(|number| !kept.contains(number)) {
+        kept.sort_unstable();
+        for number in numbers.iter().filter(|number| kept.binary_search(number).is_err()) {
             // The very first segment of a new store is begun by this opening.
             if self.report.created && *number == 1 {
                 continue;
