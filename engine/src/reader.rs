@@ -81,6 +81,10 @@ impl Reader {
         Self { core, view }
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// The view this reader shows.
     pub fn view(&self) -> View {
         self.view
@@ -118,7 +122,7 @@ impl Reader {
     }
 
     /// Which positions a read from `seek` covers.
-    fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
+    pub(crate) fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
         let ahead = |given: u64| Err(Error::AheadOfLog { given, head });
         let (from, until) = match (seek, direction) {
             (Seek::After(p), _) if p > head => return ahead(p),

@@ -30,11 +30,11 @@ use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::publish::{Lock, Watermark};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
-use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
 
@@ -223,7 +223,7 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
-            writer: Mutex::new(writer).into(),
+            writer: Lock::new(writer).into(),
             commit: Commit::new(mark_file),
             preparer,
             committer: committer.into(),
