@@ -6,6 +6,7 @@ mod append;
 mod background;
 mod clock;
 mod commit;
+mod consumer;
 mod core;
 mod cursor;
 mod directory;
@@ -41,6 +42,9 @@ mod watermark;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent, Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
 pub use merging::IndexCheck;

@@ -6,6 +6,7 @@ use annals_format::FORMAT_VERSION;
 
 use super::StoreInfo;
 use super::survey::{End, Survey, Unchanged};
+use crate::consumer;
 use crate::Result;
 use crate::error::Error;
 use crate::manifest::generation_of;
@@ -66,6 +67,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         || generation_of(name).is_some()
         || segment_number(name).is_some()
         || is_index_name(name)
+        || consumer::is_file_name(name)
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.
