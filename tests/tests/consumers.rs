@@ -192,6 +192,7 @@ fn effects_that_are_stored_already_are_acknowledged_by_their_retry() {
     store.append("out", Expect::Any, &[effect]).unwrap();
     let receipt = store.commit(&Batch::new().event("out", effect).acknowledge(&given)).unwrap();
     assert!(receipt.already_committed());
+    assert!(consumer.next(NOW).unwrap().is_none());
     assert_eq!((consumer.checkpoint(), store.head()), (2, 2));
     // Once more, by somebody who did not hear the answer: the same answer.
     let again = store.commit(&Batch::new().event("out", effect).acknowledge(&given)).unwrap();
@@ -498,16 +499,15 @@ fn acknowledgements_that_were_synced_and_are_gone_are_damage() {
     let mut files = disk.after_kill().files();
     let segment = files.keys().find(|name| name.ends_with(".log")).unwrap().clone();
     let end = files[&segment].iter().rposition(|byte| *byte != 0).unwrap();
-    for name in [segment.as_str(), "RING"] {
-        // The same place in the ring, whose first page is its header.
-        let bytes = files.get_mut(name).unwrap();
-        bytes[end - 40..=end].fill(0);
+    // The same place in the ring, behind its header.
+    for (name, header) in [(segment.as_str(), 0), ("RING", 4096)] {
+        files.get_mut(name).unwrap()[header + end - 40..=header + end].fill(0);
     }
     let files = SimDisk::from_files(&files);
     let opened = small().open_storage(Arc::new(files.clone()));
-    assert!(matches!(opened, Err(Error::Corrupt(_))), "{opened:?}");
+    assert!(matches!(opened, Err(Error::Corrupt(_))), "{:?}", opened.err());
     let beside = small().open_read_only_storage(Arc::new(files));
-    assert!(matches!(beside, Err(Error::Corrupt(_))), "{beside:?}");
+    assert!(matches!(beside, Err(Error::Corrupt(_))), "{:?}", beside.err());
 }
 
 #[test]
@@ -642,7 +642,7 @@ fn verify_and_dump_know_acknowledgements() {
         })
         .unwrap();
     }
-    assert!(sections > 80, "{sections}");
+    assert!(sections > 60, "{sections}");
 }
 
 #[test]
