@@ -40,6 +40,8 @@ struct History {
     safe: usize,
     /// Events up to here survive a power cut.
     safe_head: u64,
+    /// What failed in this opening and is not resolved: it holds back its stream.
+    failed: BTreeSet<u64>,
     toll: Toll,
 }
 
@@ -99,6 +101,7 @@ impl History {
             states: vec![State::default()],
             safe: 0,
             safe_head: 0,
+            failed: BTreeSet::new(),
             toll: Toll::default(),
         }
     }
@@ -148,6 +151,7 @@ impl History {
         let generation = consumer.generation();
         self.change(self.durability, |state| (state.exists, state.generation) = (true, generation));
         let mut held: Vec<Delivery> = Vec::new();
+        self.failed.clear();
         for _ in 0..self.dice.below(40) {
             self.step(store, &consumer, &mut held)?;
         }
@@ -161,7 +165,10 @@ impl History {
                 for _ in 0..=self.dice.below(6) {
                     let delivery = consumer.next(NOW).map_err(text)?;
                     self.note_parked(consumer);
-                    held.extend(delivery);
+                    if let Some(delivery) = delivery {
+                        self.check_order(position(&delivery))?;
+                        held.push(delivery);
+                    }
                 }
             }
             12..15 => self.acknowledge(consumer, held)?,
@@ -175,6 +182,14 @@ impl History {
             _ if self.dice.chance(1, 4) => self.reset(consumer, held)?,
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Nothing is handed out while an earlier event of its stream waits to be tried again.
+    fn check_order(&self, position: u64) -> Verdict {
+        let stream = |position: u64| self.events[position as usize - 1];
+        let before = self.failed.range(..position).find(|failed| stream(**failed) == stream(position));
+        ensure!(before.is_none(), "{position} of {} is handed out before {before:?}", stream(position));
         Ok(())
     }
 
@@ -195,6 +210,7 @@ impl History {
     /// Events of streams that have parked ones are parked when they are read: the model asks which.
     fn note_parked(&mut self, consumer: &Consumer) {
         let parked: BTreeSet<u64> = consumer.parked().iter().map(|parked| parked.position.get()).collect();
+        self.failed.retain(|failed| !parked.contains(failed));
         if parked != self.last().parked {
             self.change(Durability::Buffered, |state| state.parked = parked);
         }
@@ -217,6 +233,7 @@ impl History {
 
     fn finished(&mut self, positions: &[u64], durability: Durability) {
         self.toll.acknowledged += positions.len() as u64;
+        self.failed.retain(|failed| !positions.contains(failed));
         self.toll.released += positions.iter().filter(|position| self.last().parked.contains(position)).count() as u64;
         self.change(durability, |state| {
             state.finished.extend(positions);
@@ -255,7 +272,7 @@ impl History {
         }
         let delivery = held.swap_remove(self.dice.index(held.len()));
         match consumer.fail(&delivery, "it does not work") {
-            Ok(Failed::Again(_)) => {}
+            Ok(Failed::Again(_)) => drop(self.failed.insert(position(&delivery))),
             Ok(Failed::Parked) => {
                 self.toll.parked += 1;
                 self.note_parked(consumer);
@@ -293,6 +310,7 @@ impl History {
         let to = self.dice.below(head + 1);
         consumer.reset(Seek::After(to)).map_err(text)?;
         held.truncate(2);
+        self.failed.clear();
         let generation = consumer.generation();
         let below: BTreeSet<u64> = self.matching().into_iter().filter(|position| *position <= to).collect();
         let parked = self.last().parked.iter().copied().filter(|position| *position <= to).collect::<BTreeSet<_>>();

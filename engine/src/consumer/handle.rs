@@ -413,7 +413,7 @@ pub(crate) fn open(inner: &Arc<Inner>, consumer: &str, options: ConsumerOptions)
             return Err(Error::ConsumerBusy { consumer: consumer.to_owned() });
         }
         writer.change_consumers(|table, changes| {
-            let generation = table.last_generation + 1;
+            let generation = next_generation(table)?;
             changes.push(&Change { consumer, generation, what: What::Opened { from } });
             Ok(())
         })?;
@@ -429,6 +429,15 @@ pub(crate) fn open(inner: &Arc<Inner>, consumer: &str, options: ConsumerOptions)
     Ok(Consumer { held: Arc::new(Held { shared }) })
 }
 
+/// Larger than any before. There are more than anybody can use, but a damaged file may claim that they are gone.
+fn next_generation(table: &ConsumerTable) -> Result<u64> {
+    let next = table.last_generation + 1;
+    if next > annals_format::NUMBER_MAX {
+        return Err(Error::invalid("no generation of a consumer is left", None));
+    }
+    Ok(next)
+}
+
 fn unknown() -> Error {
     Error::invalid("no consumer has this name", None)
 }
@@ -440,7 +449,7 @@ pub(crate) fn reset(inner: &Arc<Inner>, consumer: &str, seek: Seek, durability: 
     shared::write(inner, durability, |writer| {
         writer.change_consumers(|table, changes| {
             table.get(consumer).ok_or_else(unknown)?;
-            let generation = table.last_generation + 1;
+            let generation = next_generation(table)?;
             changes.push(&Change { consumer, generation, what: What::Reset { checkpoint } });
             Ok(())
         })?;
@@ -463,7 +472,7 @@ pub(crate) fn remove(inner: &Arc<Inner>, consumer: &str) -> Result<bool> {
             if table.get(consumer).is_none() {
                 return Ok(false);
             }
-            let generation = table.last_generation + 1;
+            let generation = next_generation(table)?;
             changes.push(&Change { consumer, generation, what: What::Removed });
             Ok(true)
         })
