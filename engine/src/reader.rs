@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::consumer::Checkpoint;
 use crate::core::Core;
 use crate::cursor::{Sought, Span, Unit, Walk};
 use crate::directory::{self, StreamTip};
@@ -93,6 +94,20 @@ impl Reader {
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
         self.core.head(self.view)
+    }
+
+    /// The place behind `position` (0: before the first event), to be kept outside of the store.
+    pub fn checkpoint(&self, position: u64) -> Checkpoint {
+        self.core.lineage.checkpoint(position)
+    }
+
+    /// Where to go on from a checkpoint that was kept outside of the store.
+    ///
+    /// # Errors
+    /// `Diverged` if the store is not the one that it was made in, or has lost what it covers: then what was made of the
+    /// events beyond `common` must be taken back, or all of it made anew.
+    pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
+        self.core.lineage.resume(checkpoint)
     }
 
     /// Events that match `query`, in position order, from `seek` (positions) to the head pinned now.
