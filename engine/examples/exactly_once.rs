@@ -17,9 +17,8 @@ fn ship(store: &Store, killed_after: Option<u32>) -> annals::Result<u32> {
             return Ok(prepared);
         }
         let shipment = format!("shipment-of-{}", order.stream());
-        let batch = Batch::new()
-            .event(&shipment, NewEvent::new("ShipmentPrepared", order.payload()))
-            .acknowledge(&order);
+        let batch =
+            Batch::new().event(&shipment, NewEvent::new("ShipmentPrepared", order.payload())).acknowledge(&order);
         // Written wholly or not at all; refused if somebody else has taken the consumer over meanwhile.
         store.commit(&batch)?;
         prepared += 1;

@@ -20,9 +20,6 @@ mod shared;
 mod source;
 mod writing;
 
-
-
-
 pub use checkpoint::{Checkpoint, InvalidCheckpoint};
 pub use delivery::{Delivery, Failed};
 pub use handle::{Consumer, ConsumerInfo, Lane, ParkedEvent, Progress};

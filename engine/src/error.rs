@@ -140,7 +140,9 @@ pub enum Error {
     },
 
     /// A checkpoint was made in another store, or covers events that this store has lost since.
-    #[error("the checkpoint at position {position} is not of this store's history, which it shares up to position {common}")]
+    #[error(
+        "the checkpoint at position {position} is not of this store's history, which it shares up to position {common}"
+    )]
     Diverged {
         /// Position of the checkpoint.
         position: u64,

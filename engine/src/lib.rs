@@ -43,7 +43,8 @@ mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use consumer::{
-    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent, Progress, Retry,
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
 };
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};

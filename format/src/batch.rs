@@ -1,9 +1,9 @@
 //! Batches: the header that commits them, and the encoder that appends them to a buffer.
 
 use crate::checksum::{ChecksumList, Seed, crc};
+use crate::consumer::ChangeList;
 use crate::field::{number_at, put, u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_crc, check_flags};
-use crate::consumer::ChangeList;
 use crate::record::{self, ControlFrame, EventParts};
 use crate::section::{self, SECTION_HEADER_LEN};
 use crate::{Fault, NUMBER_MAX};

@@ -8,8 +8,8 @@ mod file;
 mod ranges;
 mod state;
 
-pub use change::{Change, ChangeList, ConsumerSection, What};
 pub(crate) use change::read_section;
+pub use change::{Change, ChangeList, ConsumerSection, What};
 pub use file::{CONSUMER_FILE_HEADER_LEN, ConsumerFile, ConsumerFileHeader};
 pub use ranges::Ranges;
 pub use state::{ConsumerState, ConsumerTable, Parked};

@@ -325,7 +325,8 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    let names = ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"];
+    let names =
+        ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"];
     for name in names.into_iter().chain(["consumer_file"]) {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use annals::inspect::{self, SegmentState, Severity, VerifyReport};
 use annals::{
-    Batch, Clock, ConsumerOptions, Durability, Error, Event, EventId, Lookup, NewEvent, Options, Query, ReadMode, Reader, Seek,
-    StreamState, View,
+    Batch, Clock, ConsumerOptions, Durability, Error, Event, EventId, Lookup, NewEvent, Options, Query, ReadMode,
+    Reader, Seek, StreamState, View,
 };
 
 use crate::sim_disk::{Dice, SimDisk};
@@ -203,7 +203,9 @@ impl Sample {
                     let done = match writing.dice.below(6) {
                         0 => Ok(()),
                         1 => consumer.park(&delivery, "no such address"),
-                        2 => store.commit(&Batch::new().acknowledge(&delivery).durability(Durability::Buffered)).map(drop),
+                        2 => store
+                            .commit(&Batch::new().acknowledge(&delivery).durability(Durability::Buffered))
+                            .map(drop),
                         _ => consumer.ack_with(&delivery, Durability::Buffered),
                     };
                     // Parked with an earlier one of its stream.

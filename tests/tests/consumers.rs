@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals::{
-    Batch, Checkpoint, Consumer, ConsumerOptions, Delivery, Durability, Error, EventId, Expect, Failed, NewEvent, Options,
-    Position, Query, ReadOnly, Retry, Seek, Store, View,
+    Batch, Checkpoint, Consumer, ConsumerOptions, Delivery, Durability, Error, EventId, Expect, Failed, NewEvent,
+    Options, Position, Query, ReadOnly, Retry, Seek, Store, View,
 };
 use annals_tests::sim_disk::SimDisk;
 
@@ -134,7 +134,10 @@ fn a_consumer_is_open_once_and_each_opening_fences_the_one_before() {
     assert!(matches!(second.next(NOW), Err(Error::Fenced { position: None, .. })));
     assert!(matches!(second.reset(Seek::End), Err(Error::Fenced { .. })));
     drop(second);
-    assert!(matches!(store.consumer("c", ConsumerOptions::new()), Err(Error::ConsumerBusy { .. })), "the third is open");
+    assert!(
+        matches!(store.consumer("c", ConsumerOptions::new()), Err(Error::ConsumerBusy { .. })),
+        "the third is open"
+    );
     assert_eq!(positions(&rest(&third)), [1, 2, 3]);
 }
 
@@ -163,7 +166,8 @@ fn an_acknowledgement_in_a_batch_is_written_with_its_effects_or_not_at_all() {
     let consumer = store.consumer("c", options.clone()).unwrap();
     let given = rest(&consumer);
 
-    let conflicting = Batch::new().acknowledge(&given[0]).expect("out", Expect::Exists).event("out", NewEvent::new("E", "a"));
+    let conflicting =
+        Batch::new().acknowledge(&given[0]).expect("out", Expect::Exists).event("out", NewEvent::new("E", "a"));
     assert!(matches!(store.commit(&conflicting), Err(Error::Conflict(_))));
     assert_eq!(consumer.checkpoint(), 0);
     // Refused, it is still in hand.
@@ -544,7 +548,10 @@ fn checkpoints_of_a_lost_history_diverge() {
         }
         let again: Checkpoint = cut.checkpoint(20).to_string().parse().unwrap();
         assert!(matches!(cut.resume(&again), Ok(Seek::After(20))));
-        assert!(matches!(store.resume(&again), Err(Error::Diverged { common: 0, .. })), "the future of another history");
+        assert!(
+            matches!(store.resume(&again), Err(Error::Diverged { common: 0, .. })),
+            "the future of another history"
+        );
     }
     assert!(lost > 0, "no cut took anything");
     let other = Store::in_memory().unwrap();

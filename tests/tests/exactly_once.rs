@@ -69,7 +69,8 @@ fn consume_in_batches(store: &Store, to_the_end: bool) {
                         continue;
                     }
                     let stream = format!("shipment-{}", &order.stream()["order-".len()..]);
-                    let batch = Batch::new().event(&stream, NewEvent::new("Shipped", order.payload())).acknowledge(&order);
+                    let batch =
+                        Batch::new().event(&stream, NewEvent::new("Shipped", order.payload())).acknowledge(&order);
                     match store.commit(&batch) {
                         Ok(_) => {}
                         // An earlier order of the stream failed: this one comes again behind it.
@@ -125,7 +126,10 @@ fn consume_into_database(store: &Store, directory: &Path, to_the_end: bool) {
         if let Some(position) = last {
             let checkpoint = store.checkpoint(position).to_string();
             transaction
-                .execute("INSERT INTO progress VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET checkpoint = ?1", [checkpoint])
+                .execute(
+                    "INSERT INTO progress VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET checkpoint = ?1",
+                    [checkpoint],
+                )
                 .unwrap();
         }
         transaction.commit().unwrap();

@@ -45,7 +45,10 @@ fn consumers_are_listed_also_beside_a_writer_and_nothing_is_changed() {
     bill.ack(&bill.next(Duration::ZERO).unwrap().unwrap()).unwrap();
     let rows = json_lines(&run(args!["consumers", &path, "ls", "--json"]));
     assert_eq!(rows.len(), 2);
-    assert_eq!((&rows[0]["consumer"], &rows[0]["checkpoint"], &rows[0]["lag"]), (&"bill".into(), &1.into(), &19.into()));
+    assert_eq!(
+        (&rows[0]["consumer"], &rows[0]["checkpoint"], &rows[0]["lag"]),
+        (&"bill".into(), &1.into(), &19.into())
+    );
     assert_eq!((&rows[1]["consumer"], &rows[1]["checkpoint"]), (&"mail".into(), &12.into()));
     assert!(rows[1]["parked"].as_u64().unwrap() >= 1 && rows[1]["generation"].as_u64().unwrap() >= 1);
     assert!(rows[1]["changed_at"].as_str().unwrap().starts_with("20"));
@@ -58,7 +61,10 @@ fn consumers_are_reset_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_consumers(dir.path());
     let row = run(args!["consumers", &path, "--json", "reset", "mail", "after:7"]);
-    assert_eq!((json_lines(&row)[0]["checkpoint"].as_u64(), json_lines(&row)[0]["parked"].as_u64()), (Some(7), Some(0)));
+    assert_eq!(
+        (json_lines(&row)[0]["checkpoint"].as_u64(), json_lines(&row)[0]["parked"].as_u64()),
+        (Some(7), Some(0))
+    );
     for (seek, checkpoint) in [("end", 20), ("beginning", 0), ("at:3", 2), ("time:2100-01-01T00:00:00Z", 20)] {
         run(args!["consumers", &path, "reset", "mail", seek]).ok();
         let rows = json_lines(&run(args!["consumers", &path, "--json"]));

@@ -6,8 +6,8 @@ use annals_format::FORMAT_VERSION;
 
 use super::StoreInfo;
 use super::survey::{End, Survey, Unchanged};
-use crate::consumer;
 use crate::Result;
+use crate::consumer;
 use crate::error::Error;
 use crate::manifest::generation_of;
 use crate::prepare::segment_number;

@@ -318,13 +318,7 @@ fn text(entry: &[u8], at: usize, len: usize) -> Result<&str, Fault> {
 }
 
 /// `count` ranges above `checkpoint` and below `first_position`, apart from each other.
-fn ranges(
-    entry: &[u8],
-    at: usize,
-    count: u32,
-    checkpoint: u64,
-    first_position: u64,
-) -> Result<Vec<(u64, u64)>, Fault> {
+fn ranges(entry: &[u8], at: usize, count: u32, checkpoint: u64, first_position: u64) -> Result<Vec<(u64, u64)>, Fault> {
     let rows = entry.get(at..).unwrap_or_default();
     if rows.len() / RANGE_LEN != count as usize || !rows.len().is_multiple_of(RANGE_LEN) {
         return Err(Fault::Count { what: "number of finished ranges", value: count.into() });

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use annals::{Batch, ConsumerInfo, ConsumerOptions, Durability, EventId, NewEvent, OccurredAt, Options, Query, Reader, Seek, Store};
+use annals::{
+    Batch, ConsumerInfo, ConsumerOptions, Durability, EventId, NewEvent, OccurredAt, Options, Query, Reader, Seek,
+    Store,
+};
 use sha2::{Digest, Sha256};
 
 use super::clock::ManualClock;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use annals::{
-    Batch, ConsumerOptions, Error, Event, EventId, EventRef, Lookup, NewEvent, Position, Query, QueryItem, Read, Reader, Seek, Store,
-    inspect as look_into,
+    Batch, ConsumerOptions, Error, Event, EventId, EventRef, Lookup, NewEvent, Position, Query, QueryItem, Read,
+    Reader, Seek, Store, inspect as look_into,
 };
 use annals_format::Purpose;
 use annals_format::record::{self, Record};
