@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::Result;
 use crate::append::Durability;
 use crate::consumer::{EndedConsumers, Lineage};
+use crate::directory::Directory;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
@@ -27,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
     /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
     pub(crate) tiers: ArcSwap<Tiers>,
+    /// Where streams end, up to its coverage. Replaced as a whole.
+    pub(crate) directory: ArcSwap<Directory>,
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
@@ -52,10 +55,7 @@ impl Core {
 
     #[inline]
     pub(crate) fn head(&self, view: View) -> u64 {
-        match view {
-            View::Durable => self.log.watermark.durable(),
-            View::Written => self.log.watermark.written(),
-        }
+        self.log.watermark.head(view)
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

@@ -19,12 +19,12 @@ use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
 use crate::prepare::{segment_name, segment_numbers};
+use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
-use crate::watermark::Watermark;
 
 /// Reads a store without opening it for writing.
 #[derive(Debug)]
@@ -200,13 +200,15 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
         segments.push(segment);
     }
-    // Tiers that move under us, or that are damaged, are done without: the segments answer.
-    let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
+    // What of the index moves under us, or is damaged, is done without: the segments answer.
+    let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
+    let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
     let core = Core {
-        log: Log::new(None, Watermark::start(head, known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments),
-        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
+        tiers: ArcSwap::from_pointee(tiers),
+        directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
         limits: manifest.limits,
@@ -225,9 +227,10 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     segments.pop();
     segments.push(live.segment.clone());
     Core {
-        log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::new(core.tiers.load_full()),
+        directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
         limits: core.limits,

@@ -17,6 +17,7 @@ use crate::input::{Input, Many, OfStream, One};
 use crate::merging::{self, IndexCheck, Merging};
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
+use crate::publish::Lock;
 use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
@@ -33,7 +34,7 @@ pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) storage: Arc<dyn Storage>,
     /// On cache lines of its own: the background threads look at what lies beside it all the time.
-    pub(crate) writer: CachePadded<Mutex<Writer>>,
+    pub(crate) writer: CachePadded<Lock<Writer>>,
     pub(crate) commit: Commit,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) committer: CachePadded<Committer>,
@@ -78,6 +79,7 @@ impl Opened {
     fn close(&self) -> Result<()> {
         let Some(lock) = self.lock.lock().take() else { return Ok(()) };
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.core.log.watermark.close();
         self.inner.committer.wake();
         self.inner.preparer.wake();
         self.inner.merging.wake();
@@ -85,6 +87,9 @@ impl Opened {
             let _ = thread.join();
         }
         background::seal_all(&self.inner);
+        if !self.inner.core.log.watermark.is_poisoned() {
+            merging::cover_rest(&self.inner);
+        }
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
@@ -375,6 +380,28 @@ impl Store {
     /// ```
     pub fn check_index(&self) -> Result<IndexCheck> {
         merging::check(self.inner())
+    }
+
+    /// Makes every file of the index anew from the log, whatever there is of it. Nothing is lost by damage to the index, and
+    /// it mends itself; this is for files whose checksums fit wrong content, which
+    /// [`inspect::check_index`](crate::inspect::check_index) finds. Calls `progress` with what is done and how much there is.
+    ///
+    /// Reads all ended segments and writes about as much as all index files take; the store goes on working meanwhile, with
+    /// slower look-ups.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if a segment is damaged, `NoSpace`; what was made up to then stays.
+    ///
+    /// ```
+    /// # use annals::Store;
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// assert!(store.rebuild_index(&mut |_done, _all| ())?.rebuilt.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rebuild_index(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<IndexCheck> {
+        merging::rebuild(self.inner(), progress)
     }
 
     /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.

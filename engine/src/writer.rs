@@ -16,7 +16,7 @@ use crate::append::{Committed, Expect, Receipt};
 use crate::clock::WriterClock;
 use crate::consumer::ConsumerMemory;
 use crate::core::Core;
-use crate::directory::{Directory, StreamNumber, StreamTip};
+use crate::directory::{MetStreams, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
 use crate::id_table::{IdWriter, LAST_POSITION};
@@ -120,10 +120,7 @@ pub(crate) struct Writer {
     /// Log offset where the next batch goes.
     pub(crate) end: u64,
     pub(crate) last_time: u64,
-    pub(crate) directory: Directory,
-    /// What stands up to here was written before this opening: of streams that are not in the directory the index is
-    /// asked. 0: there is nothing.
-    pub(crate) opened_at: u64,
+    pub(crate) streams: MetStreams,
     pub(crate) ids: IdWriter,
     /// Those that `core` shares, at hand.
     pub(crate) tiers: Arc<Tiers>,
@@ -232,7 +229,7 @@ impl Writer {
     #[cold]
     fn take_back(&mut self, staged: &[Staged]) {
         for event in staged.iter().rev() {
-            self.directory.set_tip(event.number, event.before);
+            self.streams.set_tip(event.number, event.before);
         }
     }
 
@@ -246,9 +243,9 @@ impl Writer {
             staged.stream = match last {
                 Some((name, _, hash, _)) if std::ptr::eq(name, stream_name) => hash,
                 _ => {
-                    let hash = self.directory.hash_of(stream_name);
+                    let hash = self.streams.hash_of(stream_name);
                     if index < AHEAD {
-                        self.directory.prefetch(hash);
+                        self.streams.prefetch(hash);
                         self.active.index.prefetch_key(hash);
                     }
                     hash
@@ -281,19 +278,19 @@ impl Writer {
         }
     }
 
-    /// Finds the stream of each event in the directory; what is not there yet is entered.
+    /// Finds the stream of each event in memory; what is not there yet is entered.
     #[inline(always)]
     fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) -> Result<()> {
-        self.directory.reserve(staged.len());
+        self.streams.reserve(staged.len(), self.head);
         let mut last: Option<(&str, StreamNumber)> = None;
         for index in 0..staged.len() {
             if let Some(ahead) = staged.get(index + AHEAD) {
-                self.directory.prefetch(ahead.stream);
+                self.streams.prefetch(ahead.stream);
             }
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => match self.directory.find(staged[index].stream, stream) {
+                _ => match self.streams.find(staged[index].stream, stream) {
                     Some(number) => number,
                     None => self.meet_stream(staged[index].stream, stream)?,
                 },
@@ -304,31 +301,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Enters a stream that was not met since the store was opened. There is room for it.
+    /// Enters a stream that was not met lately. There is room for it.
     #[cold]
     fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
-        let tip = self.stored_tip(stream)?;
-        Ok(self.directory.add(hash, stream, tip))
-    }
-
-    /// The stream's last event among those of earlier openings.
-    fn stored_tip(&self, stream: &str) -> Result<StreamTip> {
-        if self.opened_at == 0 {
-            return Ok(StreamTip::NONE);
-        }
-        let newest = reader::newest_of_stream(&self.core, stream, self.opened_at)?;
-        Ok(newest.map_or(StreamTip::NONE, |event| StreamTip {
-            revision: event.revision().get(),
-            position: event.position().get(),
-        }))
+        let core = &self.core;
+        self.streams.meet(hash, stream, |up_to| reader::tip_of_stream(core, stream, up_to))
     }
 
     #[cold]
     fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
-        match self.directory.find(self.directory.hash_of(stream), stream) {
-            Some(number) => Ok(self.directory.tip(number)),
-            None => self.stored_tip(stream),
-        }
+        self.streams.tip_of(stream, |up_to| reader::tip_of_stream(&self.core, stream, up_to))
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
@@ -431,7 +413,7 @@ impl Writer {
                 return;
             }
             let tip = match event {
-                Some(index) => self.directory.tip(staged[index].number),
+                Some(index) => self.streams.tip(staged[index].number),
                 None => match self.tip_of_guard(stream) {
                     Ok(tip) => tip,
                     Err(error) => {
@@ -540,8 +522,8 @@ impl Writer {
                 prefetch_payload(input.event(index + AHEAD).1.payload);
             }
             let position = first_position + index as u64;
-            staged.before = self.directory.tip(staged.number);
-            let revision = self.directory.advance(staged.number, position);
+            staged.before = self.streams.tip(staged.number);
+            let revision = self.streams.advance(staged.number, position);
             staged.frame = batch.event(&input.parts(index, staged.id_bytes), revision) as u32;
             receipt.events.push(Committed {
                 position: Position::new(position).expect("positions start at 1"),

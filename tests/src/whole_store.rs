@@ -71,6 +71,11 @@ pub fn prepare() {
     LazyLock::force(&GOLDEN);
 }
 
+/// Puts right all checksums in files that were changed, by what the sound ones show of where they stand.
+pub fn checksums_put_right(sound: &Files, changed: &mut Files) {
+    Places::of(sound).put_right(changed);
+}
+
 /// The sound stores' files with every checksum of a known structure cleared and put right again, beside what they were.
 #[must_use]
 pub fn checksums_made_anew() -> Vec<(Files, Files)> {

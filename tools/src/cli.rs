@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{append, cat, consumers, demo, dump, export, get, import, info, ls, segments, tail, verify};
+use crate::{append, cat, consumers, demo, dump, export, get, import, index, info, ls, segments, tail, verify};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -55,12 +55,15 @@ enum Verb {
     Dump(dump::Arguments),
     /// Read and check every byte; exit code 3 if anything is damaged
     Verify(verify::Arguments),
+    /// Check the files by which events are found, or make them anew
+    Index(index::Arguments),
 }
 
 impl Cli {
     /// Whether Ctrl-C may wait until what is in flight is answered.
     pub(crate) fn writes(&self) -> bool {
         match &self.verb {
+            Verb::Index(arguments) => arguments.writes(),
             Verb::Consumers(arguments) => arguments.writes(),
             verb => matches!(verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_)),
         }
@@ -81,6 +84,7 @@ impl Cli {
             Verb::Segments(arguments) => segments::run(&arguments),
             Verb::Dump(arguments) => dump::run(&arguments),
             Verb::Verify(arguments) => verify::run(&arguments),
+            Verb::Index(arguments) => index::run(&arguments),
         }
     }
 }

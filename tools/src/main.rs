@@ -15,6 +15,7 @@ mod failure;
 mod filter;
 mod get;
 mod import;
+mod index;
 mod info;
 mod lines;
 mod ls;

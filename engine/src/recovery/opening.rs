@@ -23,7 +23,7 @@ use crate::clock::WriterClock;
 use crate::commit::Commit;
 use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
-use crate::directory::Directory;
+use crate::directory::MetStreams;
 use crate::error::Error;
 use crate::id_table::IdWriter;
 use crate::log::Log;
@@ -32,11 +32,11 @@ use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::publish::{Lock, Watermark};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
-use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
 
@@ -143,7 +143,8 @@ impl Opening {
             Live::Continue(tail) => kept.extend(tail.segments.iter().map(|s| s.header.identity.segment)),
             Live::Fresh(fresh) => kept.push(fresh.segment.header.identity.segment),
         }
-        for number in numbers.iter().filter(|number| !kept.contains(number)) {
+        kept.sort_unstable();
+        for number in numbers.iter().filter(|number| kept.binary_search(number).is_err()) {
             // The very first segment of a new store is begun by this opening.
             if self.report.created && *number == 1 {
                 continue;
@@ -199,6 +200,7 @@ impl Opening {
             log,
             segments: ArcSwap::from_pointee(segments),
             tiers: ArcSwap::new(shared_tiers.clone()),
+            directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
             limits: self.manifest.limits,
@@ -230,8 +232,7 @@ impl Opening {
             head,
             end,
             last_time,
-            directory: Directory::new(hash),
-            opened_at: head,
+            streams: MetStreams::new(hash, head),
             ids,
             in_tiers_up_to: shared_tiers.iter().last().map_or(0, |tier| tier.last_position()),
             tiers: shared_tiers,
@@ -248,7 +249,7 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
-            writer: Mutex::new(writer).into(),
+            writer: Lock::new(writer).into(),
             commit: Commit::new(mark_file),
             preparer,
             committer: committer.into(),

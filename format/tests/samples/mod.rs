@@ -9,7 +9,7 @@ use std::ops::Range;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
-use annals_format::directory::{self, DirectoryLayout, DirectoryRow};
+use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
 use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
@@ -345,8 +345,15 @@ pub fn tier_file() -> Vec<u8> {
 }
 
 pub fn directory_file() -> Vec<u8> {
-    let row = |hash, check, revision, position| DirectoryRow { hash, check, revision, position };
-    let rows = [row(5, 0, 1, 44), row(5, 9, 2, 41), row(1 << 63, 7, 0x0102_0304_0506, 43), row(u64::MAX, 1, 3, 99)];
+    fn row(hash: u64, name: &str, revision: u64, position: u64) -> DirectoryRow<'_> {
+        DirectoryRow { hash, name: name.as_bytes(), tip: DirectoryTip { revision, position } }
+    }
+    let rows = [
+        row(5, "order-1", 1, 44),
+        row(5, "order-9", 2, 41),
+        row(1 << 63, "Größe", 0x0102_0304_0506, 43),
+        row(u64::MAX, "z", 3, 99),
+    ];
     directory::encode(&file_identity(FileKind::Directory, 1, FIRST + 99), &rows).expect("a small file").to_vec()
 }
 
@@ -854,9 +861,9 @@ pub fn again_file(bytes: &[u8], kind: FileKind) -> Result<Vec<u8>, Fault> {
             let directory = layout.over(&copy, &guard);
             for number in 0..layout.row_count().min(1000) {
                 let Some(row) = directory.row(number)? else { break };
-                std::hint::black_box(directory.find(row.hash, row.check)?);
+                std::hint::black_box(directory.find(row.hash, row.name)?);
             }
-            std::hint::black_box(directory.find(u64::MAX, 0)?);
+            std::hint::black_box(directory.find(u64::MAX, b"absent")?);
         }
     }
     Ok(bytes.to_vec())

@@ -10,7 +10,7 @@ use annals_format::segment::EndMark;
 
 use super::told;
 use crate::consumer::{self, Changes};
-use crate::directory::{Directory, StreamTip};
+use crate::directory::{StreamTable, StreamTip};
 use crate::name::NameHash;
 use crate::segment::Tally;
 
@@ -28,7 +28,7 @@ pub(super) struct Walk {
     pub(super) position: u64,
     /// The time below which the next may not fall.
     pub(super) time: u64,
-    streams: Directory,
+    streams: StreamTable,
     /// Where the consumers stand.
     pub(super) consumers: ConsumerTable,
     /// Records were passed over: positions and revisions may jump forward from here on.
@@ -53,7 +53,7 @@ impl Walk {
         Self {
             position: 1,
             time: 0,
-            streams: Directory::new(hash),
+            streams: StreamTable::new(hash),
             consumers: ConsumerTable::default(),
             has_gap: false,
         }
