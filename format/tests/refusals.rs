@@ -142,7 +142,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 37] = [
     ("manifest", 37, 1, &[1]),
     ("manifest", 38, 1, &[1]),
     ("manifest", 39, 1, &[1]),
-    ("manifest", 256, 4, &[1, 2]),
+    ("manifest", 256, 4, &[1, 2, 7]),
     // Behind header, section header, two incarnations of 24, section header: state and kind of the first entry.
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
