@@ -11,6 +11,7 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::background::Committer;
+use crate::control::Control;
 use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
@@ -37,17 +38,20 @@ pub(crate) struct Commit {
     /// How many the last group had.
     last_group: AtomicU32,
     mark: Mutex<MarkFile>,
+    /// Tells followers in other processes.
+    pub(crate) control: Option<Control>,
     pub(crate) sync_count: AtomicU64,
 }
 
 impl Commit {
-    pub(crate) fn new(mark: MarkFile) -> Self {
+    pub(crate) fn new(mark: MarkFile, control: Option<Control>) -> Self {
         Self {
             leading: CachePadded::default(),
             done: CachePadded::default(),
             pending: CachePadded::default(),
             last_group: AtomicU32::new(1),
             mark: Mutex::new(mark),
+            control,
             sync_count: AtomicU64::new(0),
         }
     }
@@ -167,6 +171,9 @@ impl Commit {
         }
         log.committer.set_durable_end(tip.end);
         log.core.log.watermark.set_durable(tip.head);
+        if let Some(control) = &self.control {
+            control.durable(tip.head);
+        }
     }
 
     fn sync_up_to(&self, log: &Committing<'_>, tip: &Tip) -> Result<(), String> {

@@ -122,6 +122,14 @@ pub enum Error {
         in_flight: u64,
     },
 
+    /// The log is another one than that which was shown before: positions beyond `common` were taken back, or hold other
+    /// events now. Whoever acted on them has to go back to `common`; 0 if nothing is the same.
+    #[error("the log is not the one that was shown before: nothing beyond position {common} is; read anew from there")]
+    Diverged {
+        /// The last position up to which both are the same.
+        common: u64,
+    },
+
     /// The operating system refused.
     #[error("{action} {file}: {source}")]
     Io {

@@ -80,6 +80,11 @@ impl Reader {
         Self { core, view }
     }
 
+    /// The same log in another view.
+    pub(crate) fn in_view(&self, view: View) -> Self {
+        Self { core: self.core.clone(), view }
+    }
+
     /// The view this reader shows.
     pub fn view(&self) -> View {
         self.view

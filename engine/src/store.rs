@@ -77,6 +77,9 @@ impl Opened {
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
+        if let Some(control) = &self.inner.commit.control {
+            control.ended();
+        }
         drop(lock);
         closed
     }

@@ -11,7 +11,7 @@
 //! | [`batch`] | batch header, [`BatchEncoder`](batch::BatchEncoder): events in, log bytes out |
 //! | [`record`] | one event or control record, read in place |
 //! | [`scan`] | what stands at a place of a segment; whole batches |
-//! | [`mark`], [`ring`] | the two small files beside the log |
+//! | [`mark`], [`ring`], [`control`] | the small files beside the log |
 //! | [`manifest`] | which segments make up the log |
 //! | [`index`] | the index of a sealed segment |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
@@ -44,6 +44,7 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod control;
 pub mod directory;
 mod fault;
 mod field;

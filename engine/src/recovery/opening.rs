@@ -170,6 +170,7 @@ impl Opening {
         );
         log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
+        let control = self.open_control(session, &active, head);
 
         segments.push(active.segment.clone());
         let core = Arc::new(Core {
@@ -223,7 +224,7 @@ impl Opening {
             core,
             storage: self.storage,
             writer: Mutex::new(writer).into(),
-            commit: Commit::new(mark_file),
+            commit: Commit::new(mark_file, control),
             preparer,
             committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
