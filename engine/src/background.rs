@@ -1,4 +1,4 @@
-//! The two threads of an open store.
+//! The threads of an open store.
 //!
 //! The *committer* makes the next segment, syncs for tickets, and where there are processors enough moves ring bytes into
 //! the segment while appends go on. The *keeper* seals ended segments and syncs `Buffered` commits at their interval. Neither is needed for correctness:
@@ -129,6 +129,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
         run("annals-committer", commit_loop),
         run("annals-keeper", keep_loop),
         run("annals-merger", merging::merge_loop),
+        run("annals-notifier", |inner| inner.core.log.watermark.notify_until_closed()),
     ];
     threads.into_iter().flatten().collect()
 }
@@ -137,6 +138,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
 #[inline]
 pub(crate) fn after_append(inner: &Inner) -> Result<()> {
     let log = &inner.core.log;
+    log.watermark.notify_written();
     let Some(ring) = &log.ring else { return Ok(()) };
     let written = log.watermark.written_end();
     if !ring.survives_kill {

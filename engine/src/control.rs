@@ -15,6 +15,7 @@ use annals_format::control::{
     CONTROL_HEADER_LEN, CONTROL_LEN, ControlHeader, DURABLE_OFFSET, ENDED, OPEN, STATE_OFFSET, TURN_OFFSET,
 };
 
+use crate::publish::Announce;
 use crate::storage::{Access, Fill, SharedMap, Storage};
 
 pub(crate) const CONTROL_NAME: &str = "CONTROL";
@@ -48,22 +49,23 @@ impl Control {
         Ok(Some(control))
     }
 
-    /// The log is durable up to `head`. Costs one system call.
-    pub(crate) fn durable(&self, head: u64) {
-        self.page.word(DURABLE_OFFSET).fetch_max(head, Ordering::Relaxed);
-        self.wake();
-    }
-
-    /// Nothing will be announced any more.
-    pub(crate) fn ended(&self) {
-        self.page.store_word(STATE_OFFSET, ENDED, Ordering::Relaxed);
-        self.wake();
-    }
-
     fn wake(&self) {
         let turn = self.page.half_word(TURN_OFFSET);
         turn.fetch_add(1, Ordering::Release);
         futex::wake_all(turn);
+    }
+}
+
+impl Announce for Control {
+    /// Costs one system call.
+    fn durable(&self, head: u64) {
+        self.page.word(DURABLE_OFFSET).fetch_max(head, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn ended(&self) {
+        self.page.store_word(STATE_OFFSET, ENDED, Ordering::Relaxed);
+        self.wake();
     }
 }
 

@@ -47,10 +47,7 @@ impl Core {
 
     #[inline]
     pub(crate) fn head(&self, view: View) -> u64 {
-        match view {
-            View::Durable => self.log.watermark.durable(),
-            View::Written => self.log.watermark.written(),
-        }
+        self.log.watermark.head(view)
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

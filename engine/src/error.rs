@@ -122,11 +122,13 @@ pub enum Error {
         in_flight: u64,
     },
 
-    /// The log is another one than that which was shown before: positions beyond `common` were taken back, or hold other
-    /// events now. Whoever acted on them has to go back to `common`; 0 if nothing is the same.
-    #[error("the log is not the one that was shown before: nothing beyond position {common} is; read anew from there")]
+    /// What was seen up to a position, by a follower or under a checkpoint, is not of this store's history: beyond `common`
+    /// it was taken back, or other events stand there now. Whoever acted on it has to go back to `common`.
+    #[error("position {position} is not of this store's history, which is the same up to position {common} alone")]
     Diverged {
-        /// The last position up to which both are the same.
+        /// The position seen.
+        position: u64,
+        /// The last position that both histories are known to share; 0: none.
         common: u64,
     },
 

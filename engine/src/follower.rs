@@ -25,12 +25,14 @@
 //! whether what was shown is part of what there is now. If it is not, or if the directory holds another store, the follower
 //! says so ([`Error::Diverged`](crate::Error::Diverged)) and never goes on.
 
+mod heads;
 mod look;
 mod tail;
 mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -42,9 +44,12 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
 use crate::options::{Options, View, directory};
+use crate::publish::Waiters;
 use crate::read_only::{may_be_movement, until_still};
 use crate::reader::Reader;
 use crate::storage::Storage;
+
+pub(crate) use heads::FollowerHeads;
 
 use look::{Look, look};
 use tail::{LogTail, Progress};
@@ -100,6 +105,9 @@ struct Shared {
     core: ArcSwap<Core>,
     control: ArcSwapOption<ControlView>,
     state: Mutex<State>,
+    /// Those who wait without a thread of their own.
+    tasks: Waiters,
+    is_listening: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -112,7 +120,7 @@ struct State {
     /// When to look for the files by their names again.
     look_about_at: Instant,
     /// The history that was shown is not the one that is there.
-    diverged: Option<u64>,
+    diverged: Option<(u64, u64)>,
 }
 
 /// What tells one directory from another that takes its name.
@@ -187,6 +195,8 @@ impl Follower {
                 look_about_at: Instant::now() + LOOK_ABOUT,
                 diverged: None,
             }),
+            tasks: Waiters::default(),
+            is_listening: AtomicBool::new(false),
             options,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -202,14 +212,14 @@ impl Follower {
     pub fn reader(&self) -> Reader {
         // What cannot be looked at is told by whoever waits or reads on.
         let _ = self.refresh();
-        Reader::new(self.core(), self.shared.view)
+        Reader::of_follower(self.clone(), self.core(), self.shared.view)
     }
 
     /// As [`Follower::reader`], in the view asked for. A follower of the durable view shows nothing else.
     pub fn reader_in(&self, view: View) -> Reader {
         let _ = self.refresh();
         let view = if self.shared.view == View::Durable { View::Durable } else { view };
-        Reader::new(self.core(), view)
+        Reader::of_follower(self.clone(), self.core(), view)
     }
 
     pub(crate) fn core(&self) -> Arc<Core> {
@@ -217,8 +227,8 @@ impl Follower {
     }
 
     /// Position of the last record that was shown to anybody, without looking for more.
-    pub(crate) fn known_head(&self) -> u64 {
-        self.shared.core.load().head(self.shared.view)
+    fn known_head(&self, view: View) -> u64 {
+        self.shared.core.load().head(view)
     }
 
     /// Looks for what came since, and returns the head: position of the last record that can be read, 0 in an empty store.
@@ -231,7 +241,7 @@ impl Follower {
     pub fn refresh(&self) -> Result<u64> {
         let mut state = self.shared.state.lock();
         self.take_all(&mut state)?;
-        Ok(self.known_head())
+        Ok(self.known_head(self.shared.view))
     }
 
     /// Waits until there is something beyond `position`, at most for `timeout`, and returns the head, which is not beyond
@@ -243,13 +253,19 @@ impl Follower {
     /// # Errors
     /// As [`Follower::refresh`].
     pub fn wait_beyond(&self, position: u64, timeout: Duration) -> Result<u64> {
+        self.wait_for(self.shared.view, position, timeout)
+    }
+
+    /// As [`Follower::wait_beyond`], for the head of another view.
+    pub(crate) fn wait_for(&self, view: View, position: u64, timeout: Duration) -> Result<u64> {
         let deadline = Instant::now().checked_add(timeout);
         let mut pause = POLL_FIRST;
         loop {
             let control = self.shared.control.load_full();
             // Before looking: what is announced later is not slept over.
             let turn = control.as_ref().map(|control| control.turn());
-            let head = self.refresh_some()?;
+            self.refresh_some()?;
+            let head = self.known_head(view);
             if head > position {
                 return Ok(head);
             }
@@ -260,7 +276,7 @@ impl Follower {
             }
             let look_about = self.look_about_if_due(now)?;
             let limit = left.min(look_about);
-            let is_polling = self.shared.view == View::Written;
+            let is_polling = view == View::Written;
             match (&control, turn) {
                 (Some(control), Some(turn)) if !is_polling => control.wait(turn, limit),
                 (Some(control), Some(turn)) => control.wait(turn, limit.min(pause)),
@@ -285,10 +301,8 @@ impl Follower {
     }
 
     /// As [`Follower::refresh`], but may leave some of what came for the next call.
-    pub(crate) fn refresh_some(&self) -> Result<u64> {
-        let mut state = self.shared.state.lock();
-        self.take_some(&mut state)?;
-        Ok(self.known_head())
+    fn refresh_some(&self) -> Result<()> {
+        self.take_some(&mut self.shared.state.lock()).map(|_| ())
     }
 
     fn take_all(&self, state: &mut State) -> Result<()> {
@@ -298,12 +312,15 @@ impl Follower {
 
     /// Takes some of what came; true if there may be more.
     fn take_some(&self, state: &mut State) -> Result<bool> {
-        if let Some(common) = state.diverged {
-            return Err(Error::Diverged { common });
+        if let Some((position, common)) = state.diverged {
+            return Err(Error::Diverged { position, common });
         }
         match state.tail.advance() {
             Ok(progress @ (Progress::Same | Progress::Further)) => {
                 state.tail.enlist();
+                if progress == Progress::Further {
+                    self.shared.tasks.notify();
+                }
                 Ok(progress == Progress::Further)
             }
             Ok(Progress::Elsewhere) => self.look_again(state).map(|()| false),
@@ -320,8 +337,8 @@ impl Follower {
         let found = until_still(&*storage, || look(&storage, options, *view, Some(&before)))?;
         let shown = before.head(*view);
         if let Some(common) = diverged_from(&state.tail, &found, shown) {
-            state.diverged = Some(common);
-            return Err(Error::Diverged { common });
+            state.diverged = Some((shown, common));
+            return Err(Error::Diverged { position: shown, common });
         }
         // In the middle of a recovery there may be less to see for a moment. Nothing that was shown is taken back.
         if found.tail.core.head(*view) < shown {
@@ -331,6 +348,7 @@ impl Follower {
         state.notices = found.notices;
         self.shared.core.store(state.tail.core.clone());
         self.shared.control.store(control_of(&*storage, &state.tail, options));
+        self.shared.tasks.notify();
         Ok(())
     }
 
@@ -378,8 +396,8 @@ impl Follower {
         let head = found.tail.core.head(*view);
         let common = diverged_from(&state.tail, &found, shown).or((head < shown).then_some(head));
         if let Some(common) = common {
-            state.diverged = Some(common);
-            return Err(Error::Diverged { common });
+            state.diverged = Some((shown, common));
+            return Err(Error::Diverged { position: shown, common });
         }
         state.storage = storage.clone();
         state.place = place;
@@ -387,6 +405,7 @@ impl Follower {
         state.notices = found.notices;
         self.shared.core.store(state.tail.core.clone());
         self.shared.control.store(control_of(&*storage, &state.tail, options));
+        self.shared.tasks.notify();
         Ok(())
     }
 }

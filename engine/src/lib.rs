@@ -26,6 +26,7 @@ mod options;
 mod position;
 mod prefetch;
 mod prepare;
+mod publish;
 mod query;
 mod read;
 mod read_events;
@@ -38,9 +39,8 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
+mod subscription;
 mod tiers;
-mod wake;
-mod watermark;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
@@ -59,6 +59,7 @@ pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use stats::Stats;
 pub use store::{Store, Ticket};
+pub use subscription::{Delivery, DeliveryRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

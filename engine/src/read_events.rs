@@ -5,7 +5,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
-use crate::{Event, EventId, Follower, Position, ReadOnly, Result, Store};
+use crate::{Event, EventId, Follower, Position, ReadOnly, Result, Store, Subscription};
 
 /// The questions that can be put to a log, whoever shows it: a [`Store`], a [`Reader`] of it, one opened for reading only
 /// ([`ReadOnly`]), a [`Follower`].
@@ -67,6 +67,14 @@ pub trait ReadEvents {
     /// As there.
     fn read_stream_back(&self, stream: &str, seek: Seek) -> Result<Read> {
         self.reader().read_stream_back(stream, seek)
+    }
+
+    /// See [`Reader::subscribe`].
+    ///
+    /// # Errors
+    /// As there.
+    fn subscribe(&self, query: &Query, seek: Seek) -> Result<Subscription> {
+        self.reader().subscribe(query, seek)
     }
 
     /// See [`Reader::by_id`].

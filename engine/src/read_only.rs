@@ -18,12 +18,12 @@ use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
 use crate::prepare::{segment_name, segment_numbers};
+use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
-use crate::watermark::Watermark;
 
 /// Reads a store without opening it for writing.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     // Tiers that move under us, or that are damaged, are done without: the segments answer.
     let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
     let core = Core {
-        log: Log::new(None, Watermark::start(head, known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
         cache,
@@ -201,7 +201,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     segments.pop();
     segments.push(live.segment.clone());
     Core {
-        log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::new(core.tiers.load_full()),
         cache: core.cache.clone(),

@@ -12,7 +12,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read};
 use crate::segment::Segment;
-use crate::{EventId, Position, Result, Revision};
+use crate::{EventId, Follower, Position, Result, Revision};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
 ///
@@ -21,6 +21,8 @@ use crate::{EventId, Position, Result, Revision};
 pub struct Reader {
     core: Arc<Core>,
     view: View,
+    /// Who learns of more, where the log is written elsewhere.
+    follower: Option<Follower>,
 }
 
 /// Answer to a question for an id.
@@ -77,12 +79,24 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view }
+        Self { core, view, follower: None }
+    }
+
+    pub(crate) fn of_follower(follower: Follower, core: Arc<Core>, view: View) -> Self {
+        Self { core, view, follower: Some(follower) }
+    }
+
+    pub(crate) fn follower(&self) -> Option<&Follower> {
+        self.follower.as_ref()
     }
 
     /// The same log in another view.
     pub(crate) fn in_view(&self, view: View) -> Self {
-        Self { core: self.core.clone(), view }
+        Self { view, ..self.clone() }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// The view this reader shows.
@@ -122,7 +136,7 @@ impl Reader {
     }
 
     /// Which positions a read from `seek` covers.
-    fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
+    pub(crate) fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
         let ahead = |given: u64| Err(Error::AheadOfLog { given, head });
         let (from, until) = match (seek, direction) {
             (Seek::After(p), _) if p > head => return ahead(p),

@@ -16,6 +16,7 @@ use crate::input::{Input, Many, OfStream, One};
 use crate::merging::{self, IndexCheck, Merging};
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
+use crate::publish::Lock;
 use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
@@ -32,7 +33,7 @@ pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) storage: Arc<dyn Storage>,
     /// On cache lines of its own: the background threads look at what lies beside it all the time.
-    pub(crate) writer: CachePadded<Mutex<Writer>>,
+    pub(crate) writer: CachePadded<Lock<Writer>>,
     pub(crate) commit: Commit,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) committer: CachePadded<Committer>,
@@ -67,6 +68,7 @@ impl Opened {
     fn close(&self) -> Result<()> {
         let Some(lock) = self.lock.lock().take() else { return Ok(()) };
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.core.log.watermark.close();
         self.inner.committer.wake();
         self.inner.preparer.wake();
         self.inner.merging.wake();
@@ -77,9 +79,6 @@ impl Opened {
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
-        if let Some(control) = &self.inner.commit.control {
-            control.ended();
-        }
         drop(lock);
         closed
     }

@@ -143,7 +143,7 @@ fn eight_followers_beside_a_writer_that_is_killed_again_and_again() {
     let mut dice = Dice::of(seed, 0xF0110);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let manners = ["wait", "wait", "poll", "pread"];
+    let manners = ["subscribe", "wait", "poll", "pread"];
     let mut following = Vec::new();
     let start = |number: usize, dice: &mut Dice| {
         let view = if number % 2 == 0 { "durable" } else { "written" };
@@ -416,8 +416,11 @@ fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
         append(&store, "s", "new", Durability::Durable);
         append(&store, "s", "newer", Durability::Durable);
         let other = wait_for_error(&follower, 1);
-        assert!(matches!(other, Error::Diverged { common: 0 }), "{how}: {other}");
-        assert!(matches!(follower.refresh(), Err(Error::Diverged { common: 0 })), "{how}: it is at its end");
+        assert!(matches!(other, Error::Diverged { position: 1, common: 0 }), "{how}: {other}");
+        assert!(
+            matches!(follower.refresh(), Err(Error::Diverged { position: 1, common: 0 })),
+            "{how}: it is at its end"
+        );
         let shown: Vec<_> = follower.read_all(&Query::all(), Seek::Beginning).unwrap().collect();
         assert_eq!(shown.len(), 1, "{how}: what it showed is all it shows");
         assert_eq!(kept[0].as_ref().unwrap().payload(), shown[0].as_ref().unwrap().payload());
@@ -458,7 +461,7 @@ fn a_copy_that_holds_less_than_was_shown_is_told() {
     store.close().unwrap();
     std::fs::rename(&path, dir.path().join("away")).unwrap();
     std::fs::rename(&copy, &path).unwrap();
-    assert!(matches!(wait_for_error(&follower, 2), Error::Diverged { common: 1 }));
+    assert!(matches!(wait_for_error(&follower, 2), Error::Diverged { position: 2, common: 1 }));
 }
 
 #[test]
@@ -661,4 +664,54 @@ fn nothing_that_a_follower_shows_as_durable_vanishes_in_a_power_cut() {
     }
     println!("{} states, {} looks of followers, the longest log {} events", all.states, all.looks, all.shown);
     assert!(all.looks > wanted && all.shown > 10);
+}
+
+/// System calls of a follower that reads up to `until`, as `strace` counts them.
+fn calls(directory: &Path, view: &str, until: u64) -> Option<u64> {
+    let counts = directory.join("../calls");
+    let mut child = Command::new("strace")
+        .args(["-c", "-f", "-o"])
+        .arg(&counts)
+        .arg(env!("CARGO_BIN_EXE_follow_child"))
+        .arg(directory)
+        .args([view, "count", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    writeln!(child.stdin.take().unwrap(), "{until}").unwrap();
+    if !child.wait().unwrap().success() {
+        return None;
+    }
+    // "100.00    0.001234           3       400        12 total"
+    let table = std::fs::read_to_string(&counts).ok()?;
+    let total = table.lines().find(|line| line.ends_with("total"))?;
+    print!("{table}");
+    total.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// Fewer than one system call in 10,000 events that were there already; a follower that reads none is subtracted. In the
+/// short form, with fewer events for each segment that is opened, one in 1,000.
+#[test]
+fn a_follower_that_is_behind_makes_next_to_no_system_calls() {
+    let (events, share) = (how_many(100_000, 1_000_000), how_many(1_000, 10_000));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Options::new().durability(Durability::Buffered).open(&path).unwrap();
+    let payload = [7; 128];
+    let batch = [(); 100].map(|()| NewEvent::new("T", &payload));
+    for _ in 0..events / 100 {
+        store.append("s", Expect::Any, &batch).unwrap();
+    }
+    store.sync().unwrap();
+    for view in ["durable", "written"] {
+        let (Some(none), Some(all)) = (calls(&path, view, 0), calls(&path, view, events)) else {
+            println!("SKIPPED: strace is not there, or may not be used");
+            return;
+        };
+        println!("{view}: {} system calls for {events} events", all.saturating_sub(none));
+        assert!(all.saturating_sub(none) < events / share, "{view}: {all} calls, {none} without an event");
+    }
+    store.close().unwrap();
 }

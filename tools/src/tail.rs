@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use annals::{Follower, Options, Reader, Seek, View};
+use annals::{DeliveryRef, Follower, Options, Reader, Seek, View};
 use clap::{Args, ValueEnum};
 
 use crate::event_print::Form;
@@ -74,27 +74,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Prints what comes after `seen`; ends with an error, the reader's going, or Ctrl-C.
-fn follow(
-    arguments: &Arguments,
-    follower: &Follower,
-    mut seen: u64,
-    form: Form,
-    out: &mut Output,
-) -> Result<(), Failure> {
+fn follow(arguments: &Arguments, follower: &Follower, seen: u64, form: Form, out: &mut Output) -> Result<(), Failure> {
     let keeps = arguments.filter.matcher();
-    let query = arguments.filter.query();
+    let about = |error| opening::about(&arguments.store, error);
+    let mut subscription = follower.subscribe(&arguments.filter.query(), Seek::After(seen)).map_err(about)?;
     let mut line = Vec::new();
     loop {
-        let about = |error| opening::about(&arguments.store, error);
-        if follower.wait_beyond(seen, PATIENCE).map_err(about)? <= seen {
-            if out.is_abandoned() {
-                return Ok(());
-            }
-            continue;
-        }
-        let read = follower.reader().read_all(&query, Seek::After(seen)).map_err(about)?;
-        seen = read.head();
-        let failed = read.for_each_event(|event| {
+        let failed = subscription.for_each_ready(|delivery| {
+            let DeliveryRef::Event(event) = delivery else { return ControlFlow::Continue(()) };
             if !keeps(event) {
                 return ControlFlow::Continue(());
             }
@@ -106,6 +93,11 @@ fn follow(
             return Err(failure);
         }
         out.flush()?;
+        while !subscription.wait(PATIENCE).map_err(about)? {
+            if out.is_abandoned() {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use annals_format::manifest::{IncarnationEntry, SegmentState};
+use annals_format::segment::SEGMENT_HEADER_LEN;
 use arc_swap::ArcSwap;
 
 use super::tail::{Beginning, Lineage, Live, LogTail, Progress, new_index};
@@ -15,13 +16,13 @@ use crate::manifest;
 use crate::name::NameHash;
 use crate::options::{Options, View};
 use crate::prepare::{segment_name, segment_numbers};
+use crate::publish::Watermark;
 use crate::read_only::sealed_before;
 use crate::recovery;
 use crate::ring::Ring;
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{SharedMap, Storage};
 use crate::tiers;
-use crate::watermark::Watermark;
 
 /// What a look at everything found.
 pub(super) struct Look {
@@ -70,6 +71,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
             let segment = Segment::new(scanned.header, scanned.name, scanned.file, mode, of_index)?.written_here();
             let segment = Arc::new(segment);
             segments.push(segment.clone());
+            end = segment.header.base + SEGMENT_HEADER_LEN as u64;
             live = Some(Live::begin(segment, index));
             break;
         }
@@ -137,5 +139,6 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         return Err(Error::corrupt("the log", 0, Some(tail.last_position() + 1), what));
     }
     tail.show(durable);
+    tail.mind_the_distance();
     Ok(Look { tail, incarnations: manifest.incarnations, notices: found.notices })
 }

@@ -44,6 +44,9 @@ const ENLIST_AFTER: u64 = 160 << 20;
 /// Or after so many segments.
 const ENLIST_AFTER_SEGMENTS: usize = 16;
 
+/// So many bytes behind, it is quicker to look at everything: the indexes of most segments stand beside them by then.
+const FAR_BEHIND: u64 = 256 << 20;
+
 /// What going on from the end came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -51,7 +54,7 @@ pub(super) enum Progress {
     Same,
     /// More of the log, or more of it durable; there may be still more.
     Further,
-    /// Something that only a look at everything can judge: a new opening, another store, damage.
+    /// Something that only a look at everything can judge: a new opening, another store, damage; or a long way to go.
     Elsewhere,
 }
 
@@ -83,6 +86,8 @@ pub(super) struct LogTail {
     unlisted: Vec<Arc<Segment>>,
     /// How many ended since the manifest was last asked for them, and how long they are together.
     ended_since: (usize, u64),
+    /// Where the mark stood at the last look: for as long as it has not moved on, another would find no more.
+    looked_at: u64,
     copy: Vec<u8>,
 }
 
@@ -179,12 +184,24 @@ impl LogTail {
             unsettled,
             unlisted,
             ended_since,
+            looked_at: u64::MAX,
             copy,
         }
     }
 
     pub(super) fn last_position(&self) -> u64 {
         self.last_position
+    }
+
+    /// The look is over: from now on a long way to go is another look's work, when so much has come since.
+    pub(super) fn mind_the_distance(&mut self) {
+        self.looked_at = self.mark.newest().ok().flatten().map_or(0, |mark| mark.segment);
+    }
+
+    /// About how many bytes of log lie between the end and the mark, by the number of segments.
+    fn distance_to(&self, mark: &Mark) -> u64 {
+        let Some(live) = &self.live else { return 0 };
+        mark.segment.saturating_sub(live.number()).saturating_mul(live.segment.header.segment_len)
     }
 
     /// Looks for mark and ring by their names again: another writer may have made them anew.
@@ -212,6 +229,9 @@ impl LogTail {
         fence(Ordering::Acquire);
         if mark.incarnation != self.lineage.incarnation {
             return self.beyond_mark();
+        }
+        if mark.segment > self.looked_at && self.distance_to(&mark) >= FAR_BEHIND {
+            return Ok(Progress::Elsewhere);
         }
         let before = self.last_position;
         let aim = self.log_end().saturating_add(STRIDE);
@@ -259,7 +279,7 @@ impl LogTail {
         // A follower of the durable view has no other.
         let written = if self.view == View::Durable { durable } else { self.last_position };
         watermark.publish(written.max(watermark.durable()), self.log_end());
-        watermark.set_durable(durable);
+        watermark.show_durable(durable);
     }
 
     /// Takes what is final, of one segment, until all that the mark covers of it is taken or `aim` is reached; false if
@@ -434,7 +454,9 @@ impl LogTail {
             let is_live = self.unsettled.len() == 1;
             let until = if is_live { live_end } else { base + segment.end() };
             let (mut kept, mut there) = ([0; 4096], [0; 4096]);
-            let mut at = log.watermark.flushed().max(base + SEGMENT_HEADER_LEN as u64);
+            // What lies before the first batch of a segment is read by nobody.
+            log.watermark.set_flushed(base + SEGMENT_HEADER_LEN as u64);
+            let mut at = log.watermark.flushed();
             while at < until {
                 let Some(ring) = &log.ring else { return Ok(false) };
                 // On to the next border of 8 bytes.

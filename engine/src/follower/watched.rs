@@ -13,6 +13,9 @@ use crate::options::ReadMode;
 use crate::recovery::ring_image::RING_NAME;
 use crate::storage::{Access, SharedMap, Storage, StorageFile};
 
+/// Larger than any ring this library makes.
+const RING_FILE_LEN_MAX: u64 = (1 << 30) + RING_HEADER_LEN as u64;
+
 /// A file whose bytes change: mapped, or read anew each time.
 #[derive(Debug)]
 enum Bytes {
@@ -102,7 +105,9 @@ impl WatchedRing {
         store: [u8; 16],
         incarnation: [u8; 16],
     ) -> Result<Option<Self>> {
-        let Some(bytes) = Bytes::open(storage, RING_NAME, mode, |len| len > RING_HEADER_LEN as u64)? else {
+        let Some(bytes) =
+            Bytes::open(storage, RING_NAME, mode, |len| (RING_HEADER_LEN as u64..=RING_FILE_LEN_MAX).contains(&len))?
+        else {
             return Ok(None);
         };
         let Some(header) = header_of(&bytes)? else { return Ok(None) };

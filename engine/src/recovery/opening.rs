@@ -30,11 +30,11 @@ use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::publish::{Lock, Watermark};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
-use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
 
@@ -164,13 +164,13 @@ impl Opening {
         // ring is there before, since an unclean mark says that it may hold commits.
         let ring = self.open_ring(session, &active)?;
         let mark_file = self.write_mark(mark, &active, head, last_time)?;
-        let log = Log::new(
-            Some(ring),
-            Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
-        );
+        let mut watermark = Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end });
+        if let Some(control) = self.open_control(session, &active, head) {
+            watermark = watermark.announced_by(Box::new(control));
+        }
+        let log = Log::new(Some(ring), watermark);
         log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
-        let control = self.open_control(session, &active, head);
 
         segments.push(active.segment.clone());
         let core = Arc::new(Core {
@@ -223,8 +223,8 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
-            writer: Mutex::new(writer).into(),
-            commit: Commit::new(mark_file, control),
+            writer: Lock::new(writer).into(),
+            commit: Commit::new(mark_file),
             preparer,
             committer: committer.into(),
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),

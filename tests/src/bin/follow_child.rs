@@ -1,7 +1,7 @@
 //! A process that follows a store which another one writes, and checks each event that it is handed.
 //!
-//! `follow_child <directory> <view> <manner> <seed>`. View is `durable` or `written`; manner is `wait`, `poll`, `pread` or
-//! `subscribe`. It waits for the store to be made. A number on standard input is the position to end at. What it says, a
+//! `follow_child <directory> <view> <manner> <seed>`. View is `durable` or `written`; manner is `wait`, `poll`, `pread`,
+//! `subscribe`, or `count`, which does not look at what it reads. It waits for the store to be made. A number on standard input is the position to end at. What it says, a
 //! line each:
 //!
 //! * `following <head>` once the store is open
@@ -10,11 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use annals::{Event, Follower, Lookup, Options, Query, ReadEvents, ReadMode, Seek, View};
+use annals::{Delivery, Event, Follower, Lookup, Next, Options, Query, ReadEvents, ReadMode, Seek, View};
 use annals_tests::crash::Verdict;
 use annals_tests::crash::killed::{KeyedEvent, events_of, key_of, stream_of};
 use annals_tests::ensure;
@@ -26,6 +27,12 @@ fn main() {
         panic!("follow_child <directory> <view> <manner> <seed>")
     };
     let until = Arc::new(AtomicU64::new(u64::MAX));
+    if manner == "count" {
+        // Known before the first event.
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).expect("a line");
+        until.store(line.trim().parse().expect("a position"), Ordering::Release);
+    }
     std::thread::spawn({
         let until = until.clone();
         move || {
@@ -59,6 +66,12 @@ fn run(
     let options = Options::new().view(view).read_mode(mode).wait_for_store(Duration::from_secs(60));
     let follower = options.follow(directory).map_err(|error| format!("open: {error}"))?;
     say(out, &format!("following {}\n", follower.head()))?;
+    if manner == "count" {
+        return count(&follower, until, check);
+    }
+    if manner == "subscribe" {
+        return subscribe(&follower, until, check, out);
+    }
     while check.position < until.load(Ordering::Acquire) {
         let patience = Duration::from_millis(50);
         let head = match manner {
@@ -91,6 +104,60 @@ fn run(
         }
     }
     Ok(())
+}
+
+/// Reads by the fastest form, and only counts.
+fn count(follower: &Follower, until: &AtomicU64, check: &mut Check) -> Verdict {
+    let error = |error: annals::Error| error.to_string();
+    let mut subscription = follower.subscribe(&Query::all(), Seek::Beginning).map_err(error)?;
+    while check.position < until.load(Ordering::Acquire) {
+        let taken = subscription.for_each_ready(|_| {
+            check.position += 1;
+            if check.position >= until.load(Ordering::Acquire) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        taken.map_err(error)?;
+        ensure!(subscription.position() == check.position, "{} events, of {}", check.position, subscription.position());
+        if check.position < until.load(Ordering::Acquire) {
+            subscription.wait(Duration::from_millis(50)).map_err(error)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same by a subscription that is resumed now and then.
+fn subscribe(follower: &Follower, until: &AtomicU64, check: &mut Check, out: &mut impl Write) -> Verdict {
+    while check.position < until.load(Ordering::Acquire) {
+        let seek = Seek::After(check.position);
+        let mut subscription = follower.subscribe(&Query::all(), seek).map_err(|error| error.to_string())?;
+        let enough = 1 + check.dice.below(20_000);
+        let begun = check.position;
+        while check.position < until.load(Ordering::Acquire) && check.position < begun + enough {
+            match subscription.next_within(Duration::from_millis(50)).map_err(|error| error.to_string())? {
+                Next::Delivery(Delivery::Event(event)) => {
+                    if let Some(batch) = check.event(&event)? {
+                        say(out, &batch)?;
+                    }
+                }
+                Next::Delivery(Delivery::CaughtUp { head }) => {
+                    ensure!(head == check.position, "caught up to {head} at {}", check.position);
+                    ensure!(check.expected.is_empty(), "the head {head} lies inside of a batch");
+                    out.flush().map_err(|error| error.to_string())?;
+                    if check.dice.chance(1, 16) {
+                        check.look_up(follower)?;
+                    }
+                }
+                Next::Delivery(other) => return Err(format!("{other:?}")),
+                Next::NotYet => {}
+                Next::Ended => return Err("the subscription ended".to_owned()),
+            }
+            ensure!(subscription.position() == check.position, "it stands at {}", subscription.position());
+        }
+    }
+    out.flush().map_err(|error| error.to_string())
 }
 
 fn say(out: &mut impl Write, text: &str) -> Verdict {

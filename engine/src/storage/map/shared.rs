@@ -182,11 +182,11 @@ impl SharedMap {
         &self.words(offset, 8)[0]
     }
 
-    /// The four bytes at `offset`, a multiple of 8, as a word to sleep on. Nobody uses the whole word there. Through a map
-    /// that is only read nothing but loads are allowed.
+    /// The four bytes at `offset`, a multiple of 8, as a word to sleep on. Nobody is to use the whole word there. Through a
+    /// map that is only read nothing but loads are allowed.
     #[inline]
     #[must_use]
-    pub(crate) fn half_word(&self, offset: usize) -> &AtomicU32 {
+    pub fn half_word(&self, offset: usize) -> &AtomicU32 {
         let word: *const AtomicU64 = self.word(offset);
         // SAFETY: the word lies in the map, is aligned to more than four bytes, and lives as long as `self`; its first
         // half is used by this alone.
