@@ -14,6 +14,7 @@ use crate::background::Committer;
 use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
+use crate::options::{Clock, SystemClock};
 use crate::prepare::Preparer;
 use crate::publish::Lock;
 use crate::writer::{Tip, Writer};
@@ -194,7 +195,7 @@ impl Commit {
             return;
         }
         log.committer.set_durable_end(tip.end);
-        self.shown_at.store(crate::options::SystemClock.now(), Ordering::Relaxed);
+        self.shown_at.store(SystemClock.now(), Ordering::Relaxed);
         log.core.log.watermark.show_durable(tip.head);
     }
 
