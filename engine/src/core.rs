@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer::{EndedConsumers, Lineage};
 use crate::directory::Directory;
 use crate::id_table::IdTable;
 use crate::log::Log;
@@ -35,6 +36,10 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
+    /// Which openings wrote which positions.
+    pub(crate) lineage: Lineage,
+    /// Where the consumers stood when segments ended, until that is written beside them.
+    pub(crate) ended_consumers: EndedConsumers,
     /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
 }
@@ -50,10 +55,7 @@ impl Core {
 
     #[inline]
     pub(crate) fn head(&self, view: View) -> u64 {
-        match view {
-            View::Durable => self.log.watermark.durable(),
-            View::Written => self.log.watermark.written(),
-        }
+        self.log.watermark.head(view)
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::consumer::Checkpoint;
 use crate::core::Core;
 use crate::cursor::{Sought, Span, Unit, Walk};
 use crate::directory::{self, StreamTip};
@@ -81,6 +82,10 @@ impl Reader {
         Self { core, view }
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// The view this reader shows.
     pub fn view(&self) -> View {
         self.view
@@ -89,6 +94,20 @@ impl Reader {
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
         self.core.head(self.view)
+    }
+
+    /// The place behind `position` (0: before the first event), to be kept outside of the store.
+    pub fn checkpoint(&self, position: u64) -> Checkpoint {
+        self.core.lineage.checkpoint(position)
+    }
+
+    /// Where to go on from a checkpoint that was kept outside of the store.
+    ///
+    /// # Errors
+    /// `Diverged` if the store is not the one that it was made in, or has lost what it covers: then what was made of the
+    /// events beyond `common` must be taken back, or all of it made anew.
+    pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
+        self.core.lineage.resume(checkpoint)
     }
 
     /// Events that match `query`, in position order, from `seek` (positions) to the head pinned now.
@@ -118,7 +137,7 @@ impl Reader {
     }
 
     /// Which positions a read from `seek` covers.
-    fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
+    pub(crate) fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
         let ahead = |given: u64| Err(Error::AheadOfLog { given, head });
         let (from, until) = match (seek, direction) {
             (Seek::After(p), _) if p > head => return ahead(p),

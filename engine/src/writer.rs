@@ -14,6 +14,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
 use crate::append::{Committed, Expect, Receipt};
 use crate::clock::WriterClock;
+use crate::consumer::ConsumerMemory;
 use crate::core::Core;
 use crate::directory::{MetStreams, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
@@ -130,6 +131,7 @@ pub(crate) struct Writer {
     /// The events of a batch, but for batches of one.
     pub(crate) staged: Vec<Staged>,
     pub(crate) ended: Vec<Arc<Segment>>,
+    pub(crate) consumers: Box<ConsumerMemory>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
 }
@@ -152,6 +154,18 @@ impl Writer {
         if I::IS_SINGLE {
             return self.append_staged(input, &mut [Staged::NONE], receipt);
         }
+        if !input.acknowledgements().is_empty() {
+            return self.append_acknowledging(input, receipt);
+        }
+        self.append_events(input, receipt)
+    }
+
+    #[inline]
+    pub(crate) fn append_events<'a, I: Input<'a>>(
+        &mut self,
+        input: &I,
+        receipt: &mut Receipt,
+    ) -> Result<Appended, Refused> {
         let mut staged = std::mem::take(&mut self.staged);
         staged.clear();
         staged.resize(input.len(), Staged::NONE);
@@ -322,7 +336,7 @@ impl Writer {
     }
 
     #[cold]
-    fn judge_met_ids<'a>(
+    pub(crate) fn judge_met_ids<'a>(
         &mut self,
         input: &impl Input<'a>,
         receipt: &mut Receipt,
@@ -426,6 +440,12 @@ impl Writer {
         Err(Refused { error: Error::Conflict(Box::new(conflict)), rests_on: self.head })
     }
 
+    /// Every expectation and condition of a batch without events.
+    #[cold]
+    pub(crate) fn judge_guards<'a>(&mut self, input: &impl Input<'a>) -> Result<(), Refused> {
+        self.judge_expectations(input, &[])
+    }
+
     fn judge_conditions<'a>(&mut self, input: &impl Input<'a>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
         for (index, condition) in input.conditions().iter().enumerate() {
             let after = condition.after.map_or(0, Position::get);
@@ -445,6 +465,9 @@ impl Writer {
     fn surely_fits<'a>(&self, input: &impl Input<'a>) -> bool {
         const PLAIN_MAX: usize = RECORD_HEADER_LEN + 16 + 2 * NAME_LEN_MAX + 8;
         let mut most = BATCH_HEADER_LEN;
+        if !input.acknowledgements().is_empty() {
+            return false;
+        }
         for index in 0..input.len() {
             let (_, event) = input.event(index);
             if event.has_more() {
@@ -463,7 +486,10 @@ impl Writer {
     /// Length of the encoded batch.
     fn measure<'a>(&self, input: &impl Input<'a>) -> Result<u64> {
         let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
-        let len = records + BATCH_HEADER_LEN as u64;
+        let mut len = records + BATCH_HEADER_LEN as u64;
+        if !input.acknowledgements().is_empty() {
+            len += self.consumers.changes.section_len().next_multiple_of(8) as u64;
+        }
         let limit = self.core.limits.batch_len;
         if len > limit {
             return Err(Error::over_limit("the batch's bytes", None, len, limit));
@@ -472,7 +498,7 @@ impl Writer {
     }
 
     #[inline]
-    fn must_roll(&self, len: u64) -> bool {
+    pub(crate) fn must_roll(&self, len: u64) -> bool {
         self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
     }
 
@@ -505,6 +531,9 @@ impl Writer {
                 recorded_at,
                 id: EventId::from_bytes(staged.id_bytes),
             });
+        }
+        if !input.acknowledgements().is_empty() {
+            batch.consumers(&self.consumers.changes);
         }
         batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch())
     }
@@ -543,19 +572,25 @@ impl Writer {
                 index_writer.note_stream(event.stream, input.event(index).0, record, event.before.revision + 1);
             }
         }
+        self.placed(header);
+        Ok(())
+    }
+
+    /// The staged batch stands in the log, and its records in the indexes: shows it.
+    #[inline(always)]
+    pub(crate) fn placed(&mut self, header: &BatchHeader) {
         self.active.tally.add(header, &self.staging, 0);
         self.active.offset += self.staging.len() as u64;
         self.end += self.staging.len() as u64;
         self.head = header.last_position();
         self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
-        Ok(())
     }
 
     /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
     /// the writer as it was.
     #[cold]
-    fn roll(&mut self, batch_len: u64) -> Result<()> {
+    pub(crate) fn roll(&mut self, batch_len: u64) -> Result<()> {
         if cfg!(annals_plant = "id-index-forgets-at-roll") {
             self.ids = IdWriter::new();
         }
@@ -583,6 +618,10 @@ impl Writer {
         self.core.push_segment(next.segment.clone());
         self.active = next;
         self.ended.push(old.clone());
+        if !self.consumers.table.is_empty() {
+            let number = old.header.identity.segment;
+            self.core.ended_consumers.push(number, self.consumers.table.clone());
+        }
         self.preparer.enqueue_seal(old);
         Ok(())
     }
@@ -611,7 +650,7 @@ impl Writer {
     }
 
     #[inline]
-    fn ask_for_next_segment(&self) -> bool {
+    pub(crate) fn ask_for_next_segment(&self) -> bool {
         let len = self.active.segment.header.segment_len;
         self.active.offset > len / 4 && self.preparer.request(len)
     }

@@ -6,6 +6,7 @@
 mod append;
 mod cat;
 mod cli;
+mod consumers;
 mod demo;
 mod dump;
 mod event_print;

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use annals_format::FORMAT_VERSION;
 
-use super::{IndexSizes, StoreInfo};
 use super::survey::{End, Survey, Unchanged};
+use super::{IndexSizes, StoreInfo};
 use crate::Result;
+use crate::consumer;
 use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
@@ -81,6 +82,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         || generation_of(name).is_some()
         || segment_number(name).is_some()
         || is_index_name(name)
+        || consumer::is_file_name(name)
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.
