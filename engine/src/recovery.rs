@@ -90,16 +90,18 @@ pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) 
     let lock = storage.lock().map_err(lock_refused)?;
     let mut report = RecoveryReport::default();
     // Looked at again under the lock: another process may have been at work.
-    let names = list(&*storage)?;
+    let mut names = list(&*storage)?;
     let manifest = match manifest::load_newest(&*storage, &names)? {
         Some(manifest) => manifest,
         None => {
             check_creatable(&*storage, &names, options.create)?;
             report.created = true;
-            create(&*storage, &names, &options)?
+            let manifest = create(&*storage, &names, &options)?;
+            names = list(&*storage)?;
+            manifest
         }
     };
-    let inner = Opening { storage: storage.clone(), options, manifest, report }.run(begun)?;
+    let inner = Opening { storage: storage.clone(), options, manifest, report }.run(&names, begun)?;
     // Both go together.
     let shown = storage.show_writer(CONTROL_NAME);
     Ok((inner, Box::new((lock, shown))))

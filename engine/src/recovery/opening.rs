@@ -16,7 +16,7 @@ use super::end::{Found, find_end, is_clean};
 use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
 use super::writer_memory::load_ids;
-use super::{RecoveryReport, durability, list};
+use super::{RecoveryReport, durability};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
@@ -63,12 +63,12 @@ enum Live {
 }
 
 impl Opening {
-    pub(super) fn run(mut self, begun: Instant) -> Result<Inner> {
+    /// `names` are those of the directory.
+    pub(super) fn run(mut self, names: &[String], begun: Instant) -> Result<Inner> {
         // A store keeps its own durability, limits and sizes.
         self.options.durability = durability(self.manifest.default_durability);
         self.options.segment_bytes_max = self.manifest.segment_len_max;
-        let names = list(&*self.storage)?;
-        let numbers = segment_numbers(&names);
+        let numbers = segment_numbers(names);
         let found = find_end(&*self.storage, &self.manifest, &numbers)?;
         self.report.notices.extend(found.notices.iter().cloned());
         let Found { tail, mark, ring, known_durable, .. } = found;
@@ -84,9 +84,9 @@ impl Opening {
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
-        let mut listed = self.load_listed(cache, &names)?;
+        let mut listed = self.load_listed(cache, names)?;
         // Before anything is written: a segment that cannot be read must be found here.
-        let consumers = self.consumers(&names, &tail)?;
+        let consumers = self.consumers(names, &tail)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -99,7 +99,7 @@ impl Opening {
         };
         self.sweep(&numbers, &live, &listed.segments);
         // What stays is removed by the next opening.
-        let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
+        let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, consumers, mark, session, next_number, begun)
     }
 
