@@ -94,6 +94,14 @@ impl ReadOnly {
         Ok(())
     }
 
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     #[cfg(test)]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
@@ -190,6 +198,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
     Ok(Look { core, notices: found.notices, live })
 }
@@ -209,6 +218,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         default_durability: core.default_durability,
         read_mode: core.read_mode,
         ids: None,
+        lost: core.lost.clone(),
     }
 }
 

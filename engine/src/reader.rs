@@ -21,6 +21,8 @@ use crate::{EventId, Position, Result, Revision};
 pub struct Reader {
     core: Arc<Core>,
     view: View,
+    /// Nothing beyond is shown: of a reader as of a moment.
+    bound: u64,
 }
 
 /// Answer to a question for an id.
@@ -77,7 +79,16 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view }
+        Self { core, view, bound: u64::MAX }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The same, showing nothing beyond `last`.
+    pub(crate) fn bounded(&self, last: u64) -> Self {
+        Self { core: self.core.clone(), view: self.view, bound: last.min(self.bound) }
     }
 
     /// The view this reader shows.
@@ -87,7 +98,7 @@ impl Reader {
 
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
-        self.core.head(self.view)
+        self.core.head(self.view).min(self.bound)
     }
 
     /// Events that match `query`, in position order, from `seek` (positions) to the head pinned now.

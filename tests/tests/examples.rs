@@ -13,6 +13,7 @@ macro_rules! example {
     };
 }
 
+example!(backup_and_restore, "../../engine/examples/backup_and_restore.rs");
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
@@ -27,6 +28,6 @@ fn every_example_is_run() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let named = ["bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
+    let named = ["backup_and_restore.rs", "bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
     assert_eq!(files, named);
 }

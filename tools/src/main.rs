@@ -4,6 +4,7 @@
 //! [`event_print`] the other ways an event is shown, [`failure`] turns errors into one line, a hint and an exit code.
 
 mod append;
+mod backup;
 mod cat;
 mod cli;
 mod demo;
@@ -12,15 +13,20 @@ mod event_print;
 mod export;
 mod failure;
 mod filter;
+mod fork;
 mod get;
 mod import;
 mod info;
 mod lines;
 mod ls;
+mod moment;
 mod opening;
 mod output;
+mod repair;
+mod restore;
 mod segments;
 mod signals;
+mod steps;
 mod tail;
 mod verify;
 

@@ -23,6 +23,7 @@ use crate::commit::Commit;
 use crate::core::Core;
 use crate::directory::Directory;
 use crate::error::Error;
+use crate::founding::UNFINISHED_NAME;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
@@ -94,6 +95,9 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        if names.iter().any(|name| name == UNFINISHED_NAME) {
+            let _ = self.storage.remove(UNFINISHED_NAME);
+        }
         // What stays is removed by the next opening.
         let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
         self.finish(live, listed, mark, session, next_number, begun)
@@ -182,6 +186,7 @@ impl Opening {
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
             ids: Some(ids.table().clone()),
+            lost: self.manifest.lost.as_slice().into(),
         });
         let plan = SegmentPlan {
             store: self.manifest.store,

@@ -3,7 +3,7 @@
 use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
-use annals_format::record::{self, Record};
+use annals_format::record::{self, CONTROL_LOST, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
@@ -29,6 +29,8 @@ pub(super) struct Walk {
     streams: Directory,
     /// Records were passed over: positions and revisions may jump forward from here on.
     pub(super) has_gap: bool,
+    /// Records stand in it that say that others are lost: revisions may be missing from there on.
+    has_losses: bool,
 }
 
 /// What a walk through one segment found.
@@ -46,7 +48,7 @@ pub(super) struct Walked {
 
 impl Walk {
     pub(super) fn new(hash: NameHash) -> Self {
-        Self { position: 1, time: 0, streams: Directory::new(hash), has_gap: false }
+        Self { position: 1, time: 0, streams: Directory::new(hash), has_gap: false, has_losses: false }
     }
 
     /// Passes over records that cannot be read.
@@ -103,7 +105,10 @@ impl Walk {
                     wrong(at + offset as u64, position, what);
                 }
             }
-            Record::Control(_) => controls += 1,
+            Record::Control(control) => {
+                controls += 1;
+                self.has_losses |= control.kind() == CONTROL_LOST;
+            }
         });
         match whole {
             Ok(()) => {
@@ -128,7 +133,7 @@ impl Walk {
         if revision >= expected {
             self.streams.set(stream, StreamTip { revision, position });
         }
-        let is_right = revision == expected || (revision > expected && self.has_gap);
+        let is_right = revision == expected || (revision > expected && (self.has_gap || self.has_losses));
         (!is_right).then(|| format!("stream {stream:?} has revision {revision} where {expected} belongs"))
     }
 }
