@@ -181,7 +181,10 @@ pub fn points(dir: impl AsRef<Path>) -> Result<Vec<(u64, Result<PointInfo>)>> {
 /// As there.
 pub fn points_in(storage: &dyn Storage) -> Result<Vec<(u64, Result<PointInfo>)>> {
     let numbers = chain::numbers(storage)?;
-    Ok(numbers.into_iter().map(|number| (number, chain::load(storage, number).map(|point| chain::info(&point)))).collect())
+    Ok(numbers
+        .into_iter()
+        .map(|number| (number, chain::load(storage, number).map(|point| chain::info(&point))))
+        .collect())
 }
 
 /// Which point is restored, and how much of it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use annals_format::checksum::Identity;
 use annals_format::manifest::{AncestorEntry, Manifest, SegmentEntry};
 use annals_format::scan::Step;
+use annals_format::segment::SEGMENT_HEADER_LEN;
 
 use crate::as_of::AsOf;
 use crate::batches::{Batches, SegmentFile};
@@ -217,7 +218,7 @@ impl Source {
                 break;
             }
             let entry = segment.entry().cloned();
-            if entry.as_ref().is_some_and(|entry| entry.last_position < entry.first_position) {
+            if entry.as_ref().is_some_and(|entry| entry.end <= SEGMENT_HEADER_LEN as u64) {
                 continue;
             }
             segments.push(SourceSegment {

@@ -27,7 +27,8 @@ pub(crate) use anew::{Anew, Live, Plan};
 /// Says that a directory is to become a store and is none yet.
 pub(crate) const UNFINISHED_NAME: &str = "UNFINISHED";
 
-const UNFINISHED_TEXT: &[u8] = b"A fork, restore or repair into this directory has begun. While no manifest stands here, \
+const UNFINISHED_TEXT: &[u8] =
+    b"A fork, restore or repair into this directory has begun. While no manifest stands here, \
 it is no store: run the same again, or remove the directory.\n";
 
 /// Length of the ring that a new store begins with; an opening makes another if it wants to.
@@ -184,15 +185,16 @@ impl<'a> Founding<'a> {
             first_segment: live.header.identity.segment,
             holds_log: false,
         };
-        let file = storage
-            .create(RING_NAME, RING_HEADER_LEN as u64 + RING_LEN, Fill::Zeroed)
-            .map_err(not_made(RING_NAME))?;
+        let file =
+            storage.create(RING_NAME, RING_HEADER_LEN as u64 + RING_LEN, Fill::Zeroed).map_err(not_made(RING_NAME))?;
         file.write_at(RingHeader::slot_offset(ring.session), &[IoSlice::new(&ring.encode())])
             .map_err(Error::io("write", RING_NAME))?;
         file.sync().map_err(Error::io("sync", RING_NAME))?;
         storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
         manifest::save(storage, manifest)?;
-        // The store is there; the next opening removes what stays.
+        // The store is there, and whatever fails from here on the next opening makes good. The manifest before the newest
+        // is kept in every store, so that one that is damaged can be repaired from it.
+        let _ = manifest::save(storage, &Manifest { generation: manifest.generation + 1, ..manifest.clone() });
         let _ = storage.remove(UNFINISHED_NAME).and_then(|()| storage.sync_dir());
         Ok(())
     }
@@ -227,5 +229,55 @@ pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, li
         ancestors: before.ancestors.iter().map(cut).collect(),
         lost,
         ..before.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: u8, first_position: u64) -> IncarnationEntry {
+        IncarnationEntry { incarnation: [id; 16], first_position }
+    }
+
+    /// Whether a checkpoint is good, as the rule says: its incarnation is listed, and it lies before the next entry's first.
+    fn is_good(list: &[IncarnationEntry], id: u8, position: u64) -> bool {
+        let at = list.iter().position(|entry| entry.incarnation == [id; 16]);
+        at.is_some_and(|at| list.get(at + 1).is_none_or(|next| position < next.first_position))
+    }
+
+    #[test]
+    fn checkpoints_beyond_the_moment_are_refused_and_those_before_are_good() {
+        let of = [entry(1, 1), entry(2, 101), entry(3, 201)];
+        let list = incarnations(&of, 150, [9; 16]);
+        assert_eq!(list, [entry(1, 1), entry(2, 101), entry(3, 151), entry(9, 151)]);
+        // Seen by the first opening, and still there in the second: as in the store itself.
+        assert!(is_good(&list, 1, 100) && !is_good(&list, 1, 101));
+        assert!(is_good(&list, 2, 150) && !is_good(&list, 2, 151));
+        // A consumer that was behind when the third opening wrote its checkpoint.
+        assert!(is_good(&list, 3, 150) && !is_good(&list, 3, 201));
+        assert!(is_good(&list, 9, 151) && is_good(&list, 9, 10_000));
+        assert_eq!(incarnations(&of, 0, [9; 16])[1..], [entry(2, 1), entry(3, 1), entry(9, 1)]);
+    }
+
+    #[test]
+    fn only_an_empty_directory_or_an_unfinished_one_is_free() {
+        let check = |names: &[&str]| check_free(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert!(check(&[]).is_ok());
+        assert!(check(&["LOCK"]).is_ok());
+        let segment = segment_name(3);
+        let index = index_name(3);
+        let beside = format!("{}.new", manifest::file_name(4));
+        assert!(check(&["LOCK", UNFINISHED_NAME, &segment, &index, &beside, "MARK", "RING"]).is_ok());
+        for names in [
+            &["notes"][..],
+            &[&segment],
+            &["MARK"],
+            &[UNFINISHED_NAME, "notes"],
+            &[UNFINISHED_NAME, &manifest::file_name(4)],
+            &[&manifest::file_name(1)],
+        ] {
+            assert!(matches!(check(names), Err(Error::Occupied { .. })), "{names:?}");
+        }
     }
 }

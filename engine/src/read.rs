@@ -130,7 +130,8 @@ impl Read {
         };
         let end = if bounds.direction == Direction::Forward { last } else { first };
         let key = core.hash.key(KeyKind::Stream, stream);
-        let select = Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end }, passed: 0 };
+        let select =
+            Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end }, passed: 0 };
         let segments = core.segments.load_full();
         let done = last < first || bounds.until < bounds.from;
         let plan = Plan::Select { select, walk: Walk::new(bounds) };

@@ -134,9 +134,7 @@ pub fn repair(
     {
         return Err(Error::Locked { pid: Some(pid) });
     }
-    in_directory(target.as_ref(), options.dry_run, |target| {
-        salvage::repair(&source, target, options.dry_run, progress)
-    })
+    in_directory(target.as_ref(), options.dry_run, |target| salvage::repair(&source, target, options.dry_run, progress))
 }
 
 /// As [`repair`], from and into any storage; whether anybody writes the store is not asked.

@@ -244,8 +244,18 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    for name in ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest", "backup_point"]
-    {
+    for name in [
+        "segment_header",
+        "mark",
+        "ring",
+        "manifest",
+        "index",
+        "places",
+        "tier",
+        "directory",
+        "index_manifest",
+        "backup_point",
+    ] {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;

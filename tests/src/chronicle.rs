@@ -187,9 +187,9 @@ impl Chronicle {
             ensure!(counted.map_or(0, |info| info.count) == wanted.len() as u64, "count of {event_type}");
         }
         let query = Query::item(QueryItem::new().prefix("order-").tags_any(["tag:1", "tag:2"]));
-        let wanted = shown.iter().filter(|told| {
-            told.stream.starts_with("order-") && ["tag:1", "tag:2"].contains(&told.tag.as_str())
-        });
+        let wanted = shown
+            .iter()
+            .filter(|told| told.stream.starts_with("order-") && ["tag:1", "tag:2"].contains(&told.tag.as_str()));
         same("by prefix and tags", reader.read_all_back(&query, Seek::End).map_err(failed)?, wanted.rev())?;
         for told in self.events.iter().step_by(1 + self.events.len() / 20) {
             let found = reader.by_id(told.id).map_err(failed)?;
@@ -203,7 +203,8 @@ impl Chronicle {
             if told.position <= last {
                 let at = reader.at(Position::new(told.position).expect("not 0")).map_err(failed)?;
                 ensure!(at.is_some_and(|event| Told::of(&event) == *told), "at {}", told.position);
-                let first = shown.iter().find(|other| other.recorded_at >= told.recorded_at).map(|other| other.position);
+                let first =
+                    shown.iter().find(|other| other.recorded_at >= told.recorded_at).map(|other| other.position);
                 let found = reader.position_at(told.recorded_at).map_err(failed)?.map(Position::get);
                 ensure!(found == first, "position at {}: {found:?}, {first:?} is right", told.recorded_at);
             }

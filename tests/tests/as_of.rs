@@ -21,7 +21,8 @@ fn history(seed: u64) -> Verdict<u64> {
     for _ in 0..20 + dice.below(120) {
         chronicle.append(&store, &mut dice)?;
     }
-    let views = every_view(&store, &chronicle, &mut dice)?;
+    let (views, more) = every_view(&store, &chronicle, &mut dice)?;
+    chronicle = more;
     let read_only = options.open_read_only_storage(Arc::new(memory)).map_err(|error| error.to_string())?;
     let moment = chronicle.any_moment(&mut dice);
     let reader = read_only.reader().as_of(moment).map_err(|error| error.to_string())?;
@@ -29,9 +30,9 @@ fn history(seed: u64) -> Verdict<u64> {
     Ok(views + 1)
 }
 
-/// The head of the view of each position and of each time, and some of the views on every path, also after more was
-/// appended.
-fn every_view(store: &Store, chronicle: &Chronicle, dice: &mut Dice) -> Verdict<u64> {
+/// The head of the view of each position and of each time, and some of the views on every path after more was appended.
+/// Answers how many, and the history with what was appended.
+fn every_view(store: &Store, chronicle: &Chronicle, dice: &mut Dice) -> Verdict<(u64, Chronicle)> {
     let head = chronicle.head();
     let times: Vec<u64> = chronicle.batches.iter().map(|(_, time)| *time).collect();
     let around = times.iter().flat_map(|time| [time - 1, *time, time + 1]);
@@ -61,7 +62,7 @@ fn every_view(store: &Store, chronicle: &Chronicle, dice: &mut Dice) -> Verdict<
         ensure!(matches!(beyond, Err(Error::AheadOfLog { .. })), "beyond a view: {beyond:?}");
     }
     more.judge(&store.reader(), more.head())?;
-    Ok(readers.len() as u64)
+    Ok((readers.len() as u64, more))
 }
 
 #[test]

@@ -28,6 +28,13 @@ fn every_example_is_run() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let named = ["backup_and_restore.rs", "bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
+    let named = [
+        "backup_and_restore.rs",
+        "bank_account.rs",
+        "course_subscriptions.rs",
+        "idempotent_consumer.rs",
+        "retry.rs",
+        "unique_name.rs",
+    ];
     assert_eq!(files, named);
 }

@@ -13,7 +13,7 @@ use annals::{AsOf, Durability, Error, ForkOptions, Options, ReadMode, ReadOnly, 
 use annals_tests::chronicle::Chronicle;
 use annals_tests::crash::{Verdict, changes, how_many, seed};
 use annals_tests::ensure;
-use annals_tests::sim_disk::{Call, Dice, SimDisk, WriteKind, is_power_off};
+use annals_tests::sim_disk::{Dice, SimDisk, WriteKind, is_power_off};
 
 /// What is being made when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,8 +151,10 @@ impl Ground {
         chronicle.append(&store, dice)?;
         chronicle.judge(&store.reader(), chronicle.head())?;
         store.close().map_err(|error| error.to_string())?;
-        let report = inspect::verify_in(disk).map_err(|error| error.to_string())?;
-        ensure!(report.findings.is_empty(), "{:?}", report.findings);
+        let report = inspect::verify_in(disk, &mut |_, _| {}).map_err(|error| error.to_string())?;
+        // A cut between the first two manifests leaves one, which is said.
+        let is_sound = report.findings.iter().all(|finding| finding.severity == inspect::Severity::Notice);
+        ensure!(is_sound, "{:?}", report.findings);
         Ok(is_there)
     }
 }
@@ -171,8 +173,8 @@ fn cuts(seed: u64, making: Making, counts: &mut Counts) -> Verdict {
     let ground = Ground::new(&mut dice)?;
     let uncut = ground.target(making);
     ground.make(making, &uncut).map_err(|error| format!("uncut: {error}"))?;
-    ensure!(ground.judge(making, &uncut)?, "uncut: nothing was made");
     let steps = uncut.steps();
+    ensure!(ground.judge(making, &uncut)?, "uncut: nothing was made");
     for _ in 0..8 {
         // Half of the cuts at the end, where everything is at stake.
         let step = if dice.chance(1, 2) { dice.below(steps) } else { steps - 1 - dice.below(steps.min(24)) };
@@ -198,7 +200,6 @@ fn cuts(seed: u64, making: Making, counts: &mut Counts) -> Verdict {
         if changes(cut.call) {
             *counts.kinds.entry(cut.kind).or_default() += 1;
         }
-        let _ = Call::Sync;
     }
     Ok(())
 }

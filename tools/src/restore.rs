@@ -69,9 +69,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 let hint = corrupt.hint;
                 Failure::from(error).with_hint(hint)
             }
-            annals::Error::NotAStore { .. } => {
-                Failure::from(error).with_hint("give the directory of a backup; `annals restore BACKUP --list` lists its points")
-            }
+            annals::Error::NotAStore { .. } => Failure::from(error)
+                .with_hint("give the directory of a backup; `annals restore BACKUP --list` lists its points"),
             _ => Failure::from(error),
         })?;
     let mut out = Output::new();

@@ -109,7 +109,11 @@ fn a_fork_as_of_a_position() {
     );
     run(args!["fork", &store, &fork]).fails(1, "holds a store");
     run(args!["fork", &store, dir.path().join("far"), "--as-of", "99"]).fails(1, "beyond the head 60");
-    assert!(run(args!["fork", &store, dir.path().join("copy"), "--copy"]).ok().starts_with("forked: head 60: 0 segments shared"));
+    assert!(
+        run(args!["fork", &store, dir.path().join("copy"), "--copy"])
+            .ok()
+            .starts_with("forked: head 60: 0 segments shared")
+    );
 }
 
 #[test]
@@ -135,7 +139,8 @@ fn repair_tells_what_is_lost() {
     let store = dir.path().join("store");
     // Long enough that the ring no longer holds what will be damaged.
     let payload = "x".repeat(40_000);
-    let lines: String = (0..60).map(|n| line(&format!("order-{}", n % 7), &format!("{{\"p\":\"{payload}\"}}"))).collect();
+    let lines: String =
+        (0..60).map(|n| line(&format!("order-{}", n % 7), &format!("{{\"p\":\"{payload}\"}}"))).collect();
     run_with_input(args!["import", &store, "-"], lines.as_bytes()).ok();
     let whole = dir.path().join("whole");
     assert_eq!(
@@ -143,7 +148,8 @@ fn repair_tells_what_is_lost() {
         Some("repaired: 60 events in 60 batches, head 60, 0 positions lost")
     );
     assert_eq!(exported(&whole), exported(&store));
-    let segment = snapshot(&store).into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "log"));
+    let segment =
+        snapshot(&store).into_iter().map(|(path, _)| path).find(|path| path.extension().is_some_and(|e| e == "log"));
     let segment = segment.unwrap();
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[100_000] ^= 1;
@@ -181,7 +187,8 @@ fn killed_backups_and_restores() {
     let backup = dir.path().join("backup");
     let mut killed = 0;
     for micros in (0..24).map(|n| n * 1_700) {
-        let mut child = annals().args(args!["backup", &store, &backup]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child =
+            annals().args(args!["backup", &store, &backup]).stdout(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(micros));
         child.kill().unwrap();
         killed += u32::from(!child.wait().unwrap().success());
@@ -189,12 +196,15 @@ fn killed_backups_and_restores() {
     }
     assert!(killed > 0, "no run was killed");
     run(args!["backup", &store, &backup]).ok();
-    let names: Vec<String> =
-        snapshot(&backup).into_iter().map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = snapshot(&backup)
+        .into_iter()
+        .map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
     assert!(names.iter().all(|name| !name.ends_with(".new")), "{names:?}");
     let target = dir.path().join("target");
     for micros in (0..24).map(|n| n * 1_700) {
-        let mut child = annals().args(args!["restore", &backup, &target]).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child =
+            annals().args(args!["restore", &backup, &target]).stdout(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(micros));
         child.kill().unwrap();
         child.wait().unwrap();

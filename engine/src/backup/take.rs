@@ -308,7 +308,7 @@ fn live_entry(segment: &SourceSegment, mut batches: Batches<'_>, head: u64) -> R
         len: segment.len,
         end: at,
         first_position: segment.first_position,
-        last_position: tally.last_position,
+        last_position: tally.last_position.max(segment.first_position - 1),
         first_time: tally.first_time,
         last_time: tally.last_time,
         final_checksum: tally.final_checksum.value(),

@@ -161,8 +161,7 @@ impl<'a> Anew<'a> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         open.front.finish()?;
         let Open { header, end, tally, .. } = open;
-        self.previous =
-            Some(Link { number: header.identity.segment, final_checksum: tally.final_checksum.value() });
+        self.previous = Some(Link { number: header.identity.segment, final_checksum: tally.final_checksum.value() });
         self.ended.push(SegmentEntry {
             number: header.identity.segment,
             generation: header.generation,
@@ -171,7 +170,7 @@ impl<'a> Anew<'a> {
             len: header.segment_len,
             end,
             first_position: header.first_position,
-            last_position: tally.last_position,
+            last_position: tally.last_position.max(header.first_position - 1),
             first_time: tally.first_time,
             last_time: tally.last_time,
             final_checksum: tally.final_checksum.value(),
@@ -189,8 +188,7 @@ impl<'a> Anew<'a> {
         }
         let mut open = self.open.take().expect("begun above");
         open.front.finish()?;
-        let live =
-            Live { header: open.header, end: open.end, last_position: self.position - 1, last_time: self.time };
+        let live = Live { header: open.header, end: open.end, last_position: self.position - 1, last_time: self.time };
         Ok((self.ended, live))
     }
 }

@@ -143,7 +143,8 @@ impl Opening {
             let damaged = |fault: Fault| Error::damaged(&name, at as u64, None, &fault, old.written_by);
             let header = BatchHeader::decode(&batches[at..], old.seed()).map_err(damaged)?;
             staging.clear();
-            let (new, _) = reencode(&batches[at..], &header, old.seed(), seed, trusted, &mut staging).map_err(damaged)?;
+            let (new, _) =
+                reencode(&batches[at..], &header, old.seed(), seed, trusted, &mut staging).map_err(damaged)?;
             let controls =
                 index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
             active.tally.add(&new, &staging, controls);

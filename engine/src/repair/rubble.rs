@@ -111,7 +111,9 @@ impl Rubble {
             }
         };
         let is_current = is_newest
-            && mark.as_ref().is_none_or(|mark| found.as_ref().is_some_and(|m| m.generation >= mark.manifest_generation));
+            && mark
+                .as_ref()
+                .is_none_or(|mark| found.as_ref().is_some_and(|m| m.generation >= mark.manifest_generation));
         let mut candidates: Vec<Candidate> =
             found.iter().flat_map(|manifest| &manifest.segments).map(|entry| listed(storage, entry)).collect();
         let after = candidates.last().map_or(0, |last| last.identity.segment);

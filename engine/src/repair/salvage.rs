@@ -283,14 +283,7 @@ impl<'a> Salvage<'a> {
     }
 
     /// Takes a whole batch over, if it continues what was taken over.
-    fn take(
-        &mut self,
-        candidate: &Candidate,
-        header: &BatchHeader,
-        bytes: &[u8],
-        seed: Seed,
-        at: u64,
-    ) -> Result<()> {
+    fn take(&mut self, candidate: &Candidate, header: &BatchHeader, bytes: &[u8], seed: Seed, at: u64) -> Result<()> {
         let last = header.last_position();
         let is_superseded =
             last >= candidate.superseded_from || candidate.entry.as_ref().is_some_and(|e| last > e.last_position);
@@ -403,7 +396,10 @@ fn next_header(window: &mut Window<'_>, from: u64, until: u64, seed: Seed) -> Re
             if rest[4] == BATCH_KIND && BatchHeader::decode(rest, seed).is_ok() {
                 return Ok(Some(at + offset as u64));
             }
-            if rest[4] == END_MARK_KIND && rest.len() >= END_MARK_LEN && matches!(scan::next(rest, seed), Ok(Step::End(_))) {
+            if rest[4] == END_MARK_KIND
+                && rest.len() >= END_MARK_LEN
+                && matches!(scan::next(rest, seed), Ok(Step::End(_)))
+            {
                 return Ok(Some(at + offset as u64));
             }
             offset += 8;
