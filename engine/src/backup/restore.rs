@@ -76,7 +76,8 @@ struct Restoring<'a> {
 impl<'a> Restoring<'a> {
     fn run(mut self, target: Option<&dyn Storage>) -> Result<RestoreReport> {
         self.report.point = self.point.number;
-        let segments = &self.point.manifest.segments;
+        let point: &'a BackupPoint = self.point;
+        let segments = &point.manifest.segments;
         // What the store was writing is written anew, so that the new one goes on where it ended.
         let is_whole = |(index, entry): (usize, &SegmentEntry)| {
             self.until.holds(entry.last_position, entry.last_time)
@@ -85,9 +86,9 @@ impl<'a> Restoring<'a> {
         let whole = segments.iter().enumerate().take_while(|(index, entry)| is_whole((*index, entry))).count();
         let founding = target.map(Founding::begin).transpose()?;
         let mut time = 0;
-        for index in 0..whole {
+        for (index, entry) in segments.iter().enumerate().take(whole) {
             self.whole(index, time, founding.as_ref())?;
-            time = segments[index].last_time;
+            time = entry.last_time;
         }
         let last = self.rest(whole, founding.as_ref())?;
         if let Some((last, anew)) = last {
