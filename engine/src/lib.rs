@@ -9,11 +9,14 @@ pub mod backup;
 mod batches;
 mod clock;
 mod commit;
+mod consumer;
+mod control;
 mod core;
 mod cursor;
 mod directory;
 mod error;
 mod event;
+mod follower;
 mod fork;
 mod founding;
 mod id_table;
@@ -29,8 +32,10 @@ mod options;
 mod position;
 mod prefetch;
 mod prepare;
+mod publish;
 mod query;
 mod read;
+mod read_events;
 mod read_only;
 mod reader;
 mod recovery;
@@ -41,15 +46,19 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
+mod subscription;
 mod tiers;
-mod wake;
-mod watermark;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
+pub use follower::Follower;
 pub use fork::{ForkOptions, ForkReport};
 pub use founding::Sharing;
 pub use merging::IndexCheck;
@@ -58,11 +67,13 @@ pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
 pub use position::{EventId, InvalidEventId, Position, Revision};
 pub use query::{Query, QueryItem, Seek};
 pub use read::Read;
+pub use read_events::ReadEvents;
 pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use stats::Stats;
 pub use store::{Store, Ticket};
+pub use subscription::{Message, MessageRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

@@ -30,6 +30,9 @@ pub(crate) use cache::{Rebuild, SegmentCache};
 pub(crate) use opened::{Opened, OpenedGuard, SegmentIndex, Window};
 pub(crate) use tally::{BatchFacts, Closing, RunningTally, Tally};
 
+/// How much of the ring whoever reads on copies at once, at most.
+const RING_AHEAD: u64 = 64 << 10;
+
 /// An offset that no segment reaches: the end of one that is still written.
 const OPEN_END: u64 = u64::MAX;
 
@@ -110,6 +113,13 @@ impl Segment {
         if self.listed.set(Listed { entry: entry.clone(), cache: cache.clone() }).is_ok() {
             self.slot.change(|opened| opened.clone().without_file());
             cache.admit(&self.slot);
+        }
+    }
+
+    /// As [`Segment::enlist`], and lets go of it: the next touch opens it, with the index that stands beside by now.
+    pub(crate) fn enlist_and_release(&self, entry: &SegmentEntry, cache: &Arc<SegmentCache>) {
+        if self.listed.set(Listed { entry: entry.clone(), cache: cache.clone() }).is_ok() {
+            self.slot.release();
         }
     }
 
@@ -255,6 +265,54 @@ impl Segment {
             return self.file_window(opened, offset, len, in_file);
         }
         self.ring_window(opened, log, offset, len, stop)
+    }
+
+    /// A window that holds at least `offset .. offset + len`, of a file that is known to hold all bytes below `in_file`.
+    pub(crate) fn window_in_file(&self, opened: &Opened, offset: u64, len: u64, in_file: u64) -> Result<Window> {
+        if offset + len > in_file {
+            return Err(self.damaged(offset, None, "a record or batch reaches beyond the segment's end"));
+        }
+        self.file_window(opened, offset, len, in_file)
+    }
+
+    /// Copies what the file holds at `offset` now, which may be written at this moment: whoever copies verifies the copy.
+    /// Offset and length are multiples of 8. Beyond the file's end come zeros.
+    pub(crate) fn copy_unsettled(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let opened = self.opened()?;
+        let got = match opened.map() {
+            Some(map) if map.load(offset as usize, out) => out.len(),
+            Some(_) => 0,
+            None => opened.read_at(offset, out).map_err(Error::io("read", &self.name))?,
+        };
+        out[got..].fill(0);
+        Ok(())
+    }
+
+    /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
+    /// with it, up to a limit, into the memory of `used` if nobody else holds that.
+    #[inline]
+    pub(crate) fn window_ahead(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        offset: u64,
+        len: u64,
+        used: &mut Option<Map>,
+    ) -> Result<Window> {
+        if let (Some(ring), Some(base)) = (&log.ring, self.base) {
+            let stop = self.end().min(self.header.segment_len);
+            let at = base + offset;
+            let there = log.watermark.written_end().min(base + stop).saturating_sub(at);
+            // What is in the file already is not copied, and what the ring cannot hold is not there.
+            if offset + len > self.in_file(log, stop) && len <= there && len <= RING_AHEAD.min(ring.len()) {
+                let wanted = there.min(RING_AHEAD).min(ring.len()).next_multiple_of(8);
+                let map = Map::copied(wanted as usize, used.take(), |bytes| ring.load(at, bytes));
+                if log.watermark.still_in_ring(at) {
+                    return Ok(Window { map, start: offset, end: offset + wanted });
+                }
+            }
+        }
+        self.window(opened, log, offset, len)
     }
 
     /// Up to which offset the file itself holds the bytes.

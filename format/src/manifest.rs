@@ -150,6 +150,8 @@ pub struct SegmentEntry {
     pub kind: SegmentKind,
     /// Number of its events.
     pub event_count: u64,
+    /// Whether batches of it carry typed sections.
+    pub has_sections: bool,
 }
 
 /// One manifest file, whole.
@@ -190,8 +192,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 48 more
-    /// for each ancestor, 8 and 16 more for each lost range.
+    /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 8 more for each
+    /// segment with typed sections, 8 and 48 more for each ancestor, 8 and 16 more for each lost range.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);

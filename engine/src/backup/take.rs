@@ -274,7 +274,7 @@ impl<'a> Taking<'a> {
 
 /// Where the walk through a segment stands behind what is held of it.
 fn standing(before: &SegmentEntry) -> Standing {
-    let records = before.last_position + 1 - before.first_position;
+    let records = (before.last_position + 1).saturating_sub(before.first_position);
     let tally = Tally {
         final_checksum: FinalChecksum::from_value(before.final_checksum),
         last_position: before.last_position,
@@ -283,6 +283,7 @@ fn standing(before: &SegmentEntry) -> Standing {
         batch_count: 1,
         event_count: before.event_count,
         control_count: records.saturating_sub(before.event_count),
+        section_count: u64::from(before.has_sections),
     };
     Standing { at: before.end, position: before.last_position + 1, time: before.last_time, tally }
 }
@@ -315,5 +316,6 @@ fn live_entry(segment: &SourceSegment, mut batches: Batches<'_>, head: u64) -> R
         state: SegmentState::Cut,
         kind: SegmentKind::Live,
         event_count: tally.event_count,
+        has_sections: tally.section_count > 0,
     }))
 }

@@ -177,6 +177,7 @@ impl<'a> Anew<'a> {
             state: SegmentState::Cut,
             kind: header.kind,
             event_count: tally.event_count,
+            has_sections: tally.section_count > 0,
         });
         Ok(())
     }

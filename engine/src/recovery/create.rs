@@ -25,7 +25,7 @@ pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: b
         return Err(not_a_store(reason.to_owned()));
     }
     for name in names {
-        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "manifest-00000000000000000001.new")
+        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "CONTROL" | "manifest-00000000000000000001.new")
             || segment_number(name) == Some((1, false));
         if !ours {
             let is_file_of_a_store = segment_number(name).is_some() || is_index_name(name);

@@ -18,7 +18,7 @@ pub(crate) enum Next {
 
 impl Next {
     /// Whether the log goes on with it.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         matches!(self, Self::Batch(_) | Self::End(_))
     }
 
@@ -45,7 +45,7 @@ pub(crate) struct Continuation {
 
 impl Continuation {
     /// Whether a whole batch that continues the log, or the end mark that belongs here, stands at the start of `bytes`.
-    pub(super) fn judge(&self, bytes: &[u8]) -> Next {
+    pub(crate) fn judge(&self, bytes: &[u8]) -> Next {
         match scan::next(bytes, self.seed) {
             Ok(Step::Batch(header)) => {
                 if header.first_position != self.position {

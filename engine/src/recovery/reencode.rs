@@ -4,7 +4,7 @@ use annals_format::Fault;
 use annals_format::batch::{BatchEncoder, BatchHeader};
 use annals_format::checksum::Seed;
 use annals_format::record::Record;
-use annals_format::scan::verify_batch;
+use annals_format::scan::{verify_batch, verify_sections};
 
 /// Verifies the whole batch at the beginning of `bytes` and appends it to `out` as a segment of seed `new` holds it. Its
 /// length stays the same. Answers its new header and the number of control records in it.
@@ -31,5 +31,8 @@ pub(crate) fn reencode(
             controls += 1;
         }
     })?;
+    if header.has_sections {
+        verify_sections(bytes, header, old, |_, section| batch.section(&section))?;
+    }
     Ok((batch.finish(header.recorded_at, durable_upto, header.as_batch), controls))
 }

@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Index, Range, RangeFrom, RangeFull, RangeTo};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions, MmapRaw};
@@ -38,11 +39,16 @@ pub struct Map {
     _owner: Owner,
 }
 
+/// Copies take at least so much memory, so that the next one may use it again.
+const COPY_MIN: usize = 1024;
+/// Memory longer than this is given back: it is more than a copy takes, such as a whole file in memory.
+const COPY_MAX: usize = 128 << 10;
+
 #[derive(Clone)]
 enum Owner {
     File(#[expect(dead_code, reason = "kept for its drop")] Arc<Mmap>),
     Raw(#[expect(dead_code, reason = "kept for its drop")] Arc<MmapRaw>),
-    Heap(#[expect(dead_code, reason = "kept for its drop")] Arc<Block>),
+    Heap(Arc<Block>),
 }
 
 // SAFETY: `start` points into memory that `_owner` keeps in place for as long as the map lives, whichever thread
@@ -69,6 +75,26 @@ impl Map {
         Self { start: block.start(), len: block.len(), _owner: Owner::Heap(block) }
     }
 
+    /// `len` bytes of this process's own, as `fill` leaves them: in the memory of `used` if nobody else holds that and it is
+    /// long enough. They begin with zeros or with what stood there.
+    pub(crate) fn copied(len: usize, used: Option<Self>, fill: impl FnOnce(&mut [u8])) -> Self {
+        let used = used.and_then(|map| match map._owner {
+            Owner::Heap(mut block) => (block.len() >= len && Arc::get_mut(&mut block).is_some()).then_some(block),
+            _ => None,
+        });
+        let mut block = used.unwrap_or_else(|| {
+            let len = len.next_power_of_two().max(COPY_MIN);
+            Arc::new(Block::new(len).expect("memory for a copy of what is in memory"))
+        });
+        fill(&mut Arc::get_mut(&mut block).expect("held by nobody else").bytes_mut()[..len]);
+        Self { start: block.start(), len, _owner: Owner::Heap(block) }
+    }
+
+    /// Whether it is memory of this process's own that may serve another copy.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(&self._owner, Owner::Heap(block) if block.len() <= COPY_MAX)
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -93,6 +119,29 @@ impl Map {
         // SAFETY: `_owner` keeps these initialised bytes in place for the life of `self`; callers look only at
         // bytes below the watermark, which nobody changes any more.
         Some(unsafe { std::slice::from_raw_parts(start, range.end - range.start) })
+    }
+
+    /// Copies from `offset` on, word by word, what others may be writing meanwhile: old and new bytes in any mix. Whoever
+    /// copies verifies the copy. False, and nothing copied, if the range does not lie in the map.
+    ///
+    /// # Panics
+    ///
+    /// If offset or length is no multiple of 8.
+    #[must_use]
+    pub(crate) fn load(&self, offset: usize, out: &mut [u8]) -> bool {
+        assert!(offset.is_multiple_of(8) && out.len().is_multiple_of(8), "{} bytes at {offset}", out.len());
+        if offset > self.len || out.len() > self.len - offset {
+            return false;
+        }
+        // SAFETY: the offset was checked against the length of the allocation.
+        let start = unsafe { self.start.add(offset) }.cast::<AtomicU64>();
+        // SAFETY: `_owner` keeps these initialised bytes in place; the start of a map and the offset are multiples of 8;
+        // atomic words may change behind a shared reference, and are only loaded.
+        let words = unsafe { std::slice::from_raw_parts(start, out.len() / 8) };
+        for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        true
     }
 
     /// The bytes of `range` to be kept without a copy for as long as wanted. Costs one small allocation.

@@ -90,6 +90,10 @@ impl Storage for Memory {
         Some(self)
     }
 
+    fn has_writer(&self, _: &str) -> Option<bool> {
+        Some(self.locked.load(Ordering::Acquire))
+    }
+
     fn map_is_shared(&self) -> bool {
         true
     }
