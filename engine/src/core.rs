@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::Limits;
+use annals_format::manifest::{Limits, LostEntry};
 use arc_swap::ArcSwap;
 
 use smallvec::SmallVec;
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) ended_consumers: EndedConsumers,
     /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
+    /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
+    pub(crate) lost: Arc<[LostEntry]>,
 }
 
 impl Core {

@@ -108,6 +108,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The directory given for something new holds something already. Nothing in it was touched.
+    #[error("{path} is not free: {reason}; give a directory that does not exist yet")]
+    Occupied {
+        /// The directory.
+        path: String,
+        /// What it holds.
+        reason: String,
+    },
+
     /// The store was opened for reading only, or its directory cannot be written.
     #[error("the store is read-only: {reason}")]
     ReadOnly {
@@ -333,6 +342,10 @@ impl Error {
             return Self::Unsupported { file: file.to_owned(), what, written_by };
         }
         Self::corrupt(file, offset, position, fault.to_string())
+    }
+
+    pub(crate) fn occupied(reason: impl Into<String>) -> Self {
+        Self::Occupied { path: "the directory".to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn corrupt(file: &str, offset: u64, position: Option<u64>, what: impl Into<String>) -> Self {

@@ -10,6 +10,7 @@ mod follow;
 pub(crate) mod judge;
 mod listed;
 mod opening;
+mod reencode;
 mod reindex;
 mod rescue;
 pub(crate) mod ring_image;
@@ -34,8 +35,11 @@ use crate::{Result, manifest};
 pub(crate) use create::check_creatable;
 pub(crate) use end::{find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
+pub(crate) use judge::{Continuation, Next};
 pub(crate) use listed::{check_names, open_listed, rebuild_index_of, segment_entry};
+pub(crate) use reencode::reencode;
 pub(crate) use reindex::{index_batch, index_of};
+pub(crate) use ring_image::RingBytes;
 
 pub(crate) use writer_memory::load_ids;
 
@@ -111,7 +115,7 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {
     storage.list().map_err(Error::io("list", "the directory"))
 }
 
-fn lock_refused(error: LockError) -> Error {
+pub(crate) fn lock_refused(error: LockError) -> Error {
     match error {
         LockError::Held { pid } => Error::Locked { pid },
         LockError::Io(source) if is_denied(&source) => Error::ReadOnly { reason: format!("LOCK: {source}") },
@@ -125,7 +129,7 @@ pub(crate) fn is_denied(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn refuse_write(name: &str, error: std::io::Error) -> Error {
+pub(crate) fn refuse_write(name: &str, error: std::io::Error) -> Error {
     if is_denied(&error) {
         return Error::ReadOnly { reason: format!("{name}: {error}") };
     }

@@ -120,9 +120,10 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: mode,
-        lineage: consumer::Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() },
+        lineage: consumer::Lineage::of(&manifest),
         ended_consumers: consumer::EndedConsumers::default(),
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),

@@ -25,6 +25,7 @@ use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
 use crate::directory::MetStreams;
 use crate::error::Error;
+use crate::founding::UNFINISHED_NAME;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
@@ -98,6 +99,9 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        if names.iter().any(|name| name == UNFINISHED_NAME) {
+            let _ = self.storage.remove(UNFINISHED_NAME);
+        }
         // What stays is removed by the next opening.
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, consumers, mark, session, next_number, begun)
@@ -207,9 +211,10 @@ impl Opening {
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
-            lineage: Lineage { store: self.manifest.store, incarnations: self.manifest.incarnations.clone() },
+            lineage: Lineage::of(&self.manifest),
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
+            lost: self.manifest.lost.as_slice().into(),
         });
         let plan = SegmentPlan {
             store: self.manifest.store,
