@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use annals::storage::{Access, Disk, Fill, Storage};
-use annals::{Delivery, Expect, Follower, NewEvent, Query, Seek, Store};
+use annals::{Expect, Follower, Message, NewEvent, Query, Seek, Store};
 use rustix::time::{ClockId, clock_gettime};
 
 const IDLE: Duration = Duration::from_millis(2);
@@ -58,7 +58,7 @@ fn follower(path: &Path, rounds: u32) {
     println!("0");
     let mut seen = Vec::new();
     while seen.len() < rounds as usize {
-        if let Some(Ok(Delivery::Event(event))) = subscription.next() {
+        if let Some(Ok(Message::Event(event))) = subscription.next() {
             assert_eq!(event.payload()[0], 7);
             seen.push(now());
         }

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer;
 use crate::log::page_floor;
 use crate::manifest;
 use crate::merging;
@@ -72,6 +73,11 @@ impl Committer {
 
     pub(crate) fn set_durable_end(&self, end: u64) {
         self.durable_end.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Log offset below which everything is durable.
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.durable_end.load(Ordering::Acquire)
     }
 
     /// Bytes written and not yet durable; what holds no record, such as the header of a segment, counts only with one.
@@ -220,7 +226,10 @@ fn keep_loop(inner: &Inner) {
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {
-            if inner.core.log.watermark.written() > inner.core.log.watermark.durable() {
+            // Acknowledgements move the end of the log and no position.
+            let is_behind = inner.core.log.watermark.written() > inner.core.log.watermark.durable()
+                || (end > inner.committer.durable_end() && !inner.core.log.watermark.is_poisoned());
+            if is_behind {
                 inner.commit.sync_if_idle(&inner.committing());
             }
             synced_at = Instant::now();
@@ -228,6 +237,7 @@ fn keep_loop(inner: &Inner) {
         }
         if let Some(segment) = inner.preparer.next_to_seal() {
             seal(inner, &segment);
+            merging::ended(inner);
         }
     }
 }
@@ -292,6 +302,10 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
             inner.preparer.set_manifest_generation(next.generation);
             sealing.manifest = next;
             segment.enlist(&entry, &inner.core.cache);
+            if consumer::save_ended(inner, &entry).is_err() {
+                // The next opening reads the segment instead.
+                sealing.failures += 1;
+            }
         }
         Err(_) => {
             // Listed with the next one that is sealed, in order.

@@ -77,6 +77,25 @@ impl Commit {
         }
     }
 
+    /// Returns when the log is durable up to log offset `end`: for what has no position. Else as
+    /// [`Commit::wait_durable`].
+    pub(crate) fn wait_durable_end(&self, log: &Committing<'_>, end: u64) -> Result<(), Error> {
+        let watermark = &log.core.log.watermark;
+        let is_durable = || log.committer.durable_end() >= end;
+        while !is_durable() {
+            log.core.log.check_poison()?;
+            if self.begin_leading() {
+                if !is_durable() {
+                    self.lead(log);
+                }
+                self.finish_leading(log);
+            } else {
+                watermark.sync_waiters().wait(None, || is_durable() || watermark.is_poisoned() || self.nobody_leads());
+            }
+        }
+        Ok(())
+    }
+
     /// Returns when everything up to `position` is durable, leaving the syncs to the committer thread: whoever waits for
     /// a ticket wants to go on appending meanwhile.
     pub(crate) fn wait_for_committer(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
@@ -159,7 +178,9 @@ impl Commit {
     /// One group: flush, sync, mark, show. A failure poisons the log.
     fn lead(&self, log: &Committing<'_>) {
         let tip = log.writer.lock().tip();
-        if tip.head == log.core.log.watermark.durable() && tip.ended.is_empty() {
+        // What was written without a position moves the end alone.
+        let is_synced = tip.head == log.core.log.watermark.durable() && tip.end <= log.committer.durable_end();
+        if is_synced && tip.ended.is_empty() {
             return;
         }
         if cfg!(annals_plant = "watermark-early") {

@@ -6,6 +6,7 @@ mod append;
 mod background;
 mod clock;
 mod commit;
+mod consumer;
 mod control;
 mod core;
 mod cursor;
@@ -44,6 +45,10 @@ mod tiers;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
 pub use follower::Follower;
@@ -59,7 +64,7 @@ pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use stats::Stats;
 pub use store::{Store, Ticket};
-pub use subscription::{Delivery, DeliveryRef, Next, Subscription};
+pub use subscription::{Message, MessageRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

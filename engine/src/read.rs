@@ -351,7 +351,8 @@ impl Scan {
                 return Ok(false);
             }
             match &mut self.place {
-                Some(place) if place.frame < place.batch_end => return Ok(true),
+                // Behind the records of a batch its sections may stand.
+                Some(place) if place.frame < place.batch_end && self.position <= place.last() => return Ok(true),
                 Some(place) if place.batch_end < place.segment.end() => {
                     let offset = place.batch_end;
                     place.enter_batch(core, offset, self.position, &mut self.used)?;
@@ -431,6 +432,7 @@ impl Scan {
             let bytes = place.window.between(place.frame, place.batch_end);
             let onward = place.window.from(place.frame);
             let seed = place.segment.seed;
+            let until = until.min(place.last());
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
                 let (run, fault) = checked_run(&bytes[at..], &onward[at..], seed, self.position, until);
@@ -527,6 +529,12 @@ impl ScanPlace {
             *used = Some(before.map);
         }
         Ok(())
+    }
+
+    /// The last position of the batch.
+    #[inline]
+    fn last(&self) -> u64 {
+        (self.facts.first_position + u64::from(self.facts.record_count)).saturating_sub(1)
     }
 
     fn decode(&self, position: u64) -> Result<Record<'_>> {

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use annals::{DeliveryRef, Durability, Expect, NewEvent, Options, Position, Query, QueryItem, Read, Seek, View};
+use annals::{Durability, Expect, MessageRef, NewEvent, Options, Position, Query, QueryItem, Read, Seek, View};
 use annals_tests::model::Ground;
 
 struct Counting;
@@ -166,8 +166,8 @@ fn a_follower_allocates_nothing_per_event() {
         let mut subscription = follower.subscribe(&Query::all(), Seek::Beginning).unwrap();
         let mut seen = 0;
         let mut take = || {
-            let taken = subscription.for_each_ready(|delivery| {
-                seen += usize::from(matches!(delivery, DeliveryRef::Event(_)));
+            let taken = subscription.for_each_ready(|message| {
+                seen += usize::from(matches!(message, MessageRef::Event(_)));
                 ControlFlow::<()>::Continue(())
             });
             taken.unwrap();

@@ -78,7 +78,7 @@ impl Follower {
     /// As [`Reader::read_all`](crate::Reader::read_all); those of [`Follower::refresh`].
     ///
     /// ```
-    /// use annals::{Delivery, Expect, Follower, NewEvent, Query, Seek, Store};
+    /// use annals::{Message, Expect, Follower, NewEvent, Query, Seek, Store};
     /// # fn main() -> annals::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let path = dir.path().join("shop");
@@ -86,11 +86,11 @@ impl Follower {
     /// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
     /// // In another process:
     /// let follower = Follower::open(&path)?;
-    /// for delivery in follower.subscribe(&Query::types(["OrderPlaced"]), Seek::Beginning)? {
-    ///     match delivery? {
-    ///         Delivery::Event(event) => println!("{} {}", event.position(), event.stream()),
+    /// for message in follower.subscribe(&Query::types(["OrderPlaced"]), Seek::Beginning)? {
+    ///     match message? {
+    ///         Message::Event(event) => println!("{} {}", event.position(), event.stream()),
     ///         // A program that runs on would wait here for what comes.
-    ///         Delivery::CaughtUp { .. } => break,
+    ///         Message::CaughtUp { .. } => break,
     ///         _ => {}
     ///     }
     /// }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{IncarnationEntry, SegmentState};
+use annals_format::manifest::SegmentState;
 use annals_format::segment::SEGMENT_HEADER_LEN;
 use arc_swap::ArcSwap;
 
-use super::tail::{Beginning, Lineage, Live, LogTail, Progress, new_index};
+use super::tail::{Basis, Beginning, Live, LogTail, Progress, new_index};
 use super::watched::{WatchedMark, WatchedRing};
 use crate::Result;
+use crate::consumer::{EndedConsumers, Lineage};
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -27,7 +28,6 @@ use crate::tiers;
 /// What a look at everything found.
 pub(super) struct Look {
     pub(super) tail: LogTail,
-    pub(super) incarnations: Vec<IncarnationEntry>,
     pub(super) notices: Vec<String>,
 }
 
@@ -97,7 +97,8 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         unlisted.retain(|segment| !Arc::ptr_eq(segment, &live.segment));
     }
     let incarnation = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
-    let lineage = Lineage { store: manifest.store, incarnation, marked };
+    let basis = Basis { store: manifest.store, incarnation, marked };
+    let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
     // Without a segment to go on in, there is nothing that the ring could hold of it.
     let ring = match &live {
         Some(_) => WatchedRing::open(&**storage, mode, manifest.store, incarnation)?,
@@ -105,23 +106,27 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     };
     let kept = ring.as_ref().map(|ring| SharedMap::anonymous(ring.len() as usize)).transpose();
     let kept = kept.map_err(Error::io("keep", "the ring"))?.map(|memory| Ring::new(memory, 0, false));
-    // Tiers that move under us, or that are damaged, are done without: the segments answer.
-    let tiers = tiers::load(&**storage, &names, &manifest, mode).map(|loaded| loaded.tiers);
+    // What of the index moves under us, or is damaged, is done without: the segments answer.
+    let index = tiers::load(&**storage, &names, &manifest, mode);
+    let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let shown = if view == View::Durable { durable.min(last.0) } else { last.0 };
     let core = Core {
         log: Log::new(kept, Watermark::start(shown, durable.min(last.0), end)),
         segments: ArcSwap::from_pointee(segments),
-        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
+        tiers: ArcSwap::from_pointee(tiers),
+        directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: mode,
+        lineage,
+        ended_consumers: EndedConsumers::default(),
         ids: None,
     };
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),
-        lineage,
+        basis,
         storage: storage.clone(),
         view,
         mark,
@@ -140,5 +145,5 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     }
     tail.show(durable);
     tail.mind_the_distance();
-    Ok(Look { tail, incarnations: manifest.incarnations, notices: found.notices })
+    Ok(Look { tail, notices: found.notices })
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use annals::{Delivery, Event, Follower, Lookup, Next, Options, Query, ReadEvents, ReadMode, Seek, View};
+use annals::{Event, Follower, Lookup, Message, Next, Options, Query, ReadEvents, ReadMode, Seek, View};
 use annals_tests::crash::Verdict;
 use annals_tests::crash::killed::{KeyedEvent, events_of, key_of, stream_of};
 use annals_tests::ensure;
@@ -137,12 +137,12 @@ fn subscribe(follower: &Follower, until: &AtomicU64, check: &mut Check, out: &mu
         let begun = check.position;
         while check.position < until.load(Ordering::Acquire) && check.position < begun + enough {
             match subscription.next_within(Duration::from_millis(50)).map_err(|error| error.to_string())? {
-                Next::Delivery(Delivery::Event(event)) => {
+                Next::Message(Message::Event(event)) => {
                     if let Some(batch) = check.event(&event)? {
                         say(out, &batch)?;
                     }
                 }
-                Next::Delivery(Delivery::CaughtUp { head }) => {
+                Next::Message(Message::CaughtUp { head }) => {
                     ensure!(head == check.position, "caught up to {head} at {}", check.position);
                     ensure!(check.expected.is_empty(), "the head {head} lies inside of a batch");
                     out.flush().map_err(|error| error.to_string())?;
@@ -150,7 +150,7 @@ fn subscribe(follower: &Follower, until: &AtomicU64, check: &mut Check, out: &mu
                         check.look_up(follower)?;
                     }
                 }
-                Next::Delivery(other) => return Err(format!("{other:?}")),
+                Next::Message(other) => return Err(format!("{other:?}")),
                 Next::NotYet => {}
                 Next::Ended => return Err("the subscription ended".to_owned()),
             }
