@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use annals_format::batch::BATCH_HEADER_LEN;
 use annals_format::checksum::Seed;
+use annals_format::manifest::LostEntry;
 use annals_format::record::{self, Record};
 use annals_format::{Fault, Purpose};
 
@@ -78,6 +79,8 @@ enum Select {
         key: u64,
         next: u64,
         last: u64,
+        /// Position of the event handed out last; 0 before the first.
+        passed: u64,
     },
 }
 
@@ -148,7 +151,8 @@ impl Read {
         };
         let end = if bounds.direction == Direction::Forward { last } else { first };
         let key = core.hash.key(KeyKind::Stream, stream);
-        let select = Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end } };
+        let select =
+            Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end }, passed: 0 };
         let segments = core.segments.load_full();
         let done = last < first || bounds.until < bounds.from;
         let plan = Plan::Select { select, walk: Walk::new(bounds) };
@@ -199,13 +203,20 @@ impl Read {
                     return Ok(None);
                 }
                 let Some(position) = walk.next(&self.core, &self.segments, select.sought())? else {
-                    return select.check_complete().map(|()| None);
+                    return select.check_complete(&self.core.lost, self.bounds.direction).map(|()| None);
                 };
                 let Some(event) = walk.event(&self.core, &self.segments, position)? else { continue };
                 match select.judge(&event, self.bounds.direction) {
                     Judged::Wanted => return Ok(Some(event)),
                     Judged::Other => {}
+                    // Where records are lost, so many revisions may be fewer events.
+                    Judged::Early(_) if !self.core.lost.is_empty() => {}
                     Judged::Early(revisions) => walk.pass(revisions),
+                    Judged::Hole(_) if select.steps_over(&self.core.lost, &event, self.bounds.direction) => {
+                        if let Judged::Wanted = select.judge(&event, self.bounds.direction) {
+                            return Ok(Some(event));
+                        }
+                    }
                     Judged::Hole(what) => {
                         let segment = walk.segment().expect("an event comes from a segment");
                         return Err(segment.damaged(0, Some(position), what));
@@ -255,10 +266,10 @@ impl Select {
     /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
     #[inline]
     fn judge(&mut self, event: &Event, direction: Direction) -> Judged {
-        let (name, next, last) = match self {
+        let (name, next, last, passed) = match self {
             Self::Query(query) if query.matches(&event.as_event_ref()) => return Judged::Wanted,
             Self::Query(_) => return Judged::Other,
-            Self::Stream { name, next, last, .. } => (name, next, last),
+            Self::Stream { name, next, last, passed, .. } => (name, next, last, passed),
         };
         if event.stream() != name {
             return Judged::Other;
@@ -278,6 +289,7 @@ impl Select {
         if *next != 0 && revision != *next {
             return Judged::Hole(format!("stream {name:?} goes on with revision {revision} where {next} belongs"));
         }
+        *passed = event.position().get();
         *next = match direction {
             Direction::Forward => revision + 1,
             Direction::Backward => revision - 1,
@@ -301,9 +313,27 @@ impl Select {
         }
     }
 
+    /// Whether revisions before this event may be missing because records between it and the one before it were lost
+    /// when the store was repaired; then it is the next.
+    #[cold]
+    fn steps_over(&mut self, lost: &[LostEntry], event: &Event, direction: Direction) -> bool {
+        let Self::Stream { next, passed, .. } = self else { return false };
+        let position = event.position().get();
+        let is_explained = match direction {
+            Direction::Forward => are_lost(lost, *passed, position),
+            Direction::Backward => are_lost(lost, position, if *passed == 0 { u64::MAX } else { *passed }),
+        };
+        if is_explained {
+            *next = event.revision().get();
+        }
+        is_explained
+    }
+
     /// At the end of the index: that nothing of a stream was left to come. Where a time bounds it, that is not known.
-    fn check_complete(&self) -> Result<()> {
+    fn check_complete(&self, lost: &[LostEntry], direction: Direction) -> Result<()> {
         match self {
+            // Towards the beginning, what is missing stood before the event that was handed out last.
+            Self::Stream { passed, .. } if direction == Direction::Backward && are_lost(lost, 0, *passed) => Ok(()),
             Self::Stream { name, next, last, .. } if *last != 0 => {
                 let what = format!("stream {name:?} ends where revision {next} belongs");
                 Err(Error::corrupt("the index", 0, None, what))
@@ -311,6 +341,12 @@ impl Select {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a record between two positions was lost.
+fn are_lost(lost: &[LostEntry], after: u64, before: u64) -> bool {
+    let from = lost.partition_point(|range| range.last_position <= after);
+    lost.get(from).is_some_and(|range| range.first_position < before)
 }
 
 impl Scan {

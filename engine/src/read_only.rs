@@ -104,6 +104,14 @@ impl ReadOnly {
         Ok(())
     }
 
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     #[cfg(test)]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
@@ -205,7 +213,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     // What of the index moves under us, or is damaged, is done without: the segments answer.
     let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
-    let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
+    let lineage = Lineage::of(&manifest);
     let core = Core {
         log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments),
@@ -219,6 +227,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         lineage,
         ended_consumers: EndedConsumers::default(),
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
     Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
@@ -241,6 +250,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         lineage: core.lineage.clone(),
         ended_consumers: EndedConsumers::default(),
         ids: None,
+        lost: core.lost.clone(),
     }
 }
 

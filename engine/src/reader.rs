@@ -25,6 +25,8 @@ pub struct Reader {
     view: View,
     /// Who learns of more, where the log is written elsewhere.
     follower: Option<Follower>,
+    /// Nothing beyond is shown: of a reader as of a moment.
+    bound: u64,
 }
 
 /// Answer to a question for an id.
@@ -81,11 +83,11 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view, follower: None }
+        Self { core, view, follower: None, bound: u64::MAX }
     }
 
     pub(crate) fn of_follower(follower: Follower, core: Arc<Core>, view: View) -> Self {
-        Self { core, view, follower: Some(follower) }
+        Self { core, view, follower: Some(follower), bound: u64::MAX }
     }
 
     pub(crate) fn follower(&self) -> Option<&Follower> {
@@ -101,6 +103,11 @@ impl Reader {
         &self.core
     }
 
+    /// The same, showing nothing beyond `last`.
+    pub(crate) fn bounded(&self, last: u64) -> Self {
+        Self { bound: last.min(self.bound), ..self.clone() }
+    }
+
     /// The view this reader shows.
     pub fn view(&self) -> View {
         self.view
@@ -108,7 +115,7 @@ impl Reader {
 
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
-        self.core.head(self.view)
+        self.core.head(self.view).min(self.bound)
     }
 
     /// The place behind `position` (0: before the first event), to be kept outside of the store.
@@ -399,6 +406,7 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
         let sound = files.sound();
         let coverage = directory::coverage(sound);
         if head > coverage
+            && !core.has_none_in_live_segment(key, coverage)
             && let Some(tip) = newest_after(coverage)?
         {
             return Ok(tip);

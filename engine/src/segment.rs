@@ -128,6 +128,11 @@ impl Segment {
         self.listed.get().is_some()
     }
 
+    /// What the manifest says of it, once it is listed.
+    pub(crate) fn entry(&self) -> Option<&SegmentEntry> {
+        self.listed.get().map(|listed| &listed.entry)
+    }
+
     /// A segment that this opening writes: its newest bytes may be in the ring.
     pub(crate) fn written_here(mut self) -> Self {
         self.base = Some(self.header.base);

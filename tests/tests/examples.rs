@@ -13,6 +13,7 @@ macro_rules! example {
     };
 }
 
+example!(backup_and_restore, "../../engine/examples/backup_and_restore.rs");
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(exactly_once, "../../engine/examples/exactly_once.rs");
@@ -33,12 +34,12 @@ fn every_example_is_run() {
         .collect();
     files.sort();
     let named = [
+        "backup_and_restore.rs",
         "bank_account.rs",
         "course_subscriptions.rs",
         "exactly_once.rs",
         "idempotent_consumer.rs",
         "live_dashboard.rs",
-        "order_totals.rs",
         "retry.rs",
         "unique_name.rs",
         "workers.rs",

@@ -80,8 +80,8 @@ fn follow(arguments: &Arguments, follower: &Follower, seen: u64, form: Form, out
     let mut subscription = follower.subscribe(&arguments.filter.query(), Seek::After(seen)).map_err(about)?;
     let mut line = Vec::new();
     loop {
-        let failed = subscription.for_each_ready(|message| {
-            let MessageRef::Event(event) = message else { return ControlFlow::Continue(()) };
+        let failed = subscription.for_each_ready(|delivery| {
+            let MessageRef::Event(event) = delivery else { return ControlFlow::Continue(()) };
             if !keeps(event) {
                 return ControlFlow::Continue(());
             }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use super::tail::{Basis, Beginning, Live, LogTail, Progress, new_index};
 use super::watched::{WatchedMark, WatchedRing};
 use crate::Result;
-use crate::consumer::{EndedConsumers, Lineage};
+use crate::consumer;
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -98,7 +98,6 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     }
     let incarnation = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
     let basis = Basis { store: manifest.store, incarnation, marked };
-    let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
     // Without a segment to go on in, there is nothing that the ring could hold of it.
     let ring = match &live {
         Some(_) => WatchedRing::open(&**storage, mode, manifest.store, incarnation)?,
@@ -120,9 +119,10 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: mode,
-        lineage,
-        ended_consumers: EndedConsumers::default(),
+        lineage: consumer::Lineage::of(&manifest),
+        ended_consumers: consumer::EndedConsumers::default(),
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),
