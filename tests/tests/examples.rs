@@ -40,6 +40,7 @@ fn every_example_is_run() {
         "exactly_once.rs",
         "idempotent_consumer.rs",
         "live_dashboard.rs",
+        "order_totals.rs",
         "retry.rs",
         "unique_name.rs",
         "workers.rs",
