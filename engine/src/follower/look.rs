@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{IncarnationEntry, SegmentState};
+use annals_format::manifest::SegmentState;
 use annals_format::segment::SEGMENT_HEADER_LEN;
 use arc_swap::ArcSwap;
 
-use super::tail::{Beginning, Lineage, Live, LogTail, Progress, new_index};
+use super::tail::{Basis, Beginning, Live, LogTail, Progress, new_index};
 use super::watched::{WatchedMark, WatchedRing};
 use crate::Result;
 use crate::consumer;
@@ -28,7 +28,6 @@ use crate::tiers;
 /// What a look at everything found.
 pub(super) struct Look {
     pub(super) tail: LogTail,
-    pub(super) incarnations: Vec<IncarnationEntry>,
     pub(super) notices: Vec<String>,
 }
 
@@ -98,7 +97,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         unlisted.retain(|segment| !Arc::ptr_eq(segment, &live.segment));
     }
     let incarnation = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
-    let lineage = Lineage { store: manifest.store, incarnation, marked };
+    let basis = Basis { store: manifest.store, incarnation, marked };
     // Without a segment to go on in, there is nothing that the ring could hold of it.
     let ring = match &live {
         Some(_) => WatchedRing::open(&**storage, mode, manifest.store, incarnation)?,
@@ -127,7 +126,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     };
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),
-        lineage,
+        basis,
         storage: storage.clone(),
         view,
         mark,
@@ -146,5 +145,5 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     }
     tail.show(durable);
     tail.mind_the_distance();
-    Ok(Look { tail, incarnations: manifest.incarnations, notices: found.notices })
+    Ok(Look { tail, notices: found.notices })
 }
