@@ -14,7 +14,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read};
 use crate::segment::Segment;
-use crate::{EventId, Position, Result, Revision};
+use crate::{EventId, Follower, Position, Result, Revision};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
 ///
@@ -23,6 +23,8 @@ use crate::{EventId, Position, Result, Revision};
 pub struct Reader {
     core: Arc<Core>,
     view: View,
+    /// Who learns of more, where the log is written elsewhere.
+    follower: Option<Follower>,
 }
 
 /// Answer to a question for an id.
@@ -79,7 +81,20 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view }
+        Self { core, view, follower: None }
+    }
+
+    pub(crate) fn of_follower(follower: Follower, core: Arc<Core>, view: View) -> Self {
+        Self { core, view, follower: Some(follower) }
+    }
+
+    pub(crate) fn follower(&self) -> Option<&Follower> {
+        self.follower.as_ref()
+    }
+
+    /// The same log in another view.
+    pub(crate) fn in_view(&self, view: View) -> Self {
+        Self { view, ..self.clone() }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

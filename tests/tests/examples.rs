@@ -17,6 +17,7 @@ example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(exactly_once, "../../engine/examples/exactly_once.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
+example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
 example!(retry, "../../engine/examples/retry.rs");
 example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
@@ -35,6 +36,7 @@ fn every_example_is_run() {
         "course_subscriptions.rs",
         "exactly_once.rs",
         "idempotent_consumer.rs",
+        "live_dashboard.rs",
         "retry.rs",
         "unique_name.rs",
         "workers.rs",

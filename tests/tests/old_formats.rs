@@ -146,11 +146,7 @@ fn after_a_power_cut_they_keep_what_they_held() {
 /// Name, checkpoint, finished above it, parked, generation and time of the last change of each consumer, as they were then.
 #[test]
 fn their_consumers_stand_where_they_stood() {
-    let expected = [
-        ("closed", ""),
-        ("consumers", "@@3"),
-        ("consumers_killed", "@@4"),
-    ];
+    let expected = [("closed", ""), ("consumers", "@@3"), ("consumers_killed", "@@4")];
     for (name, consumers) in expected {
         let (disk, store) = open(&load("v1", name).files);
         assert_eq!(golden::consumers_of(&store), consumers, "{name}");
