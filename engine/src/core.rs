@@ -9,10 +9,12 @@ use smallvec::SmallVec;
 
 use crate::Result;
 use crate::append::Durability;
+use crate::error::Error;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::{ReadMode, View};
+use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::tiers::{TierFile, Tiers};
 
@@ -29,6 +31,9 @@ pub(crate) struct Core {
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
+    /// What is hidden of the log.
+    pub(crate) removals: Arc<Removals>,
+    pub(crate) removal_forbidden: bool,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
@@ -51,6 +56,11 @@ impl Core {
             View::Durable => self.log.watermark.durable(),
             View::Written => self.log.watermark.written(),
         }
+    }
+
+    /// `RemovalForbidden` if that was chosen.
+    pub(crate) fn check_removal_allowed(&self) -> Result<()> {
+        if self.removal_forbidden { Err(Error::RemovalForbidden) } else { Ok(()) }
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

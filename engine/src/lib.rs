@@ -29,6 +29,7 @@ mod read;
 mod read_only;
 mod reader;
 mod recovery;
+mod removal;
 mod ring;
 mod sealed_index;
 mod segment;
@@ -52,6 +53,7 @@ pub use read::Read;
 pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
+pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
 

@@ -20,6 +20,7 @@ use crate::options::{Options, View};
 use crate::prepare::{segment_name, segment_numbers};
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
@@ -78,7 +79,7 @@ impl ReadOnly {
                     return Ok(());
                 }
                 Ok(Followed::Further(live)) => {
-                    self.core = Arc::new(grown(&self.core, &live));
+                    self.core = Arc::new(grown(&self.core, &live)?);
                     self.live = Some(live);
                     return Ok(());
                 }
@@ -94,7 +95,10 @@ impl ReadOnly {
         Ok(())
     }
 
-    #[cfg(test)]
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
@@ -180,36 +184,46 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     }
     // Tiers that move under us, or that are damaged, are done without: the segments answer.
     let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
-    let core = Core {
+    let run = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
+    // Within one run the log only grows; what another left may be less than was seen of it.
+    let removals = before.map(|core| core.removals.clone()).filter(|removals| removals.is_of(run));
+    let mut core = Core {
         log: Log::new(None, Watermark::start(head, known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
         cache,
         hash,
+        removals: removals.unwrap_or_else(|| Arc::new(Removals::new(hash, run))),
+        removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
         ids: None,
     };
+    removal::load(&mut core)?;
     Ok(Look { core, notices: found.notices, live })
 }
 
 /// The same with a longer live segment.
-fn grown(core: &Core, live: &LiveEnd) -> Core {
+fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
     let mut segments = Vec::clone(&core.segments.load());
     segments.pop();
     segments.push(live.segment.clone());
-    Core {
+    let mut grown = Core {
         log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::new(core.tiers.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
+        removals: core.removals.clone(),
+        removal_forbidden: core.removal_forbidden,
         limits: core.limits,
         default_durability: core.default_durability,
         read_mode: core.read_mode,
         ids: None,
-    }
+    };
+    removal::load(&mut grown)?;
+    Ok(grown)
 }
 
 /// A listed segment of an earlier look, which may be open.

@@ -23,7 +23,7 @@ use crate::recovery::RecoveryReport;
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
-use crate::writer::{Refused, Writer};
+use crate::writer::{Appended, Refused, Writer};
 use crate::{Event, EventId, Position, Result};
 
 /// Everything an open store consists of; shared with its background threads.
@@ -118,7 +118,7 @@ pub struct Ticket {
 }
 
 /// The position that an answer rests on: that of the batch, or of what refused it.
-type Outcome = std::result::Result<u64, Box<Refused>>;
+pub(crate) type Outcome = std::result::Result<u64, Box<Refused>>;
 
 impl Store {
     /// Opens the store in directory `path` with default [`Options`], creating it if it does not exist.
@@ -270,8 +270,14 @@ impl Store {
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
+        let written = self.inner().writer.lock().append(input, receipt);
+        self.written(written, receipt)
+    }
+
+    /// What the writer answered, with what follows outside of its lock.
+    #[inline]
+    pub(crate) fn written(&self, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
         let inner = self.inner();
-        let written = inner.writer.lock().append(input, receipt);
         let outcome = match written {
             Ok(appended) => {
                 if appended.wants_segment {
@@ -286,6 +292,7 @@ impl Store {
                     return Err(refused.error);
                 }
                 receipt.events.clear();
+                receipt.removals = None;
                 Err(Box::new(refused))
             }
         };
@@ -506,7 +513,7 @@ fn outcome_unknown(receipt: &Receipt, error: &Error) -> Error {
 
 /// Waits for what the answer needs, and gives it.
 #[inline]
-fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
+pub(crate) fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
     let waits_for = must_be_durable(inner, &outcome, receipt);
     if waits_for > 0
         && let Err(error) = inner.wait_durable(waits_for)
@@ -554,8 +561,8 @@ impl Ticket {
         }
     }
 
-    /// Position of the batch's last event, if it was not refused.
+    /// Position of the batch's last record, if it was not refused and anything was written.
     pub fn position(&self) -> Option<Position> {
-        self.outcome.is_ok().then(|| self.receipt.position())
+        self.outcome.as_ref().ok().and_then(|_| self.receipt.last_position())
     }
 }

@@ -3,7 +3,7 @@
 use crate::checksum::{ChecksumList, Seed, crc};
 use crate::field::{number_at, put, u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_crc, check_flags};
-use crate::record::{self, ControlFrame, EventParts};
+use crate::record::{self, Control, ControlFrame, EventParts};
 use crate::{Fault, NUMBER_MAX};
 
 /// Length of a batch header.
@@ -170,6 +170,16 @@ impl<'b> BatchEncoder<'b> {
     pub fn control(&mut self, control: &ControlFrame<'_>) -> usize {
         let frame = self.buffer.len();
         self.buffer.extend_from_slice(control.bytes());
+        self.close_record(frame)
+    }
+
+    /// Adds a control record; answers the offset of its frame in the batch.
+    ///
+    /// # Panics
+    /// If a name is longer than 255 bytes, or the record than 4 GiB.
+    pub fn control_record(&mut self, control: &Control<'_>) -> usize {
+        let frame = self.buffer.len();
+        record::encode_control(self.buffer, control);
         self.close_record(frame)
     }
 

@@ -19,8 +19,11 @@ mod lines;
 mod ls;
 mod opening;
 mod output;
+mod remove;
+mod retain;
 mod segments;
 mod signals;
+mod sweep;
 mod tail;
 mod verify;
 

@@ -30,6 +30,7 @@ use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
@@ -172,17 +173,22 @@ impl Opening {
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
-        let core = Arc::new(Core {
+        let run = active.segment.header.identity.incarnation;
+        let mut core = Core {
             log,
             segments: ArcSwap::from_pointee(segments),
             tiers: ArcSwap::new(shared_tiers.clone()),
             cache,
             hash,
+            removals: Arc::new(Removals::new(hash, run)),
+            removal_forbidden: self.manifest.removal_forbidden,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
             ids: Some(ids.table().clone()),
-        });
+        };
+        removal::load(&mut core)?;
+        let core = Arc::new(core);
         let plan = SegmentPlan {
             store: self.manifest.store,
             incarnation: active.segment.header.identity.incarnation,

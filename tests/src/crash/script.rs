@@ -91,7 +91,7 @@ fn step(dice: &mut Dice, theme: Theme, durable: u64) -> Step {
         }
         Theme::Tickets | Theme::Mixed | Theme::Restarting => Lot::random(dice),
     };
-    let lot = Arc::new(lot);
+    let lot = Arc::new(if dice.chance(1, 6) { lot.removing(dice) } else { lot });
     match theme {
         Theme::Restarting if dice.chance(1, 3) => Step::Reopen,
         Theme::Tickets => Step::Submit(lot, durability),

@@ -3,7 +3,7 @@
 use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
-use annals_format::record::{self, Record};
+use annals_format::record::{self, Control, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
@@ -103,7 +103,12 @@ impl Walk {
                     wrong(at + offset as u64, position, what);
                 }
             }
-            Record::Control(_) => controls += 1,
+            Record::Control(control) => {
+                controls += 1;
+                if let Some(Control::ForgetStream(forgotten)) = control.control() {
+                    self.streams.set(forgotten.stream, StreamTip::NONE);
+                }
+            }
         });
         match whole {
             Ok(()) => {
