@@ -36,6 +36,7 @@ pub(crate) use prefixes::Standing;
 pub use retention::{Cut, Removed, Retention, Scope, Swept};
 pub(crate) use state::{StreamFacts, facts};
 pub(crate) use streams::Marks;
+pub(crate) use sweep::sweep;
 
 use prefixes::PrefixCut;
 use streams::StreamTable;

@@ -271,36 +271,7 @@ impl Store {
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
         let written = self.inner().writer.lock().append(input, receipt);
-        self.written(written, receipt)
-    }
-
-    /// What the writer answered, with what follows outside of its lock.
-    #[inline]
-    pub(crate) fn written(&self, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
-        let inner = self.inner();
-        let outcome = match written {
-            Ok(appended) => {
-                if appended.wants_segment {
-                    inner.committer.wake_if_asleep();
-                    inner.preparer.wake();
-                }
-                Ok(appended.rests_on)
-            }
-            Err(refused) => {
-                // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
-                if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
-                    return Err(refused.error);
-                }
-                receipt.events.clear();
-                receipt.removals = None;
-                Err(Box::new(refused))
-            }
-        };
-        // The batch stands in the ring: what fails from here on leaves its outcome open.
-        if let Err(error) = background::after_append(inner) {
-            return Err(outcome_unknown(receipt, &error));
-        }
-        Ok(outcome)
+        answered(self.inner(), written, receipt)
     }
 
     /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
@@ -488,6 +459,34 @@ impl Store {
     pub fn last(&self, query: &Query) -> Result<Option<Event>> {
         self.reader().last(query)
     }
+}
+
+/// What the writer answered, with what follows outside of its lock.
+#[inline]
+pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
+    let outcome = match written {
+        Ok(appended) => {
+            if appended.wants_segment {
+                inner.committer.wake_if_asleep();
+                inner.preparer.wake();
+            }
+            Ok(appended.rests_on)
+        }
+        Err(refused) => {
+            // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
+            if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
+                return Err(refused.error);
+            }
+            receipt.events.clear();
+            receipt.removals = None;
+            Err(Box::new(refused))
+        }
+    };
+    // The batch stands in the ring: what fails from here on leaves its outcome open.
+    if let Err(error) = background::after_append(inner) {
+        return Err(outcome_unknown(receipt, &error));
+    }
+    Ok(outcome)
 }
 
 /// Up to which position an answer needs the log durable.

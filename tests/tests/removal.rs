@@ -435,6 +435,20 @@ fn policies_hide_nothing_and_the_sweep_does() {
 }
 
 #[test]
+fn a_store_may_sweep_by_itself() {
+    let store =
+        Options::new().sweep_interval(Duration::from_millis(1)).open_storage(Ground::memory().storage()).unwrap();
+    store.set_retention(&Scope::Prefix("a".to_owned()), Retention::new().max_count(1)).unwrap();
+    fill(&store, "a", 1, 5);
+    let begun = std::time::Instant::now();
+    while store.stream_state("a").unwrap() != live(5, 5) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing is swept");
+        std::thread::yield_now();
+    }
+    assert_eq!(store.count(&Query::all()).unwrap(), 1);
+}
+
+#[test]
 fn the_store_keeps_its_newest_bytes() {
     let ground = Ground::memory();
     let store = ground.open(options());

@@ -18,7 +18,7 @@ use crate::query::Query;
 use crate::read_only::ReadOnly;
 use crate::reader::{self, Reader, newest_match, oldest_of_stream};
 use crate::segment::Segment;
-use crate::store::{Store, settle};
+use crate::store::{Inner, Store, answered, settle};
 use crate::{Position, Result, Revision};
 
 impl Store {
@@ -33,37 +33,7 @@ impl Store {
     /// `RemovalForbidden`; `NoSpace`; `Corrupt` or `Io` if what must be looked at is damaged; `OutcomeUnknown` and
     /// `Poisoned` as for an append.
     pub fn sweep(&self) -> Result<Swept> {
-        let inner = self.inner();
-        inner.core.check_removal_allowed()?;
-        let mut done = Swept::default();
-        loop {
-            let (cuts, planned_at) = plan(&inner.core, inner.options.now())?;
-            if cuts.is_empty() {
-                return Ok(done);
-            }
-            let parts: Vec<SweptPart<'_>> = cuts.iter().map(Cut::part).collect();
-            let taken = fitting(&parts, inner.core.limits.batch_len);
-            let batch = Batch::new().written_as_batch(false).removal(Removal::Sweep(&parts[..taken]));
-            let mut receipt = Receipt::new(inner.core.default_durability);
-            let outcome = {
-                let mut writer = inner.writer.lock();
-                // What was removed or ordered since may make the plan wrong: it is made anew.
-                if inner.core.removals.newest() > planned_at {
-                    continue;
-                }
-                writer.append(&Many(&batch), &mut receipt)
-            };
-            let outcome = self.written(outcome, &mut receipt)?;
-            settle(inner, outcome, &receipt)?;
-            done.position = receipt.removals().first().and_then(|removed| removed.position);
-            let is_all = taken == parts.len();
-            drop(batch);
-            drop(parts);
-            done.cuts.extend(cuts.into_iter().take(taken));
-            if is_all {
-                return Ok(done);
-            }
-        }
+        sweep(self.inner())
     }
 
     /// What [`Store::sweep`] would let go of now; writes nothing.
@@ -73,6 +43,40 @@ impl Store {
     pub fn plan_sweep(&self) -> Result<Vec<Cut>> {
         let inner = self.inner();
         plan(&inner.core, inner.options.now()).map(|(cuts, _)| cuts)
+    }
+}
+
+/// Sweeps until nothing is left to let go of.
+pub(crate) fn sweep(inner: &Inner) -> Result<Swept> {
+    inner.core.check_removal_allowed()?;
+    let mut done = Swept::default();
+    loop {
+        let (cuts, planned_at) = plan(&inner.core, inner.options.now())?;
+        if cuts.is_empty() {
+            return Ok(done);
+        }
+        let parts: Vec<SweptPart<'_>> = cuts.iter().map(Cut::part).collect();
+        let taken = fitting(&parts, inner.core.limits.batch_len);
+        let batch = Batch::new().written_as_batch(false).removal(Removal::Sweep(&parts[..taken]));
+        let mut receipt = Receipt::new(inner.core.default_durability);
+        let outcome = {
+            let mut writer = inner.writer.lock();
+            // What was removed or ordered since may make the plan wrong: it is made anew.
+            if inner.core.removals.newest() > planned_at {
+                continue;
+            }
+            writer.append(&Many(&batch), &mut receipt)
+        };
+        let outcome = answered(inner, outcome, &mut receipt)?;
+        settle(inner, outcome, &receipt)?;
+        done.position = receipt.removals().first().and_then(|removed| removed.position);
+        let is_all = taken == parts.len();
+        drop(batch);
+        drop(parts);
+        done.cuts.extend(cuts.into_iter().take(taken));
+        if is_all {
+            return Ok(done);
+        }
     }
 }
 

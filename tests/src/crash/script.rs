@@ -52,8 +52,8 @@ enum Theme {
     Restarting,
 }
 
-const THEMES: [Theme; 6] =
-    [Theme::Single, Theme::Batched, Theme::Rolling, Theme::Tickets, Theme::Mixed, Theme::Restarting];
+const THEMES: [Theme; 7] =
+    [Theme::Single, Theme::Batched, Theme::Rolling, Theme::Rolling, Theme::Tickets, Theme::Mixed, Theme::Restarting];
 
 impl Script {
     /// A script of up to `longest` steps.
