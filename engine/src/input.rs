@@ -7,6 +7,7 @@ use annals_format::record::EventParts;
 
 use crate::Result;
 use crate::append::{Batch, Condition, Durability, Expect, NewEvent};
+use crate::consumer::Acknowledgement;
 use crate::error::Error;
 use crate::name;
 use crate::removal::{self, Removal};
@@ -35,6 +36,10 @@ pub(crate) trait Input<'a> {
 
     /// What is removed with it; its records come before the events.
     fn removals(&self) -> &'a [Removal<'a>] {
+        &[]
+    }
+
+    fn acknowledgements(&self) -> &'a [Acknowledgement] {
         &[]
     }
 
@@ -74,7 +79,7 @@ pub(crate) trait Input<'a> {
 
     /// Names, sizes, ids: everything that can be judged without the store.
     fn check_form(&self, limits: &Limits) -> Result<()> {
-        if self.len() == 0 && self.removals().is_empty() {
+        if self.len() == 0 && self.removals().is_empty() && self.acknowledgements().is_empty() {
             return Err(Error::Empty);
         }
         if self.len() as u64 > limits.batch_event_count {
@@ -214,6 +219,11 @@ impl<'a> Input<'a> for Many<'a> {
 
     fn removals(&self) -> &'a [Removal<'a>] {
         &self.0.removals
+    }
+
+    #[inline(always)]
+    fn acknowledgements(&self) -> &'a [Acknowledgement] {
+        &self.0.acknowledgements
     }
 
     fn as_batch(&self) -> bool {

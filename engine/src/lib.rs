@@ -6,6 +6,7 @@ mod append;
 mod background;
 mod clock;
 mod commit;
+mod consumer;
 mod core;
 mod cursor;
 mod directory;
@@ -24,6 +25,7 @@ mod options;
 mod position;
 mod prefetch;
 mod prepare;
+mod publish;
 mod query;
 mod read;
 mod read_only;
@@ -36,12 +38,15 @@ mod segment;
 mod stats;
 pub mod storage;
 mod store;
+mod subscription;
 mod tiers;
-mod wake;
-mod watermark;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
 pub use merging::IndexCheck;
@@ -56,6 +61,7 @@ pub use recovery::RecoveryReport;
 pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
+pub use subscription::{Message, MessageRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

@@ -12,6 +12,7 @@ use annals_format::checksum::Seed;
 use annals_format::record::{self, Record};
 use annals_format::{Fault, Purpose};
 
+use crate::Result;
 use crate::core::{Core, SegmentList};
 use crate::cursor::{Sought, Walk};
 use crate::error::{Error, StreamState};
@@ -22,7 +23,7 @@ use crate::query::Query;
 use crate::reader::RemovalReason;
 use crate::removal::Hidden;
 use crate::segment::{BatchFacts, Opened, Segment, Window};
-use crate::{Position, Result};
+use crate::storage::Map;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -85,12 +86,30 @@ enum Select {
     },
 }
 
-/// A walk along the log.
+/// One step of a reading.
 #[derive(Debug)]
-struct Scan {
+pub(crate) enum Step {
+    Event(Event),
+    Skipped(Skipped),
+}
+
+/// Positions that a reading passed over because events that could have matched were removed from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) why: RemovalReason,
+}
+
+/// A walk along the log. It may be kept where it stands, and gone on with when there is more.
+#[derive(Debug)]
+pub(crate) struct Scan {
     segment_index: usize,
+    /// The next one.
     position: u64,
     place: Option<ScanPlace>,
+    /// Memory of an earlier copy of the ring's newest bytes, for the next one.
+    used: Option<Map>,
 }
 
 #[derive(Debug)]
@@ -107,7 +126,7 @@ struct ScanPlace {
 impl Read {
     pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
         let plan = if query.is_all() && bounds.direction == Direction::Forward {
-            Plan::Scan(Scan { segment_index: 0, position: bounds.from, place: None })
+            Plan::Scan(Scan::from(bounds.from))
         } else {
             Plan::Select { select: Select::Query(query), walk: Walk::new(bounds) }
         };
@@ -160,29 +179,6 @@ impl Read {
         self.skipped.count
     }
 
-    /// The next event, or what was passed over before it.
-    #[allow(dead_code, reason = "subscriptions tell of gaps by it")]
-    pub(crate) fn step(&mut self) -> Option<Result<Step>> {
-        if let Some(gap) = self.skipped.gaps.pop_front() {
-            return Some(Ok(Step::Gap(gap)));
-        }
-        if let Some(event) = self.skipped.event_behind.take() {
-            return Some(Ok(Step::Event(event)));
-        }
-        let event = match self.next() {
-            Some(Err(error)) => return Some(Err(error)),
-            Some(Ok(event)) => Some(event),
-            None => None,
-        };
-        match self.skipped.gaps.pop_front() {
-            None => event.map(|event| Ok(Step::Event(event))),
-            Some(gap) => {
-                self.skipped.event_behind = event;
-                Some(Ok(Step::Gap(gap)))
-            }
-        }
-    }
-
     /// Hands every event to `each` as a borrowed view: the fastest form, without a reference count per event.
     ///
     /// Ends early with `Some` of what `each` breaks with.
@@ -209,6 +205,18 @@ impl Read {
         Ok(None)
     }
 
+    /// As the iterator, and told what was passed over.
+    pub(crate) fn step(&mut self) -> Option<Result<Step>> {
+        if let Some(step) = self.skipped.pending() {
+            return Some(Ok(step));
+        }
+        match self.next() {
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(event)) => self.skipped.before(Some(event)).map(Ok),
+            None => self.skipped.before(None).map(Ok),
+        }
+    }
+
     fn advance(&mut self) -> Result<Option<Event>> {
         if self.hidden.is_some() { self.advance_visible() } else { self.advance_any() }
     }
@@ -222,7 +230,7 @@ impl Read {
             let hidden = self.hidden.as_ref().expect("asked where something is hidden");
             match hidden.reason(event.as_event_ref()) {
                 None => return Ok(Some(event)),
-                Some(why) => self.skipped.note(event.position(), why),
+                Some(why) => self.skipped.note(event.position().get(), why),
             }
         }
     }
@@ -252,41 +260,40 @@ impl Read {
     }
 }
 
-/// A stretch of events that a read passed over because they were removed. First is the one met first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Skipped {
-    pub(crate) first: Position,
-    pub(crate) last: Position,
-    pub(crate) why: RemovalReason,
-}
-
-/// What follows in a read for who wants to be told of gaps.
-#[derive(Debug)]
-#[allow(dead_code, reason = "subscriptions tell of gaps by it")]
-pub(crate) enum Step {
-    Event(Event),
-    Gap(Skipped),
-}
-
 /// Most stretches that are told apart between two events; more become one with the last.
 const GAPS_MAX: usize = 16;
 
-/// What was passed over: in all, and before the event that comes next.
+/// What was passed over because it was removed: in all, and what is still to be told of.
 #[derive(Debug, Default)]
-struct Skipping {
+pub(crate) struct Skipping {
     count: u64,
     gaps: VecDeque<Skipped>,
-    event_behind: Option<Event>,
+    /// What comes after the gaps.
+    behind: Option<Event>,
 }
 
 impl Skipping {
-    fn note(&mut self, at: Position, why: RemovalReason) {
+    /// The event at `position` is passed over.
+    pub(crate) fn note(&mut self, position: u64, why: RemovalReason) {
         self.count += 1;
         let is_full = self.gaps.len() == GAPS_MAX;
         match self.gaps.back_mut() {
-            Some(gap) if gap.why == why || is_full => gap.last = at,
-            _ => self.gaps.push_back(Skipped { first: at, last: at, why }),
+            Some(gap) if gap.why == why || is_full => gap.last = position,
+            _ => self.gaps.push_back(Skipped { first: position, last: position, why }),
         }
+    }
+
+    /// What was left to be told when something was told before it.
+    pub(crate) fn pending(&mut self) -> Option<Step> {
+        let gap = self.gaps.pop_front().map(Step::Skipped);
+        gap.or_else(|| self.behind.take().map(Step::Event))
+    }
+
+    /// The first of what was passed over before this event, or before the end; else the event.
+    pub(crate) fn before(&mut self, event: Option<Event>) -> Option<Step> {
+        let Some(gap) = self.gaps.pop_front() else { return event.map(Step::Event) };
+        self.behind = event;
+        Some(Step::Skipped(gap))
     }
 }
 
@@ -388,6 +395,36 @@ impl Select {
 }
 
 impl Scan {
+    /// Begins with this position.
+    pub(crate) fn from(position: u64) -> Self {
+        Self { segment_index: 0, position, place: None, used: None }
+    }
+
+    /// The next position.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The list of segments is another one: finds its place in it again. A segment that has grown stands there anew.
+    pub(crate) fn carry_over(&mut self, segments: &SegmentList) -> Result<()> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        let identity = place.segment.header.identity;
+        // From the end: that is where somebody stands who reads on.
+        let same = segments.iter().rposition(|segment| segment.header.identity == identity);
+        match same.map(|index| (index, &segments[index])) {
+            Some((index, segment)) if place.batch_end <= segment.end() => {
+                self.segment_index = index;
+                if !Arc::ptr_eq(segment, &place.segment) {
+                    place.opened = segment.opened()?.into_arc();
+                    place.segment = segment.clone();
+                }
+            }
+            // Found by its position at the next step.
+            _ => self.place = None,
+        }
+        Ok(())
+    }
+
     /// Stands at the first frame at or after `self.position`; false at the end.
     fn settle(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<bool> {
         loop {
@@ -395,10 +432,11 @@ impl Scan {
                 return Ok(false);
             }
             match &mut self.place {
-                Some(place) if place.frame < place.batch_end => return Ok(true),
+                // Behind the records of a batch its sections may stand.
+                Some(place) if place.frame < place.batch_end && self.position <= place.last() => return Ok(true),
                 Some(place) if place.batch_end < place.segment.end() => {
                     let offset = place.batch_end;
-                    place.enter_batch(core, offset, self.position)?;
+                    place.enter_batch(core, offset, self.position, &mut self.used)?;
                 }
                 Some(_) => {
                     self.segment_index += 1;
@@ -414,7 +452,8 @@ impl Scan {
                     let start = annals_format::segment::SEGMENT_HEADER_LEN as u64;
                     // A segment may have been rolled away from before anything was written to it.
                     if segment.end() > start {
-                        self.place = Some(ScanPlace::begin(core, segment.clone(), start, self.position)?);
+                        self.place =
+                            Some(ScanPlace::begin(core, segment.clone(), start, self.position, &mut self.used)?);
                     }
                 }
                 None => self.start(core, segments)?,
@@ -434,13 +473,14 @@ impl Scan {
             return Err(Error::corrupt("the index", 0, Some(self.position), "no record is known at this position"));
         };
         self.segment_index = index;
-        let mut at = ScanPlace::begin(core, segment.clone(), place.batch, 0)?;
+        let mut at = ScanPlace::begin(core, segment.clone(), place.batch, 0, &mut self.used)?;
         at.frame = place.frame;
         self.place = Some(at);
         Ok(())
     }
 
-    fn next(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<Option<Event>> {
+    /// The next event up to position `until`.
+    pub(crate) fn next(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<Option<Event>> {
         while self.settle(core, segments, until)? {
             let place = self.place.as_mut().expect("settled");
             let position = self.position;
@@ -461,7 +501,7 @@ impl Scan {
     }
 
     /// The inner loop of a scan: one decode an event, the batch header once a batch.
-    fn run<B>(
+    pub(crate) fn run<B>(
         &mut self,
         core: &Core,
         segments: &SegmentList,
@@ -473,6 +513,7 @@ impl Scan {
             let bytes = place.window.between(place.frame, place.batch_end);
             let onward = place.window.from(place.frame);
             let seed = place.segment.seed;
+            let until = until.min(place.last());
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
                 let (run, fault) = checked_run(&bytes[at..], &onward[at..], seed, self.position, until);
@@ -486,6 +527,7 @@ impl Scan {
                     if let Record::Event(frame) = record
                         && let ControlFlow::Break(value) = each(EventRef::new(frame, place.facts))
                     {
+                        place.frame += at as u64;
                         return Ok(Some(value));
                     }
                 }
@@ -531,19 +573,19 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
-    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64) -> Result<Self> {
+    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut Option<Map>) -> Result<Self> {
         let opened = segment.opened()?.into_arc();
-        let window = segment.window(&opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
+        let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
         let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
-        place.enter_batch(core, offset, position)?;
+        place.enter_batch(core, offset, position, used)?;
         Ok(place)
     }
 
     #[inline]
-    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64) -> Result<()> {
+    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut Option<Map>) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
-            self.window = self.segment.window(&self.opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
+            self.move_window(core, offset, BATCH_HEADER_LEN as u64, used)?;
         }
         let header = self.segment.batch_header(&self.window, offset)?;
         if position != 0 && header.first_position != position {
@@ -552,12 +594,28 @@ impl ScanPlace {
         }
         let len = header.len() as u64;
         if !self.window.holds(offset, len) {
-            self.window = self.segment.window(&self.opened, &core.log, offset, len)?;
+            self.move_window(core, offset, len, used)?;
         }
         self.facts = BatchFacts::from(&header);
         self.frame = offset + BATCH_HEADER_LEN as u64;
         self.batch_end = offset + len;
         Ok(())
+    }
+
+    /// Another window; the memory of the one before may serve the one after.
+    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut Option<Map>) -> Result<()> {
+        let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
+        let before = std::mem::replace(&mut self.window, window);
+        if before.map.is_copy() {
+            *used = Some(before.map);
+        }
+        Ok(())
+    }
+
+    /// The last position of the batch.
+    #[inline]
+    fn last(&self) -> u64 {
+        (self.facts.first_position + u64::from(self.facts.record_count)).saturating_sub(1)
     }
 
     fn decode(&self, position: u64) -> Result<Record<'_>> {

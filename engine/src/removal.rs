@@ -34,7 +34,7 @@ pub(crate) use judge::Planned;
 pub(crate) use load::load;
 pub(crate) use prefixes::Standing;
 pub use retention::{Cut, Removed, Retention, Scope, Swept};
-pub(crate) use state::{StreamFacts, facts};
+pub(crate) use state::{StreamFacts, facts, tip_beside_removals};
 pub(crate) use streams::Marks;
 pub(crate) use sweep::sweep;
 

@@ -30,6 +30,9 @@ pub(crate) use cache::{Rebuild, SegmentCache};
 pub(crate) use opened::{Opened, OpenedGuard, SegmentIndex, Window};
 pub(crate) use tally::{BatchFacts, Closing, RunningTally, Tally};
 
+/// How much of the ring whoever reads on copies at once, at most.
+const RING_AHEAD: u64 = 64 << 10;
+
 /// An offset that no segment reaches: the end of one that is still written.
 const OPEN_END: u64 = u64::MAX;
 
@@ -250,6 +253,33 @@ impl Segment {
             return self.file_window(opened, offset, len, in_file);
         }
         self.ring_window(opened, log, offset, len, stop)
+    }
+
+    /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
+    /// with it, up to a limit, into the memory of `used` if nobody else holds that.
+    #[inline]
+    pub(crate) fn window_ahead(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        offset: u64,
+        len: u64,
+        used: &mut Option<Map>,
+    ) -> Result<Window> {
+        if let (Some(ring), Some(base)) = (&log.ring, self.base) {
+            let stop = self.end().min(self.header.segment_len);
+            let at = base + offset;
+            let there = log.watermark.written_end().min(base + stop).saturating_sub(at);
+            // What is in the file already is not copied, and what the ring cannot hold is not there.
+            if offset + len > self.in_file(log, stop) && len <= there && len <= RING_AHEAD.min(ring.len()) {
+                let wanted = there.min(RING_AHEAD).min(ring.len()).next_multiple_of(8);
+                let map = Map::copied(wanted as usize, used.take(), |bytes| ring.load(at, bytes));
+                if log.watermark.still_in_ring(at) {
+                    return Ok(Window { map, start: offset, end: offset + wanted });
+                }
+            }
+        }
+        self.window(opened, log, offset, len)
     }
 
     /// Up to which offset the file itself holds the bytes.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use annals::storage::Access;
 use annals::{
-    Batch, Conflict, Cut, Durability, Error, EventId, Expect, Lookup, NewEvent, Options, Position, Query, QueryItem,
-    Reader, Refusal, RemovalReason, Retention, Revision, Scope, Seek, Store, StreamState, View,
+    Batch, Conflict, Cut, Durability, Error, EventId, Expect, Lookup, Message, MessageRef, NewEvent, Next, Options,
+    Position, Query, QueryItem, Reader, Refusal, RemovalReason, Retention, Revision, Scope, Seek, Store, StreamState,
+    View,
 };
 use annals_tests::model::{Ground, ManualClock, on_each_ground};
 
@@ -508,6 +509,77 @@ fn open_readers_finish_and_new_ones_obey() {
         assert_eq!(beside.reader().stream_state("a").unwrap(), deleted(4));
     }
     assert!(store.stats().segments > 1);
+}
+
+/// What a subscription hands out until it has nothing more: events and gaps by first and last position.
+fn told(subscription: &mut annals::Subscription) -> Vec<(u64, u64, Option<RemovalReason>)> {
+    let mut told = Vec::new();
+    loop {
+        match subscription.try_next().unwrap() {
+            Next::Message(Message::Event(event)) => told.push((event.position().get(), event.position().get(), None)),
+            Next::Message(Message::Gap { first, last, why }) => told.push((first.get(), last.get(), Some(why))),
+            Next::Message(_) => {}
+            Next::NotYet | Next::Ended => return told,
+        }
+    }
+}
+
+#[test]
+fn subscriptions_tell_of_what_is_gone() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, "a", 1, 3);
+    fill(&store, "b", 4, 2);
+    let mut early = store.subscribe(&Query::all(), Seek::Beginning).unwrap();
+    assert_eq!(told(&mut early).len(), 5);
+    store.delete("a", Expect::Any).unwrap();
+    fill(&store, "b", 6, 1);
+    let deleted = Some(RemovalReason::Deleted);
+    for query in [Query::all(), Query::tag("tag"), Query::prefix("")] {
+        let mut late = store.subscribe(&query, Seek::Beginning).unwrap();
+        assert_eq!(told(&mut late), [(1, 3, deleted), (4, 4, None), (5, 5, None), (7, 7, None)], "{query:?}");
+        assert_eq!(late.position(), 7);
+        // In a gap and behind it nothing is lost by resuming.
+        let mut resumed = store.subscribe(&query, Seek::After(2)).unwrap();
+        assert_eq!(told(&mut resumed), [(3, 3, deleted), (4, 4, None), (5, 5, None), (7, 7, None)]);
+        let mut borrowed = Vec::new();
+        let mut late = store.subscribe(&query, Seek::Beginning).unwrap();
+        let broke = late.for_each_ready(|message| {
+            borrowed.push(match message {
+                MessageRef::Event(event) => event.position().get(),
+                MessageRef::Gap { last, .. } => last.get(),
+                _ => 0,
+            });
+            if borrowed.len() == 2 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        });
+        assert_eq!((broke.unwrap(), &borrowed[..]), (Some(()), &[3, 4][..]));
+        assert_eq!(told(&mut late), [(5, 5, None), (7, 7, None)]);
+    }
+    // Of other streams nothing is told, and what was handed out before stays so.
+    assert_eq!(told(&mut store.subscribe(&Query::stream("b"), Seek::Beginning).unwrap()).len(), 3);
+    assert_eq!(told(&mut early), [(7, 7, None)]);
+    // What goes before a slow one comes to it.
+    fill(&store, "c", 7, 2);
+    store.truncate_before("c", Expect::Any, revision(2)).unwrap();
+    store.tombstone("b", Expect::Any).unwrap();
+    assert_eq!(told(&mut early), [(8, 8, Some(RemovalReason::Truncated)), (9, 9, None)]);
+}
+
+#[test]
+fn a_subscription_far_behind_tells_of_gaps_too() {
+    let store = Store::in_memory().unwrap();
+    for n in 0..3_000u64 {
+        let event = NewEvent::new(["T", "U"][n as usize % 2], b"x");
+        store.append_with(["a", "b", "c"][n as usize % 3], Expect::Any, &[event], Durability::Buffered).unwrap();
+    }
+    store.sync().unwrap();
+    store.delete("a", Expect::Any).unwrap();
+    let mut far = store.subscribe(&Query::event_type("U"), Seek::Beginning).unwrap();
+    let told = told(&mut far);
+    let events = told.iter().filter(|(_, _, why)| why.is_none()).count();
+    let gaps = told.iter().filter(|(_, _, why)| *why == Some(RemovalReason::Deleted)).count();
+    // Each third event of the type is of the deleted stream, alone between the others.
+    assert_eq!((events, gaps), (1_000, 500));
+    assert!(told.windows(2).all(|pair| pair[0].1 < pair[1].0));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::retention::{Removed, Retention, Scope};
 use super::state::{StreamFacts, facts_of_tip, holds};
 use super::{Hidden, Marks};
 use crate::append::Expect;
+use crate::directory::StreamTip;
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::input::Input;
 use crate::writer::{Refused, Staged, Writer};
@@ -62,7 +63,7 @@ impl Writer {
                 }
                 _ => {
                     let stream = removal.stream().expect("all others are about a stream");
-                    let tip = self.tip_of_guard(stream)?;
+                    let tip = self.entered_tip(stream)?;
                     let facts = facts_of_tip(&self.core, hidden.as_ref(), stream, tip, self.head)?;
                     let marks = hidden.as_ref().map_or(Marks::default(), |hidden| hidden.marks(stream));
                     self.judge_removal(removal, stream, &facts, &marks, &mut planned)?;
@@ -70,6 +71,16 @@ impl Writer {
             }
         }
         Ok(planned)
+    }
+
+    /// The stream's last event; it is in memory from now on. Room was made for it.
+    fn entered_tip(&mut self, stream: &str) -> Result<StreamTip> {
+        let hash = self.streams.hash_of(stream);
+        let number = match self.streams.find(hash, stream) {
+            Some(number) => number,
+            None => self.meet_stream(hash, stream)?,
+        };
+        Ok(self.streams.tip(number))
     }
 
     fn judge_removal<'a>(
@@ -211,8 +222,7 @@ impl Writer {
             let is_listed =
                 |refusal: &Refusal| matches!(refusal, Refusal::Stream { stream: name, .. } if name == stream);
             if !failed.iter().any(is_listed) {
-                let last =
-                    Revision::new(self.directory.tip(event.number).revision).expect("an ended stream was written");
+                let last = Revision::new(self.streams.tip(event.number).revision).expect("an ended stream was written");
                 let actual = StreamState::Tombstoned { last };
                 failed.push(Refusal::Stream { stream: stream.to_owned(), expected: Expect::Any, actual });
             }

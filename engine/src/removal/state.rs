@@ -7,7 +7,7 @@ use crate::append::Expect;
 use crate::core::Core;
 use crate::directory::StreamTip;
 use crate::error::StreamState;
-use crate::reader::{newest_of_stream, oldest_of_stream};
+use crate::reader::{oldest_of_stream, tip_of_stream};
 use crate::{Result, Revision};
 
 /// A stream as of a head.
@@ -26,13 +26,20 @@ pub(crate) struct StreamFacts {
 
 /// The stream as readers with this head see it.
 pub(crate) fn facts(core: &Arc<Core>, hidden: Option<&Hidden>, stream: &str, head: u64) -> Result<StreamFacts> {
-    let marks = hidden.map_or(Marks::default(), |hidden| hidden.marks(stream));
-    let newest = newest_of_stream(core, stream, head, marks.forgotten)?;
-    let tip = newest.map_or(StreamTip::NONE, |event| StreamTip {
-        revision: event.revision().get(),
-        position: event.position().get(),
-    });
+    let tip = tip_of_stream(core, stream, head)?;
+    let is_forgotten = hidden.is_some_and(|hidden| tip.position < hidden.marks(stream).forgotten);
+    let tip = if is_forgotten { StreamTip::NONE } else { tip };
     facts_of_tip(core, hidden, stream, tip, head)
+}
+
+/// The last event of a stream up to `head` as the writer needs it: of what is removed the record tells the last revision,
+/// wherever the events are; what was forgotten never was.
+pub(crate) fn tip_beside_removals(core: &Core, stream: &str, head: u64) -> Result<StreamTip> {
+    let tip = tip_of_stream(core, stream, head)?;
+    let Some(hidden) = core.removals.hidden(u64::MAX) else { return Ok(tip) };
+    let marks = hidden.marks(stream);
+    let tip = if tip.position < marks.forgotten { StreamTip::NONE } else { tip };
+    Ok(StreamTip { revision: tip.revision.max(marks.hidden_upto()), ..tip })
 }
 
 /// As [`facts`], of a stream whose newest event is known.

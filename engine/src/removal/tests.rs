@@ -17,7 +17,7 @@ fn steps(reader: &Reader, query: &Query, seek: Seek) -> VecDeque<(u64, u64, Opti
     while let Some(step) = read.step() {
         all.push_back(match step.unwrap() {
             Step::Event(event) => (event.position().get(), event.position().get(), None),
-            Step::Gap(gap) => (gap.first.get(), gap.last.get(), Some(gap.why)),
+            Step::Skipped(gap) => (gap.first, gap.last, Some(gap.why)),
         });
     }
     all

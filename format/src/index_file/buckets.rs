@@ -1,5 +1,7 @@
 //! Tables over rows in order of a hash: where the rows begin whose hashes have the same top bits.
 
+use std::ops::Range;
+
 use super::{Flat, Touch, View};
 use crate::Fault;
 use crate::field::u32_at;
@@ -28,6 +30,13 @@ impl Buckets {
         }
     }
 
+    /// Where the bytes lie that [`Buckets::rows`] reads first.
+    #[inline]
+    pub(crate) fn place(&self, hash: u64) -> Range<usize> {
+        let bucket = bucket_of(hash, self.bits);
+        self.starts.place(bucket..bucket + 2)
+    }
+
     /// The rows of `rows` that may have this hash; all that have it are among them.
     #[inline]
     pub(crate) fn rows<'a, const WIDTH: usize, T: Touch>(
@@ -36,8 +45,7 @@ impl Buckets {
         rows: Flat<WIDTH>,
         hash: u64,
     ) -> Result<&'a [[u8; WIDTH]], T::Error> {
-        let bucket = bucket_of(hash, self.bits);
-        let pair = view.bytes(self.starts.place(bucket..bucket + 2))?;
+        let pair = view.bytes(self.place(hash))?;
         view.rows(rows, u32_at(pair, 0)..u32_at(pair, 4))
     }
 }

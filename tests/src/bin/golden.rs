@@ -1,4 +1,5 @@
-//! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`.
+//! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`, or those that are named
+//! behind it.
 //!
 //! It leaves alone what is there. Golden stores of a version that was published are never written again.
 
@@ -10,8 +11,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let version = std::env::args().nth(1).ok_or("which version? for example: golden v1")?;
     let directory = golden::directory(&version);
     std::fs::create_dir_all(&directory)?;
+    let wanted: Vec<String> = std::env::args().skip(2).collect();
     for (name, store) in golden::make()? {
-        if directory.join(name).exists() {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
             continue;
         }
         store.save(&directory.join(name))?;
