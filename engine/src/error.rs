@@ -143,12 +143,11 @@ pub enum Error {
         position: Option<Position>,
     },
 
-    /// A checkpoint was made in another store, or covers events that this store has lost since.
-    #[error(
-        "the checkpoint at position {position} is not of this store's history, which it shares up to position {common}"
-    )]
+    /// What was seen up to a position, by a follower or under a checkpoint, is not of this store's history: beyond `common`
+    /// it was taken back, or other events stand there now. Whoever acted on it has to go back to `common`.
+    #[error("position {position} is not of this store's history, which is the same up to position {common} alone")]
     Diverged {
-        /// Position of the checkpoint.
+        /// The position seen.
         position: u64,
         /// The last position that both histories are known to share; 0: none.
         common: u64,

@@ -15,7 +15,7 @@ use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read};
 use crate::removal::{self, Hidden, Marks, StreamFacts};
 use crate::segment::Segment;
-use crate::{EventId, Position, Result};
+use crate::{EventId, Follower, Position, Result};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
 ///
@@ -24,6 +24,8 @@ use crate::{EventId, Position, Result};
 pub struct Reader {
     core: Arc<Core>,
     view: View,
+    /// Who learns of more, where the log is written elsewhere.
+    follower: Option<Follower>,
 }
 
 /// Answer to a question for an id.
@@ -80,7 +82,20 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view }
+        Self { core, view, follower: None }
+    }
+
+    pub(crate) fn of_follower(follower: Follower, core: Arc<Core>, view: View) -> Self {
+        Self { core, view, follower: Some(follower) }
+    }
+
+    pub(crate) fn follower(&self) -> Option<&Follower> {
+        self.follower.as_ref()
+    }
+
+    /// The same log in another view.
+    pub(crate) fn in_view(&self, view: View) -> Self {
+        Self { view, ..self.clone() }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -7,7 +7,7 @@
 mod create;
 mod end;
 mod follow;
-mod judge;
+pub(crate) mod judge;
 mod listed;
 mod opening;
 mod reindex;
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use annals_format::manifest::DurabilityKind;
 
 use crate::append::Durability;
+use crate::control::CONTROL_NAME;
 use crate::error::Error;
 use crate::options::Options;
 use crate::prepare::no_room;
@@ -34,7 +35,7 @@ pub(crate) use create::check_creatable;
 pub(crate) use end::{find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
 pub(crate) use listed::{check_names, open_listed, rebuild_index_of, segment_entry};
-pub(crate) use reindex::index_of;
+pub(crate) use reindex::{index_batch, index_of};
 
 pub(crate) use writer_memory::load_ids;
 
@@ -98,8 +99,10 @@ pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) 
             create(&*storage, &names, &options)?
         }
     };
-    let inner = Opening { storage, options, manifest, report }.run(begun)?;
-    Ok((inner, lock))
+    let inner = Opening { storage: storage.clone(), options, manifest, report }.run(begun)?;
+    // Both go together.
+    let shown = storage.show_writer(CONTROL_NAME);
+    Ok((inner, Box::new((lock, shown))))
 }
 
 pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {

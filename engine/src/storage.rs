@@ -110,6 +110,20 @@ pub trait Storage: Send + Sync + Debug {
     /// obstacle. Two openings in one process exclude each other as well.
     fn lock(&self) -> Result<LockGuard, LockError>;
 
+    /// Shows whoever asks [`Storage::has_writer`] that a writer is at work, until the guard goes or the process dies. `name`
+    /// is a file that is there, other than the one that carries the writer's lock. `None` where that cannot be shown.
+    fn show_writer(&self, name: &str) -> Option<LockGuard> {
+        let _ = name;
+        None
+    }
+
+    /// Whether a writer is at work, as far as it has shown it with the file `name`. Asking gets into the way of no writer.
+    /// `None` where that cannot be told.
+    fn has_writer(&self, name: &str) -> Option<bool> {
+        let _ = name;
+        None
+    }
+
     /// Whether stores through [`StorageFile::map_shared`] are safe here: the file system writes in place, so that
     /// a page that has its block can always be dirtied again. True of ext2/3/4, XFS and tmpfs.
     fn map_is_shared(&self) -> bool;

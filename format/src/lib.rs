@@ -12,7 +12,7 @@
 //! | [`record`] | one event or control record, read in place |
 //! | [`section`], [`consumer`] | what a batch carries beside records: acknowledgements; where consumers stand |
 //! | [`scan`] | what stands at a place of a segment; whole batches |
-//! | [`mark`], [`ring`] | the two small files beside the log |
+//! | [`mark`], [`ring`], [`control`] | the small files beside the log |
 //! | [`manifest`] | which segments make up the log |
 //! | [`index`] | the index of a sealed segment |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
@@ -46,6 +46,7 @@
 pub mod batch;
 pub mod checksum;
 pub mod consumer;
+pub mod control;
 pub mod directory;
 mod fault;
 mod field;

@@ -75,10 +75,11 @@ fn is_unsupported<T>(answer: &Result<T, Fault>) -> bool {
 }
 
 /// Where the three sets of flags lie, their width in bytes, and which bits are known.
-const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 17] = [
+const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 18] = [
     ("segment_header", [20, 24, 28], 4, [0, 0, 0]),
     ("mark", [20, 24, 28], 4, [0, 0, 1]),
     ("ring", [20, 24, 28], 4, [0, 0, 0]),
+    ("control", [20, 24, 28], 4, [0, 0, 0]),
     ("manifest", [20, 24, 28], 4, [0, 1, 0]),
     ("index", [20, 24, 28], 4, [0, 0, 0]),
     ("places", [20, 24, 28], 4, [0, 0, 0]),
@@ -142,7 +143,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 37] = [
     ("manifest", 37, 1, &[1]),
     ("manifest", 38, 1, &[1]),
     ("manifest", 39, 1, &[1]),
-    ("manifest", 256, 4, &[1, 2]),
+    ("manifest", 256, 4, &[1, 2, 7]),
     // Behind header, section header, two incarnations of 24, section header: state and kind of the first entry.
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
@@ -211,7 +212,7 @@ fn control_kinds_that_are_not_known_are_unsupported_unless_skippable() {
 }
 
 /// Reserved bytes: from, to.
-const RESERVED: [(&str, usize, usize); 21] = [
+const RESERVED: [(&str, usize, usize); 22] = [
     ("segment_header", 160, 4096),
     ("end_mark", 18, 24),
     ("end_mark", 80, 112),
@@ -222,6 +223,7 @@ const RESERVED: [(&str, usize, usize); 21] = [
     ("consumer_file", 140, 144),
     ("mark", 112, 128),
     ("ring", 96, 128),
+    ("control", 72, 128),
     ("manifest", 172, 256),
     ("manifest", 256 + 8 + 48 + 8 + 102, 256 + 8 + 48 + 8 + 104),
     ("index", 69, 72),
@@ -332,9 +334,19 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    let names =
-        ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"];
-    for name in names.into_iter().chain(["consumer_file"]) {
+    for name in [
+        "segment_header",
+        "mark",
+        "ring",
+        "control",
+        "manifest",
+        "index",
+        "places",
+        "tier",
+        "directory",
+        "index_manifest",
+        "consumer_file",
+    ] {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;

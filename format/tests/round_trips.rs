@@ -4,6 +4,7 @@ mod samples;
 
 use annals_format::batch::{BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
+use annals_format::control::ControlHeader;
 use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest};
 use annals_format::mark::Mark;
 use annals_format::record::{self, EventFrame, EventParts, OccurredAt, Record, encoded_len};
@@ -274,6 +275,12 @@ proptest! {
             holds_log,
         };
         prop_assert_eq!(RingHeader::decode(&header.encode()), Ok(Some(header)));
+    }
+
+    #[test]
+    fn control_pages(ids in any::<([u8; 16], [u8; 16])>(), session in 0..=NUMBER_MAX) {
+        let header = ControlHeader { store: ids.0, incarnation: ids.1, session };
+        prop_assert_eq!(ControlHeader::decode(&header.encode()), Ok(Some(header)));
     }
 
     #[test]

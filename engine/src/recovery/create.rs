@@ -20,7 +20,7 @@ use crate::{Result, VERSION, manifest};
 pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: bool) -> Result<()> {
     let not_a_store = |reason: String| Error::NotAStore { path: "the directory".to_owned(), reason };
     for name in names {
-        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "manifest-00000000000000000001.new")
+        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "CONTROL" | "manifest-00000000000000000001.new")
             || segment_number(name) == Some((1, false));
         if !ours {
             let is_file_of_a_store = segment_number(name).is_some() || is_index_name(name);

@@ -189,10 +189,11 @@ impl Opening {
         // ring is there before, since an unclean mark says that it may hold commits.
         let ring = self.open_ring(session, &active)?;
         let mark_file = self.write_mark(mark, &active, head, last_time)?;
-        let log = Log::new(
-            Some(ring),
-            Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
-        );
+        let mut watermark = Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end });
+        if let Some(control) = self.open_control(session, &active, head) {
+            watermark = watermark.announced_by(Box::new(control));
+        }
+        let log = Log::new(Some(ring), watermark);
         log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use annals_format::batch::BatchHeader;
+use annals_format::checksum::Seed;
 use annals_format::record::{self, Record};
+use annals_format::{Purpose, scan};
 
 use crate::Result;
 use crate::core::Core;
@@ -25,7 +28,7 @@ pub(crate) fn load(core: &mut Core) -> Result<()> {
     let mut loaded = after;
     for (index, segment) in segments.iter().enumerate() {
         let next = segments.get(index + 1).map_or(u64::MAX, |next| next.first_position());
-        let last = last_of(core, segment).min(next - 1);
+        let last = last_of(segment)?.min(next - 1);
         loaded = loaded.max(last);
         if last > after && count_of(core, segment)? > 0 {
             let positions = positions_in(core, segment, last)?.into_iter().filter(|position| *position > after);
@@ -42,11 +45,29 @@ pub(crate) fn load(core: &mut Core) -> Result<()> {
     Ok(())
 }
 
+/// Enters the control records of a batch that was verified, before it is shown: for who goes on from the end of the log.
+pub(crate) fn apply_batch(core: &Core, batch: &[u8], header: &BatchHeader, seed: Seed) {
+    let durable = core.log.watermark.durable();
+    let verified = scan::verify_batch_for(batch, header, seed, Purpose::Read, |_, position, record| {
+        if let Record::Control(frame) = record
+            && let Some(control) = frame.control()
+        {
+            core.removals.apply(position, &control, durable);
+        }
+    });
+    debug_assert!(verified.is_ok(), "a batch that was verified before");
+}
+
 /// Position of the segment's last record; one less than its first if it has none.
-fn last_of(core: &Core, segment: &Segment) -> u64 {
+fn last_of(segment: &Segment) -> Result<u64> {
+    let before = segment.first_position() - 1;
     match segment.closing() {
-        Some(closing) => closing.tally.last_position.max(segment.first_position() - 1),
-        None => core.log.watermark.written(),
+        Some(closing) => Ok(closing.tally.last_position.max(before)),
+        // More of it may be known than is shown yet.
+        None => match &segment.opened()?.index {
+            SegmentIndex::Active(index) => Ok(before + u64::from(index.record_count())),
+            SegmentIndex::Sealed(_) => Ok(before),
+        },
     }
 }
 

@@ -119,6 +119,14 @@ impl Storage for Disk {
         lock::take(&self.dir)
     }
 
+    fn show_writer(&self, name: &str) -> Option<LockGuard> {
+        lock::show(&self.dir, name)
+    }
+
+    fn has_writer(&self, name: &str) -> Option<bool> {
+        lock::is_shown(&self.dir, name)
+    }
+
     fn map_is_shared(&self) -> bool {
         self.dir.writes_in_place()
     }

@@ -72,6 +72,10 @@ impl Storage for Memory {
         Ok(Box::new(Unlock(Arc::clone(&self.locked))))
     }
 
+    fn has_writer(&self, _: &str) -> Option<bool> {
+        Some(self.locked.load(Ordering::Acquire))
+    }
+
     fn map_is_shared(&self) -> bool {
         true
     }

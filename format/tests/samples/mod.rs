@@ -9,6 +9,7 @@ use std::ops::Range;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
+use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
@@ -256,6 +257,10 @@ pub fn ring() -> RingHeader {
         first_segment: 7,
         holds_log: true,
     }
+}
+
+pub fn control() -> ControlHeader {
+    ControlHeader { store: STORE, incarnation: INCARNATION, session: 4 }
 }
 
 pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> SegmentEntry {
@@ -535,6 +540,17 @@ pub fn all() -> Vec<Structure> {
                 RingHeader::decode(bytes).map(|ring| ring.map_or(vec![0; 128], |ring| ring.encode().to_vec()))
             },
             read: |bytes| RingHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "control",
+            bytes: control().encode().to_vec(),
+            fix: |bytes| fix_header(bytes, 0, 128),
+            again: |bytes| {
+                let header = ControlHeader::decode(bytes)?;
+                Ok(header.map_or(vec![0; 128], |header| header.encode().to_vec()))
+            },
+            read: |bytes| ControlHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
         },
         Structure {
