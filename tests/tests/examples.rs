@@ -20,6 +20,7 @@ example!(exactly_once, "../../engine/examples/exactly_once.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
 example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
 example!(order_totals, "../../engine/examples/order_totals.rs");
+example!(removal, "../../engine/examples/removal.rs");
 example!(retry, "../../engine/examples/retry.rs");
 example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
@@ -41,6 +42,7 @@ fn every_example_is_run() {
         "idempotent_consumer.rs",
         "live_dashboard.rs",
         "order_totals.rs",
+        "removal.rs",
         "retry.rs",
         "unique_name.rs",
         "workers.rs",

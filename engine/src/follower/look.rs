@@ -20,6 +20,7 @@ use crate::prepare::{segment_name, segment_numbers};
 use crate::publish::Watermark;
 use crate::read_only::sealed_before;
 use crate::recovery;
+use crate::removal::{self, Removals};
 use crate::ring::Ring;
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{SharedMap, Storage};
@@ -109,13 +110,15 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     let index = tiers::load(&**storage, &names, &manifest, mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let shown = if view == View::Durable { durable.min(last.0) } else { last.0 };
-    let core = Core {
+    let mut core = Core {
         log: Log::new(kept, Watermark::start(shown, durable.min(last.0), end)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
+        removals: Arc::new(Removals::new(hash, incarnation)),
+        removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: mode,
@@ -124,6 +127,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         ids: None,
         lost: manifest.lost.as_slice().into(),
     };
+    removal::load(&mut core)?;
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),
         basis,

@@ -34,6 +34,7 @@ use crate::options::View;
 use crate::prepare::segment_name;
 use crate::recovery::index_batch;
 use crate::recovery::judge::{Continuation, Next};
+use crate::removal;
 use crate::segment::{Closing, Segment, SegmentIndex, Tally, Window};
 use crate::storage::{Access, Storage};
 
@@ -329,6 +330,9 @@ impl LogTail {
                 self.live = None;
                 return Ok(false);
             };
+            if controls > 0 {
+                removal::apply_batch(&self.core, batch, &header, segment.seed);
+            }
             live.tally.add(&header, batch, controls);
             live.end += len;
             self.last_position = header.last_position();
@@ -446,6 +450,9 @@ impl LogTail {
                 return Err(error);
             }
         };
+        if controls > 0 {
+            removal::apply_batch(&self.core, batch, header, live.segment.seed);
+        }
         live.tally.add(header, batch, controls);
         live.end += header.len() as u64;
         self.last_position = header.last_position();
