@@ -583,6 +583,50 @@ fn a_subscription_far_behind_tells_of_gaps_too() {
 }
 
 #[test]
+fn followers_obey_as_soon_as_they_see_the_record() {
+    on_each_ground(|ground| {
+        let store = ground.open(options().durability(Durability::Buffered).background(false));
+        fill(&store, "a", 1, 3);
+        store.sync().unwrap();
+        let follow = |view| options().view(view).follow_storage(ground.storage()).unwrap();
+        let (durable, written) = (follow(View::Durable), follow(View::Written));
+        shows(&durable.reader(), &[1, 2, 3]);
+        let pinned = written.reader().read_all(&Query::all(), Seek::Beginning).unwrap();
+        store.delete("a", Expect::Any).unwrap();
+        fill(&store, "b", 4, 1);
+        durable.refresh().unwrap();
+        written.refresh().unwrap();
+        shows(&durable.reader(), &[1, 2, 3]);
+        shows(&written.reader(), &[5]);
+        assert_eq!(pinned.count(), 3);
+        // One that begins now, between the record and its being durable.
+        let late = follow(View::Durable);
+        shows(&late.reader(), &[1, 2, 3]);
+        store.sync().unwrap();
+        for follower in [&durable, &late] {
+            follower.refresh().unwrap();
+            shows(&follower.reader(), &[5]);
+        }
+        let mut subscription = durable.subscribe(&Query::all(), Seek::Beginning).unwrap();
+        assert_eq!(told(&mut subscription), [(1, 3, Some(RemovalReason::Deleted)), (5, 5, None)]);
+        // Over rolls, and for one that comes later.
+        let payload = vec![1; 3_000];
+        for n in 0..60u64 {
+            let event = NewEvent::new("T", &payload).tags(&["tag"]);
+            store.append("c", Expect::Any, &[event]).unwrap();
+            store.truncate_before("c", Expect::Any, revision(n + 1)).unwrap();
+        }
+        store.sync().unwrap();
+        assert!(store.stats().segments > 2);
+        for follower in [&durable, &written, &follow(View::Durable), &follow(View::Written)] {
+            follower.refresh().unwrap();
+            assert_eq!(follower.reader().stream_state("c").unwrap(), live(60, 60));
+            assert_eq!(follower.reader().count(&Query::all()).unwrap(), 2);
+        }
+    });
+}
+
+#[test]
 fn a_store_that_keeps_everything_refuses_to_remove() {
     on_each_ground(|ground| {
         let store = ground.open(options().removal_forbidden(true));
