@@ -138,7 +138,7 @@ impl Plain {
     }
 
     /// Every event up to `head` that can be read.
-    fn shown(&self, head: u64) -> impl DoubleEndedIterator<Item = &Recorded> {
+    pub fn shown(&self, head: u64) -> impl DoubleEndedIterator<Item = &Recorded> {
         let events = self.records[..head as usize].iter().filter_map(|record| match record {
             Record::Event(event) => Some(&**event),
             Record::Control { .. } => None,
