@@ -14,16 +14,17 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::{ReadMode, View};
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
+use crate::segments::Segments;
 use crate::tiers::{TierFile, Tiers};
 
 /// All segments, oldest first; replaced as a whole when one is added.
-pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
+pub(crate) type SegmentList = Arc<Segments>;
 
 /// The part of a store that reading needs.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) log: Log,
-    pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(crate) segments: ArcSwap<Segments>,
     /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
     pub(crate) tiers: ArcSwap<Tiers>,
     /// Opens those of the segments that the manifest lists.
@@ -55,16 +56,15 @@ impl Core {
 
     /// Adds a segment at the end. Only the writer does, under its lock.
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
-        let mut segments = Vec::clone(&self.segments.load());
+        let mut segments = self.segments.load().to_vec();
         segments.push(segment);
-        self.segments.store(Arc::new(segments));
+        self.segments.store(Arc::new(segments.into()));
     }
 
     /// The segment that holds `position`.
     pub(crate) fn segment_of(&self, position: u64) -> Option<Arc<Segment>> {
         let segments = self.segments.load();
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        segments.get(after.checked_sub(1)?).cloned()
+        segments.get(segments.index_of(position)?).cloned()
     }
 
     /// Every position whose event may have an id with this hash, in no order; a hash match is no equality.
@@ -104,13 +104,14 @@ impl Core {
     ) -> Result<()> {
         for segment in self.segments.load().iter().filter(|segment| is_asked(segment)) {
             let first = segment.first_position();
-            match &segment.opened()?.index {
+            match &segment.opened_with_keys()?.index {
                 SegmentIndex::Active(index) => {
                     found.extend(index.by_id(hash).into_iter().map(|record| first + u64::from(record)));
                 }
                 SegmentIndex::Sealed(index) => {
                     found.extend(index.by_id(hash)?.into_iter().map(|record| first + u64::from(record)));
                 }
+                SegmentIndex::Places(_) => unreachable!("opened with keys"),
             }
         }
         Ok(())

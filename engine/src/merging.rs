@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::error::Error;
+use crate::places_file;
 use crate::recovery::load_ids;
+use crate::segment::Segment;
 use crate::store::Inner;
 use crate::tiers::{Replaced, tier_name};
 
@@ -24,6 +27,8 @@ const PACE: u64 = 128 << 20;
 pub(crate) struct Merging {
     /// Numbers of broken tiers whose ids are in memory again: a tier that cannot be dropped yet is not loaded twice.
     loaded: Mutex<Vec<u64>>,
+    /// Up to this position the segments' index files hold no more than tiers do not, as far as was looked.
+    shrunk: Mutex<u64>,
     lock: Mutex<()>,
     wake: Condvar,
 }
@@ -65,6 +70,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
                 goes_on = keep_tiers(inner, &mut pace);
             }
         }
+        shrink_covered(inner);
         inner.merging.sleep(inner);
     }
 }
@@ -97,6 +103,7 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
     while goes_on {
         goes_on = keep_tiers(inner, &mut |_| {});
     }
+    shrink_covered(inner);
     Ok(check)
 }
 
@@ -105,6 +112,39 @@ pub(crate) fn merge_all(inner: &Inner) {
     let mut goes_on = counts(inner).1 > 0;
     while goes_on {
         goes_on = keep_tiers(inner, &mut |_| {});
+    }
+    shrink_covered(inner);
+}
+
+/// Lets go of what tiers hold as well: the index files of the segments that they cover keep places alone. Those of earlier
+/// openings are looked at once, and found small by their first bytes.
+fn shrink_covered(inner: &Inner) {
+    let mut shrunk = inner.merging.shrunk.lock();
+    let covered = inner.core.tiers.load().covered_until();
+    // Below a tier that was dropped meanwhile, segments have whole indexes again.
+    *shrunk = (*shrunk).min(covered);
+    if *shrunk == covered {
+        return;
+    }
+    let listed = inner.sealing.lock().manifest.segments.clone();
+    let segments = inner.core.segments.load_full();
+    for entry in &listed[listed.partition_point(|entry| entry.last_position <= *shrunk)..] {
+        if entry.last_position > covered || inner.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let number = |segment: &Arc<Segment>| segment.header.identity.segment;
+        let Ok(at) = segments.binary_search_by_key(&entry.number, number) else { return };
+        let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
+        match places_file::shrink(storage, &segments[at], entry, mode, hash) {
+            // What is missing or damaged is made anew when somebody comes to it.
+            Ok(_) | Err(Error::Corrupt { .. } | Error::Unsupported { .. }) => {
+                *shrunk = entry.last_position.max(*shrunk)
+            }
+            Err(_) => {
+                failed(inner);
+                return;
+            }
+        }
     }
 }
 

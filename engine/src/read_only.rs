@@ -182,7 +182,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
     let core = Core {
         log: Log::new(None, Watermark::start(head, known_durable, 0)),
-        segments: ArcSwap::from_pointee(segments),
+        segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
         cache,
         hash,
@@ -196,12 +196,12 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
 
 /// The same with a longer live segment.
 fn grown(core: &Core, live: &LiveEnd) -> Core {
-    let mut segments = Vec::clone(&core.segments.load());
+    let mut segments = core.segments.load().to_vec();
     segments.pop();
     segments.push(live.segment.clone());
     Core {
         log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
-        segments: ArcSwap::from_pointee(segments),
+        segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::new(core.tiers.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::core::Core;
-use crate::cursor::{Sought, Span, Unit, Walk};
+use crate::cursor::{Sought, Span, Unit, Walk, prefetch_query};
 use crate::error::{Error, StreamState};
-use crate::event::Event;
+use crate::event::{Event, EventRef};
 use crate::log::Log;
 use crate::name::{self, KeyKind};
 use crate::options::View;
 use crate::query::{Query, Seek};
-use crate::read::{Bounds, Direction, Read};
+use crate::read::{Bounds, Direction, Read, StreamBegun};
 use crate::segment::Segment;
 use crate::{EventId, Position, Result, Revision};
 
@@ -161,6 +161,15 @@ impl Reader {
     fn stream_read(&self, stream: &str, seek: Seek, direction: Direction) -> Result<Read> {
         check_stream_name(stream)?;
         let head = self.head();
+        let key = self.core.hash.key(KeyKind::Stream, stream);
+        self.core.tiers.load().prefetch_key(key, 1, head);
+        let whole = Bounds { from: 1, until: head, direction };
+        let is_from_end = matches!(
+            (seek, direction),
+            (Seek::Beginning | Seek::At(0 | 1), Direction::Forward) | (Seek::End, Direction::Backward)
+        );
+        // Before the state is asked for: what both wait for comes at once.
+        let begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
         let (state, _) = self.state_at(stream, head)?;
         let last = state.last().map_or(0, Revision::get);
         let (from, until) = match (seek, direction) {
@@ -171,12 +180,12 @@ impl Reader {
             (Seek::After(r), Direction::Backward) => (1, r.saturating_sub(1).min(last)),
             (Seek::At(r), Direction::Backward) => (1, r.min(last)),
             (Seek::Time(_), _) => {
-                let positions = self.bounds(seek, direction, head)?;
-                return Ok(Read::of_stream(self.core.clone(), stream, positions, (1, last), head, state));
+                let bounds = self.bounds(seek, direction, head)?;
+                let begun = StreamBegun::new(&self.core, stream, key, bounds, true);
+                return Ok(Read::of_stream(begun, (1, last), head, state));
             }
         };
-        let positions = Bounds { from: 1, until: head, direction };
-        Ok(Read::of_stream(self.core.clone(), stream, positions, (from, until), head, state))
+        Ok(Read::of_stream(begun, (from, until), head, state))
     }
 
     /// The event with this id.
@@ -348,7 +357,8 @@ fn check_stream_name(stream: &str) -> Result<()> {
 
 /// The newest event after `after` and up to `head` that matches `query`.
 pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u64) -> Result<Option<Event>> {
-    newest(core, Sought::Query(query), head, after, |event| query.matches(&event.as_event_ref()))
+    prefetch_query(core, query, after + 1, head);
+    newest(core, Sought::Query(query), head, after, |event| query.matches(event))
 }
 
 /// The newest event of a stream up to `head`.
@@ -363,15 +373,15 @@ fn newest(
     sought: Sought<'_>,
     head: u64,
     after: u64,
-    confirms: impl Fn(&Event) -> bool,
+    confirms: impl Fn(&EventRef<'_>) -> bool,
 ) -> Result<Option<Event>> {
     let segments = core.segments.load();
     let mut walk = Walk::new(Bounds { from: after + 1, until: head, direction: Direction::Backward });
     while let Some(position) = walk.next(core, &segments, sought)? {
-        if let Some(event) = walk.event(core, &segments, position)?
-            && confirms(&event)
+        if let Some(found) = walk.event(core, &segments, position)?
+            && confirms(&found.as_event_ref())
         {
-            return Ok(Some(event));
+            return Ok(Some(found.into_event()));
         }
     }
     Ok(None)

@@ -174,7 +174,7 @@ impl Opening {
         segments.push(active.segment.clone());
         let core = Arc::new(Core {
             log,
-            segments: ArcSwap::from_pointee(segments),
+            segments: ArcSwap::from_pointee(segments.into()),
             tiers: ArcSwap::new(shared_tiers.clone()),
             cache,
             hash,

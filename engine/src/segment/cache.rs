@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::open_listed;
+use crate::recovery::{open_listed, open_listed_anew};
 use crate::sealed_index::SealedIndex;
 use crate::storage::Storage;
 
@@ -65,6 +65,17 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// As [`Slot::change`], unless what is held is let go of meanwhile: then nothing is put there, which nobody would
+    /// count.
+    pub(super) fn change_if_held(&self, change: impl FnOnce(&Opened) -> Opened) {
+        let held = self.held.load();
+        if let Some(opened) = &*held {
+            self.held.compare_and_swap(&held, Some(Arc::new(change(opened))));
+        }
+    }
+}
+
 /// Opens listed segments and bounds how many of them are open.
 #[derive(Debug)]
 pub(crate) struct SegmentCache {
@@ -105,24 +116,45 @@ impl SegmentCache {
 
     /// Opens a segment, unless somebody else did while this waited.
     pub(super) fn open(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
-        let opening = slot.opening.lock();
+        let _opening = slot.opening.lock();
         if let Some(opened) = slot.get() {
             return Ok(opened.into_arc());
         }
         let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
-        let has_file = matches!(opened.index, SegmentIndex::Sealed(_));
+        self.keep(segment, slot, entry, opened)
+    }
+
+    /// The same with a whole index, made anew if the file holds places alone.
+    pub(super) fn open_with_keys(
+        &self,
+        segment: &Segment,
+        slot: &Arc<Slot>,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<Opened>> {
+        let _opening = slot.opening.lock();
+        if let Some(opened) = slot.get().filter(|opened| !matches!(opened.index, SegmentIndex::Places(_))) {
+            return Ok(opened.into_arc());
+        }
+        let opened = open_listed_anew(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
+        self.keep(segment, slot, entry, opened)
+    }
+
+    fn keep(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry, opened: Opened) -> Result<Arc<Opened>> {
+        let has_file = !matches!(opened.index, SegmentIndex::Active(_));
         let mut opened = Arc::new(opened.without_file());
-        slot.held.store(Some(opened.clone()));
+        // Who was there before is counted already.
+        let is_counted = slot.held.swap(Some(opened.clone())).is_some();
         if !has_file && self.rebuild == Rebuild::Write {
             self.rebuilt.lock().push(index_name(entry.number));
             // Without room for the file the index serves from memory; the next opening tries again.
             if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
                 opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
-                slot.held.store(Some(opened.clone()));
+                slot.change_if_held(|_| Opened::clone(&opened));
             }
         }
-        drop(opening);
-        self.admit(slot);
+        if !is_counted {
+            self.admit(slot);
+        }
         Ok(opened)
     }
 

@@ -1,5 +1,7 @@
 //! Tables over rows in order of a hash: where the rows begin whose hashes have the same top bits.
 
+use std::ops::Range;
+
 use super::{Flat, Touch, View};
 use crate::Fault;
 use crate::field::u32_at;
@@ -36,9 +38,21 @@ impl Buckets {
         rows: Flat<WIDTH>,
         hash: u64,
     ) -> Result<&'a [[u8; WIDTH]], T::Error> {
+        view.rows(rows, self.row_numbers(view, hash)?)
+    }
+
+    /// Numbers of the rows that may have this hash.
+    #[inline]
+    pub(crate) fn row_numbers<T: Touch>(&self, view: &View<'_, T>, hash: u64) -> Result<Range<u32>, T::Error> {
+        let pair = view.bytes(self.place(hash))?;
+        Ok(u32_at(pair, 0)..u32_at(pair, 4))
+    }
+
+    /// Where it is told which rows may have this hash.
+    #[inline]
+    pub(crate) fn place(&self, hash: u64) -> Range<usize> {
         let bucket = bucket_of(hash, self.bits);
-        let pair = view.bytes(self.starts.place(bucket..bucket + 2))?;
-        view.rows(rows, u32_at(pair, 0)..u32_at(pair, 4))
+        self.starts.place(bucket..bucket + 2)
     }
 }
 
