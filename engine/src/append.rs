@@ -1,5 +1,6 @@
 //! What a caller hands to the writer: events, batches, expectations, conditions.
 
+use crate::consumer::{Acknowledgement, Delivery};
 use crate::query::Query;
 use crate::{EventId, Position, Revision};
 pub use annals_format::record::OccurredAt;
@@ -167,6 +168,7 @@ pub struct Batch<'a> {
     pub(crate) events: Vec<(&'a str, NewEvent<'a>)>,
     pub(crate) expectations: Vec<(&'a str, Expect)>,
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) acknowledgements: Vec<Acknowledgement>,
     pub(crate) durability: Option<Durability>,
     pub(crate) as_batch: bool,
 }
@@ -180,7 +182,7 @@ impl Default for Batch<'_> {
 impl<'a> Batch<'a> {
     /// An empty batch, marked as written by the caller as one.
     pub fn new() -> Self {
-        Self { events: Vec::new(), expectations: Vec::new(), conditions: Vec::new(), durability: None, as_batch: true }
+        Self::with_capacity(0)
     }
 
     /// An empty batch with room for this many events, to be filled by [`Batch::push`] and used again after
@@ -190,16 +192,53 @@ impl<'a> Batch<'a> {
             events: Vec::with_capacity(events),
             expectations: Vec::with_capacity(events),
             conditions: Vec::new(),
+            acknowledgements: Vec::new(),
             durability: None,
             as_batch: true,
         }
     }
 
-    /// Takes out all events, expectations and conditions; durability and mark stay.
+    /// Takes out all events, expectations, conditions and acknowledgements; durability and mark stay.
     pub fn clear(&mut self) {
         self.events.clear();
         self.expectations.clear();
         self.conditions.clear();
+        self.acknowledgements.clear();
+    }
+
+    /// Acknowledges what a consumer handed out, in this batch: it counts as finished if and only if the batch is written.
+    /// So what the batch does happens exactly once for it, whatever fails in between.
+    ///
+    /// The batch is refused ([`crate::Error::Fenced`]) if the event is no longer the caller's to answer for. A batch may
+    /// acknowledge events of several consumers, and hold acknowledgements and no event.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use annals::{Batch, ConsumerOptions, Expect, NewEvent, Store};
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// store.append("order-1", Expect::NoStream, &[NewEvent::new("Placed", b"12 pencils")])?;
+    /// let consumer = store.consumer("shipping", ConsumerOptions::new())?;
+    /// while let Some(order) = consumer.next(Duration::ZERO)? {
+    ///     let batch = Batch::new().acknowledge(&order);
+    ///     let batch = match order.event_type() {
+    ///         "Placed" => batch.event("shipment-1", NewEvent::new("Prepared", order.payload())),
+    ///         _ => batch,
+    ///     };
+    ///     store.commit(&batch)?;
+    /// }
+    /// # assert_eq!(consumer.lag(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn acknowledge(mut self, delivery: &Delivery) -> Self {
+        self.acknowledgements.push(delivery.acknowledgement());
+        self
+    }
+
+    /// Adds an acknowledgement in place; the same as [`Batch::acknowledge`] for loops.
+    pub fn push_acknowledgement(&mut self, delivery: &Delivery) {
+        self.acknowledgements.push(delivery.acknowledgement());
     }
 
     /// Adds an expectation in place; the same as [`Batch::expect`] for loops.

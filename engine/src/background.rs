@@ -1,4 +1,4 @@
-//! The two threads of an open store.
+//! The threads of an open store.
 //!
 //! The *committer* makes the next segment, syncs for tickets, and where there are processors enough moves ring bytes into
 //! the segment while appends go on. The *keeper* seals ended segments and syncs `Buffered` commits at their interval. Neither is needed for correctness:
@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer;
 use crate::log::page_floor;
 use crate::manifest;
 use crate::merging;
@@ -74,6 +75,11 @@ impl Committer {
         self.durable_end.fetch_max(end, Ordering::AcqRel);
     }
 
+    /// Log offset below which everything is durable.
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.durable_end.load(Ordering::Acquire)
+    }
+
     /// Bytes written and not yet durable; what holds no record, such as the header of a segment, counts only with one.
     pub(crate) fn in_flight(&self, inner: &Inner) -> u64 {
         let watermark = &inner.core.log.watermark;
@@ -129,6 +135,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
         run("annals-committer", commit_loop),
         run("annals-keeper", keep_loop),
         run("annals-merger", merging::merge_loop),
+        run("annals-notifier", |inner| inner.core.log.watermark.notify_until_closed()),
     ];
     threads.into_iter().flatten().collect()
 }
@@ -137,6 +144,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
 #[inline]
 pub(crate) fn after_append(inner: &Inner) -> Result<()> {
     let log = &inner.core.log;
+    log.watermark.notify_written();
     let Some(ring) = &log.ring else { return Ok(()) };
     let written = log.watermark.written_end();
     if !ring.survives_kill {
@@ -218,7 +226,10 @@ fn keep_loop(inner: &Inner) {
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {
-            if inner.core.log.watermark.written() > inner.core.log.watermark.durable() {
+            // Acknowledgements move the end of the log and no position.
+            let is_behind = inner.core.log.watermark.written() > inner.core.log.watermark.durable()
+                || (end > inner.committer.durable_end() && !inner.core.log.watermark.is_poisoned());
+            if is_behind {
                 inner.commit.sync_if_idle(&inner.committing());
             }
             synced_at = Instant::now();
@@ -226,6 +237,7 @@ fn keep_loop(inner: &Inner) {
         }
         if let Some(segment) = inner.preparer.next_to_seal() {
             seal(inner, &segment);
+            merging::ended(inner);
         }
     }
 }
@@ -290,6 +302,10 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
             inner.preparer.set_manifest_generation(next.generation);
             sealing.manifest = next;
             segment.enlist(&entry, &inner.core.cache);
+            if consumer::save_ended(inner, &entry).is_err() {
+                // The next opening reads the segment instead.
+                sealing.failures += 1;
+            }
         }
         Err(_) => {
             // Listed with the next one that is sealed, in order.

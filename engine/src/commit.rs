@@ -15,14 +15,14 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
 use crate::prepare::Preparer;
-use crate::wake::WakeWord;
+use crate::publish::Lock;
 use crate::writer::{Tip, Writer};
 
 /// Longest wait of a leader for companions.
 const LINGER: Duration = Duration::from_micros(100);
 /// How long a ticket's waiter looks on before it sleeps: about one sync.
 const SPIN: Duration = Duration::from_micros(150);
-/// A sleeper looks again after this, whatever happens.
+/// Who waits for the committer looks again after this, whatever happens: nobody may be there.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// After so many looks without progress who waits for the committer syncs by itself.
 const IDLE_ROUNDS: u32 = 8;
@@ -31,7 +31,6 @@ const IDLE_ROUNDS: u32 = 8;
 pub(crate) struct Commit {
     /// Whether somebody is at flushing and syncing.
     leading: CachePadded<AtomicBool>,
-    done: CachePadded<WakeWord>,
     /// How many came to wait since the last group was closed.
     pending: CachePadded<AtomicU32>,
     /// How many the last group had.
@@ -44,7 +43,6 @@ impl Commit {
     pub(crate) fn new(mark: MarkFile) -> Self {
         Self {
             leading: CachePadded::default(),
-            done: CachePadded::default(),
             pending: CachePadded::default(),
             last_group: AtomicU32::new(1),
             mark: Mutex::new(mark),
@@ -59,29 +57,50 @@ impl Commit {
             return Ok(());
         }
         self.pending.fetch_add(1, Ordering::Relaxed);
+        let watermark = &log.core.log.watermark;
         loop {
-            let turn = self.done.turn();
-            if log.core.log.watermark.durable() >= position {
+            if watermark.durable() >= position {
                 return Ok(());
             }
             log.core.log.check_poison()?;
             if self.begin_leading() {
                 // The leader before may have covered us between our two looks.
-                if log.core.log.watermark.durable() < position {
+                if watermark.durable() < position {
                     self.linger();
                     self.lead(log);
                 }
-                self.finish_leading();
+                self.finish_leading(log);
             } else {
-                self.done.wait(turn, LOOK_AGAIN);
+                let is_over = || watermark.durable() >= position || watermark.is_poisoned() || self.nobody_leads();
+                watermark.sync_waiters().wait(None, is_over);
             }
         }
+    }
+
+    /// Returns when the log is durable up to log offset `end`: for what has no position. Else as
+    /// [`Commit::wait_durable`].
+    pub(crate) fn wait_durable_end(&self, log: &Committing<'_>, end: u64) -> Result<(), Error> {
+        let watermark = &log.core.log.watermark;
+        let is_durable = || log.committer.durable_end() >= end;
+        while !is_durable() {
+            log.core.log.check_poison()?;
+            if self.begin_leading() {
+                if !is_durable() {
+                    self.lead(log);
+                }
+                self.finish_leading(log);
+            } else {
+                watermark.sync_waiters().wait(None, || is_durable() || watermark.is_poisoned() || self.nobody_leads());
+            }
+        }
+        Ok(())
     }
 
     /// Returns when everything up to `position` is durable, leaving the syncs to the committer thread: whoever waits for
     /// a ticket wants to go on appending meanwhile.
     pub(crate) fn wait_for_committer(&self, log: &Committing<'_>, position: u64) -> Result<(), Error> {
-        let is_durable = || log.core.log.watermark.durable() >= position;
+        let watermark = &log.core.log.watermark;
+        let is_durable = || watermark.durable() >= position;
         if is_durable() {
             return Ok(());
         }
@@ -94,8 +113,7 @@ impl Commit {
         }
         let (mut seen, mut idle_rounds) = (0, 0);
         while idle_rounds < IDLE_ROUNDS {
-            let turn = self.done.turn();
-            let durable = log.core.log.watermark.durable();
+            let durable = watermark.durable();
             if durable >= position {
                 return Ok(());
             }
@@ -103,7 +121,8 @@ impl Commit {
             idle_rounds = if durable > seen { 0 } else { idle_rounds + 1 };
             seen = durable;
             log.committer.request(position);
-            self.done.wait(turn, LOOK_AGAIN);
+            let is_over = || watermark.durable() > durable || watermark.is_poisoned();
+            watermark.sync_waiters().wait(Some(Instant::now() + LOOK_AGAIN), is_over);
         }
         // Nobody may be there to do it: a thread that could not be started, or one that ended.
         self.wait_durable(log, position)
@@ -113,28 +132,32 @@ impl Commit {
         !self.leading.swap(true, Ordering::AcqRel)
     }
 
-    fn finish_leading(&self) {
+    fn nobody_leads(&self) -> bool {
+        !self.leading.load(Ordering::Acquire)
+    }
+
+    /// Another may lead; whoever waited for this one looks again. One wake for all.
+    fn finish_leading(&self, log: &Committing<'_>) {
         self.leading.store(false, Ordering::Release);
-        self.done.next_turn();
+        log.core.log.watermark.sync_waiters().notify();
     }
 
     /// Syncs what is written now, unless somebody else is at it.
     pub(crate) fn sync_if_idle(&self, log: &Committing<'_>) {
         if self.begin_leading() {
             self.lead(log);
-            self.finish_leading();
+            self.finish_leading(log);
         }
     }
 
     /// Syncs all that is written when this is called, after whoever is at it now.
     pub(crate) fn sync_now(&self, log: &Committing<'_>) {
         loop {
-            let turn = self.done.turn();
             if self.begin_leading() {
                 self.lead(log);
-                return self.finish_leading();
+                return self.finish_leading(log);
             }
-            self.done.wait(turn, LOOK_AGAIN);
+            log.core.log.watermark.sync_waiters().wait(None, || self.nobody_leads());
         }
     }
 
@@ -155,18 +178,20 @@ impl Commit {
     /// One group: flush, sync, mark, show. A failure poisons the log.
     fn lead(&self, log: &Committing<'_>) {
         let tip = log.writer.lock().tip();
-        if tip.head == log.core.log.watermark.durable() && tip.ended.is_empty() {
+        // What was written without a position moves the end alone.
+        let is_synced = tip.head == log.core.log.watermark.durable() && tip.end <= log.committer.durable_end();
+        if is_synced && tip.ended.is_empty() {
             return;
         }
         if cfg!(annals_plant = "watermark-early") {
-            log.core.log.watermark.set_durable(tip.head);
+            log.core.log.watermark.show_durable(tip.head);
         }
         if let Err(reason) = self.sync_up_to(log, &tip) {
             log.core.log.poison(reason);
             return;
         }
         log.committer.set_durable_end(tip.end);
-        log.core.log.watermark.set_durable(tip.head);
+        log.core.log.watermark.show_durable(tip.head);
     }
 
     fn sync_up_to(&self, log: &Committing<'_>, tip: &Tip) -> Result<(), String> {
@@ -211,7 +236,7 @@ impl Commit {
             log.core.log.poison(reason);
         }
         log.core.log.check_poison()?;
-        log.core.log.watermark.set_durable(tip.head);
+        log.core.log.watermark.show_durable(tip.head);
         self.write_mark(log, &tip, true).map_err(Error::io("write", "MARK"))?;
         self.mark.lock().sync().map_err(Error::io("sync", "MARK"))
     }
@@ -220,7 +245,7 @@ impl Commit {
 /// What a sync touches.
 pub(crate) struct Committing<'a> {
     pub(crate) core: &'a Core,
-    pub(crate) writer: &'a Mutex<Writer>,
+    pub(crate) writer: &'a Lock<Writer>,
     pub(crate) preparer: &'a Preparer,
     pub(crate) committer: &'a Committer,
 }

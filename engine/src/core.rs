@@ -9,6 +9,8 @@ use smallvec::SmallVec;
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer::{EndedConsumers, Lineage};
+use crate::directory::Directory;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::NameHash;
@@ -27,12 +29,18 @@ pub(crate) struct Core {
     pub(crate) segments: ArcSwap<Segments>,
     /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
     pub(crate) tiers: ArcSwap<Tiers>,
+    /// Where streams end, up to its coverage. Replaced as a whole.
+    pub(crate) directory: ArcSwap<Directory>,
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
+    /// Which openings wrote which positions.
+    pub(crate) lineage: Lineage,
+    /// Where the consumers stood when segments ended, until that is written beside them.
+    pub(crate) ended_consumers: EndedConsumers,
     /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
 }
@@ -48,10 +56,7 @@ impl Core {
 
     #[inline]
     pub(crate) fn head(&self, view: View) -> u64 {
-        match view {
-            View::Durable => self.log.watermark.durable(),
-            View::Written => self.log.watermark.written(),
-        }
+        self.log.watermark.head(view)
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

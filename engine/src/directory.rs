@@ -1,16 +1,47 @@
-//! The writer's memory of streams: last revision and last position of each that was met since the store was opened. What
-//! is not here is asked of the index, once.
+//! What is known of streams without a look at their events: last revision and last position.
 //!
-//! One look-up touches one cache line. A stream is known by 128 bits of seeded hash, which is half a line with its
-//! numbers; its name stands in the log.
+//! ```text
+//! log          | segment 1 .. 40 | 41 .. 52 | 53 | 54 | 55, being written |
+//! directory    |   file, large   |  file    |file|
+//!                                                 54, 55: their indexes
+//! ```
+//!
+//! The *directory* is a list of mapped files, each with the streams that were written in a stretch of ended segments, by
+//! name. Of a stream the newest file that has it is right up to the *coverage*, the last position of the newest file; what
+//! came after stands in the indexes of the segments that follow. So a look-up for a head asks the segments between the
+//! coverage and that head, which are few, and then the files, newest first. A reader pinned before the coverage may be
+//! told of a later event: then the index is asked as if there were no directory.
+//!
+//! Files are made in the background of the indexes of ended segments that the manifest lists, and so of nothing that is not
+//! durable; each knows the final checksums of its segments. They are derived: one with which anything is wrong is not
+//! asked any more, nor are those after it, and both are made again.
+//!
+//! The writer keeps in memory what it has met ([`MetStreams`]) and lets go of what the directory holds.
+//!
+//! | module | what |
+//! |---|---|
+//! | `table`, `met` | the writer's memory |
+//! | `file` | one file |
+//! | `list` | all files of a store |
+//! | `gather`, `write` | the next file, of segments and of the files before it |
 
-use std::sync::atomic::Ordering::Relaxed;
+mod file;
+mod gather;
+mod list;
+mod met;
+mod table;
+#[cfg(test)]
+mod tests;
+mod write;
 
-use crate::name::{KeyKind, NameHash};
-use crate::prefetch::prefetch;
-use crate::storage::SharedMap;
+pub(crate) use file::{DirectoryFile, directory_name, directory_number};
+pub(crate) use gather::{Pending, sealed_index};
+pub(crate) use list::{Directory, coverage, find};
+pub(crate) use met::MetStreams;
+pub(crate) use table::StreamTable;
+pub(crate) use write::{DirectoryPlan, write};
 
-/// Where a stream stands in the directory, valid until the directory is given more room.
+/// Where a stream stands in the writer's memory, valid until that is given more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamNumber(u32);
 
@@ -29,201 +60,4 @@ pub(crate) struct StreamTip {
 impl StreamTip {
     /// Of a stream that was never written.
     pub(crate) const NONE: Self = Self { revision: 0, position: 0 };
-}
-
-/// Words of a slot, in order: the hash (0: free), the second hash, last revision, last position.
-const WORDS: usize = 4;
-const HASH: usize = 0;
-const CHECK: usize = 1;
-const REVISION: usize = 2;
-const POSITION: usize = 3;
-
-const FIRST_SLOTS: usize = 1 << 10;
-
-/// Open addressing, linear probing, at most two thirds full. The memory lies in huge pages where it is long, since it is
-/// looked into at random. Only the writer comes here: the words are atomic for the sake of the memory's kind alone.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    hash: NameHash,
-    slots: SharedMap,
-    used: usize,
-}
-
-impl Directory {
-    pub(crate) fn new(hash: NameHash) -> Self {
-        Self { hash, slots: SharedMap::zeroed_words(FIRST_SLOTS * WORDS), used: 0 }
-    }
-
-    pub(crate) fn hash_of(&self, stream: &str) -> u64 {
-        self.hash.key(KeyKind::Stream, stream)
-    }
-
-    #[inline]
-    fn mask(&self) -> usize {
-        self.slots.as_words().len() / WORDS - 1
-    }
-
-    #[inline]
-    fn word(&self, slot: usize, word: usize) -> u64 {
-        self.slots.as_words()[slot * WORDS + word].load(Relaxed)
-    }
-
-    #[inline]
-    fn set_word(&self, slot: usize, word: usize, value: u64) {
-        self.slots.as_words()[slot * WORDS + word].store(value, Relaxed);
-    }
-
-    /// Number of streams here; names of refused batches are among them.
-    pub(crate) fn len(&self) -> usize {
-        self.used
-    }
-
-    /// Begins to load what a look-up of this hash will look at.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        prefetch(&self.slots.as_words()[(hash as usize & self.mask()) * WORDS]);
-    }
-
-    /// The slot of this stream, or the free one where it belongs.
-    #[inline]
-    fn slot(&self, hash: u64, check: u64) -> usize {
-        let mask = self.mask();
-        let mut slot = hash as usize & mask;
-        loop {
-            let found = self.word(slot, HASH);
-            if found == 0 || (found == hash && self.word(slot, CHECK) == check) {
-                return slot;
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    /// The stream's number, if it is here.
-    #[inline]
-    pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
-        let slot = self.slot(hash, self.hash.check(stream));
-        (self.word(slot, HASH) != 0).then_some(StreamNumber(slot as u32))
-    }
-
-    /// Makes room for so many more streams: numbers given from now on stay valid while they come. Seldom, moves all
-    /// slots, some nanoseconds each.
-    #[inline]
-    pub(crate) fn reserve(&mut self, streams: usize) {
-        if (self.used + streams) * 3 > (self.mask() + 1) * 2 {
-            self.grow(streams);
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self, streams: usize) {
-        let slots = ((self.used + streams) * 3 / 2 + 1).next_power_of_two().max((self.mask() + 1) * 2);
-        let old = std::mem::replace(&mut self.slots, SharedMap::zeroed_words(slots * WORDS));
-        let mask = self.mask();
-        // In the order of the old table, which is nearly that of the new one.
-        for words in old.as_words().as_chunks::<WORDS>().0 {
-            let words = words.each_ref().map(|word| word.load(Relaxed));
-            if words[HASH] == 0 {
-                continue;
-            }
-            let mut slot = words[HASH] as usize & mask;
-            while self.word(slot, HASH) != 0 {
-                slot = (slot + 1) & mask;
-            }
-            for (index, word) in words.into_iter().enumerate() {
-                self.set_word(slot, index, word);
-            }
-        }
-    }
-
-    /// Enters a stream that is not here yet; there is room for it.
-    pub(crate) fn add(&mut self, hash: u64, stream: &str, tip: StreamTip) -> StreamNumber {
-        let check = self.hash.check(stream);
-        let slot = self.slot(hash, check);
-        self.set_word(slot, HASH, hash);
-        self.set_word(slot, CHECK, check);
-        self.used += 1;
-        let number = StreamNumber(slot as u32);
-        self.set_tip(number, tip);
-        number
-    }
-
-    #[inline]
-    pub(crate) fn tip(&self, number: StreamNumber) -> StreamTip {
-        let slot = number.0 as usize;
-        StreamTip { revision: self.word(slot, REVISION), position: self.word(slot, POSITION) }
-    }
-
-    /// Takes the next revision of a stream for the event at `position`.
-    #[inline]
-    pub(crate) fn advance(&mut self, number: StreamNumber, position: u64) -> u64 {
-        let revision = self.word(number.0 as usize, REVISION) + 1;
-        self.set_tip(number, StreamTip { revision, position });
-        revision
-    }
-
-    /// Sets what reading the log found.
-    pub(crate) fn set(&mut self, stream: &str, tip: StreamTip) {
-        self.reserve(1);
-        let hash = self.hash_of(stream);
-        match self.find(hash, stream) {
-            Some(number) => self.set_tip(number, tip),
-            None => drop(self.add(hash, stream, tip)),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn set_tip(&mut self, number: StreamNumber, tip: StreamTip) {
-        self.set_word(number.0 as usize, REVISION, tip.revision);
-        self.set_word(number.0 as usize, POSITION, tip.position);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn find(directory: &Directory, stream: &str) -> Option<StreamTip> {
-        directory.find(directory.hash_of(stream), stream).map(|number| directory.tip(number))
-    }
-
-    #[test]
-    fn streams_keep_their_tips_while_the_directory_grows() {
-        let mut directory = Directory::new(NameHash { seed: 9 });
-        let tip = |n: u64| StreamTip { revision: n + 1, position: 2 * n + 1 };
-        for n in 0..20_000u64 {
-            directory.set(&format!("stream-{n}"), tip(n));
-        }
-        for n in 0..20_000u64 {
-            assert_eq!(find(&directory, &format!("stream-{n}")), Some(tip(n)));
-        }
-        assert_eq!(directory.len(), 20_000);
-        assert_eq!(find(&directory, "stream-20000"), None);
-    }
-
-    #[test]
-    fn room_that_was_reserved_keeps_numbers_valid() {
-        let mut directory = Directory::new(NameHash { seed: 9 });
-        directory.reserve(5_000);
-        let add = |n: u64| {
-            let name = format!("stream-{n}");
-            directory.add(directory.hash_of(&name), &name, StreamTip::NONE)
-        };
-        let numbers: Vec<_> = (0..5_000u64).map(add).collect();
-        for (n, number) in (1..).zip(&numbers) {
-            assert_eq!(directory.advance(*number, n), 1);
-        }
-        for (n, number) in (1..).zip(&numbers) {
-            assert_eq!(directory.tip(*number), StreamTip { revision: 1, position: n });
-        }
-    }
-
-    #[test]
-    fn streams_that_share_a_hash_are_two() {
-        let mut directory = Directory::new(NameHash { seed: 9 });
-        directory.reserve(2);
-        let (one, other) = (directory.add(7, "one", StreamTip::NONE), directory.add(7, "other", StreamTip::NONE));
-        assert_ne!(one, other);
-        assert_eq!((directory.find(7, "one"), directory.find(7, "other")), (Some(one), Some(other)));
-        assert_eq!(directory.find(7, "third"), None);
-    }
 }

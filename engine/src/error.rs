@@ -122,6 +122,34 @@ pub enum Error {
         in_flight: u64,
     },
 
+    /// The consumer is open in this process already.
+    #[error("consumer {consumer:?} is open already; close that one, or open it to take it over")]
+    ConsumerBusy {
+        /// Its name.
+        consumer: String,
+    },
+
+    /// An answer for an event that is no longer the caller's: another opening took the consumer over, it was reset or
+    /// removed, or an earlier event of the stream failed. Nothing written; what is unfinished is handed out again.
+    #[error("consumer {consumer:?} no longer waits for this answer{}; take what `next` hands out", at(.position))]
+    Fenced {
+        /// The consumer.
+        consumer: String,
+        /// Where the event stands, if it was about one.
+        position: Option<Position>,
+    },
+
+    /// A checkpoint was made in another store, or covers events that this store has lost since.
+    #[error(
+        "the checkpoint at position {position} is not of this store's history, which it shares up to position {common}"
+    )]
+    Diverged {
+        /// Position of the checkpoint.
+        position: u64,
+        /// The last position that both histories are known to share; 0: none.
+        common: u64,
+    },
+
     /// The operating system refused.
     #[error("{action} {file}: {source}")]
     Io {
@@ -132,6 +160,10 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn at(position: &Option<Position>) -> String {
+    position.map(|position| format!(" for position {position}")).unwrap_or_default()
 }
 
 fn holder(pid: &Option<u32>) -> String {

@@ -7,6 +7,7 @@ use annals_format::record::EventParts;
 
 use crate::Result;
 use crate::append::{Batch, Condition, Durability, Expect, NewEvent};
+use crate::consumer::Acknowledgement;
 use crate::error::Error;
 use crate::name;
 
@@ -27,6 +28,10 @@ pub(crate) trait Input<'a> {
     fn durability(&self) -> Option<Durability>;
 
     fn conditions(&self) -> &'a [Condition] {
+        &[]
+    }
+
+    fn acknowledgements(&self) -> &'a [Acknowledgement] {
         &[]
     }
 
@@ -66,7 +71,7 @@ pub(crate) trait Input<'a> {
 
     /// Names, sizes, ids: everything that can be judged without the store.
     fn check_form(&self, limits: &Limits) -> Result<()> {
-        if self.len() == 0 {
+        if self.len() == 0 && self.acknowledgements().is_empty() {
             return Err(Error::Empty);
         }
         if self.len() as u64 > limits.batch_event_count {
@@ -197,6 +202,11 @@ impl<'a> Input<'a> for Many<'a> {
 
     fn conditions(&self) -> &'a [Condition] {
         &self.0.conditions
+    }
+
+    #[inline(always)]
+    fn acknowledgements(&self) -> &'a [Acknowledgement] {
+        &self.0.acknowledgements
     }
 
     fn as_batch(&self) -> bool {

@@ -125,6 +125,20 @@ impl VerifyReport {
     }
 }
 
+/// Bytes of index files by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IndexSizes {
+    /// Indexes of single segments.
+    pub segments: u64,
+    /// Tiers, which answer for many segments.
+    pub tiers: u64,
+    /// The directory: where streams end.
+    pub directory: u64,
+    /// The lists of what makes up the index.
+    pub manifests: u64,
+}
+
 /// The store as a whole.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -153,6 +167,8 @@ pub struct StoreInfo {
     pub bytes_on_disk: u64,
     /// Of these, the index files.
     pub index_bytes: u64,
+    /// Those by kind.
+    pub index_sizes: IndexSizes,
     /// The process that has the store open for writing, where that can be told.
     pub writer_pid: Option<u32>,
     /// Whether it was closed cleanly.
@@ -199,6 +215,26 @@ pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Res
 /// As there.
 pub fn verify_in(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
     verify::verify(storage, progress)
+}
+
+/// As [`verify`], and tells only of the index: every file of it is read, and what it says is held against the segments, so
+/// that wrong content is found also where every checksum is right. A damaged segment is not told of; of the index made from it
+/// nothing is known then.
+///
+/// # Errors
+/// As there.
+pub fn check_index(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+    check_index_in(&open(path.as_ref())?, progress)
+}
+
+/// As [`check_index`], on any storage.
+///
+/// # Errors
+/// As there.
+pub fn check_index_in(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+    let mut report = verify::verify(storage, progress)?;
+    report.findings.retain(|finding| info::is_of_index(&finding.file));
+    Ok(report)
 }
 
 /// Hands every byte of a segment's file to `sink`, field by field in the order of the file; damage is marked.

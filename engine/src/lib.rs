@@ -6,6 +6,7 @@ mod append;
 mod background;
 mod clock;
 mod commit;
+mod consumer;
 mod core;
 mod cursor;
 mod directory;
@@ -26,6 +27,7 @@ mod places_file;
 mod position;
 mod prefetch;
 mod prepare;
+mod publish;
 mod query;
 mod read;
 mod read_only;
@@ -38,12 +40,15 @@ mod segments;
 mod stats;
 pub mod storage;
 mod store;
+mod subscription;
 mod tiers;
-mod wake;
-mod watermark;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
 pub use merging::IndexCheck;
@@ -57,6 +62,7 @@ pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use stats::Stats;
 pub use store::{Store, Ticket};
+pub use subscription::{Message, MessageRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

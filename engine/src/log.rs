@@ -11,12 +11,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use crate::error::Error;
+use crate::publish::{Lock, Watermark};
 use crate::ring::Ring;
 use crate::storage::StorageFile;
-use crate::watermark::Watermark;
 
 pub(crate) const PAGE: u64 = 4096;
 const PAGE_LEN: usize = PAGE as usize;
@@ -49,13 +47,13 @@ struct Extent {
 pub(crate) struct Log {
     pub(crate) ring: Option<Ring>,
     pub(crate) watermark: Watermark,
-    extents: Mutex<VecDeque<Extent>>,
+    extents: Lock<VecDeque<Extent>>,
     poison: OnceLock<String>,
 }
 
 impl Log {
     pub(crate) fn new(ring: Option<Ring>, watermark: Watermark) -> Self {
-        Self { ring, watermark, extents: Mutex::new(VecDeque::new()), poison: OnceLock::new() }
+        Self { ring, watermark, extents: Lock::new(VecDeque::new()), poison: OnceLock::new() }
     }
 
     /// A log that is only read: all its bytes are in the files.

@@ -1,25 +1,33 @@
-//! Tiers kept while the store is open: made when there is quiet or when much has gathered, dropped when they are broken.
+//! Tiers and directory kept while the store is open: made when there is quiet or when much has gathered, dropped when they
+//! are broken.
 //!
-//! Nothing waits for it: segments without a tier answer by their own indexes, and their ids stand in memory.
+//! Nothing waits for it: segments without a tier answer by their own indexes, and their ids and streams stand in memory.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::directory::Pending;
 use crate::error::Error;
 use crate::places_file;
-use crate::recovery::load_ids;
+use crate::prepare::index_name;
+use crate::recovery::{load_ids, rebuild_index_of};
 use crate::segment::Segment;
 use crate::store::Inner;
-use crate::tiers::{Replaced, tier_name};
+use crate::tiers::{Due, Replaced, ReplacedDirectory, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
 /// With so many segments without a tier work begins while appends go on; else when no segment has ended for a while.
 const BACKLOG: u64 = 32;
-/// Bytes of tiers written in a second, at most.
+/// With so many positions behind its coverage the directory is written while appends go on; else when no segment has ended
+/// for a while.
+const BEHIND: u64 = 1 << 18;
+/// Closing writes no more positions than these, some tenths of a second, into tiers and directory.
+const REST: u64 = 1 << 18;
+/// Bytes of tiers and directories written in a second, at most.
 const PACE: u64 = 128 << 20;
 
 /// Where the thread that keeps the tiers sleeps.
@@ -49,12 +57,15 @@ impl Merging {
 }
 
 pub(crate) fn merge_loop(inner: &Inner) {
-    let mut ended = 0;
+    // What an opening finds uncovered is covered at once: after a kill that is what came last, which is asked for most.
+    let mut ended = counts(inner).0;
     while !inner.stopping.load(Ordering::Acquire) {
         let (segments, uncovered) = counts(inner);
         let is_quiet = segments == ended;
         ended = segments;
-        if uncovered > 0 && (is_quiet || uncovered >= BACKLOG) {
+        let tiers_due = uncovered > 0 && (is_quiet || uncovered >= BACKLOG);
+        let directory_due = behind(inner) >= if is_quiet { 1 } else { BEHIND };
+        if tiers_due || directory_due {
             let begun = Instant::now();
             let mut written = 0;
             let mut pace = |bytes: u64| {
@@ -67,11 +78,19 @@ pub(crate) fn merge_loop(inner: &Inner) {
             };
             let mut goes_on = true;
             while goes_on && !inner.stopping.load(Ordering::Acquire) {
-                goes_on = keep_tiers(inner, &mut pace);
+                goes_on = directory_due && keep_directory(inner, &mut pace, &inner.stopping);
+                goes_on |= tiers_due && keep_tiers(inner, Due::BySize, &mut pace, &inner.stopping);
             }
         }
         shrink_covered(inner);
         inner.merging.sleep(inner);
+    }
+}
+
+/// A segment has been sealed: the memory of streams is let go of when the directory holds them.
+pub(crate) fn ended(inner: &Inner) {
+    if behind(inner) >= BEHIND {
+        inner.merging.wake();
     }
 }
 
@@ -99,28 +118,142 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
             check.rebuilt.push(tier_name(tier.entry().number));
         }
     }
-    let mut goes_on = true;
-    while goes_on {
-        goes_on = keep_tiers(inner, &mut |_| {});
+    for file in inner.core.directory.load().iter() {
+        check.files += 1;
+        if file.is_broken() || file.check_all().is_err() {
+            check.rebuilt.push(file.name().to_owned());
+        }
     }
-    shrink_covered(inner);
+    while keep(inner) {}
+    shrink_all(inner);
     Ok(check)
+}
+
+/// Makes all of the index anew: first that of each segment, then what stands above them.
+pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crate::Result<IndexCheck> {
+    let mut rebuilt = IndexCheck::default();
+    let manifest = inner.sealing.lock().manifest.clone();
+    let all = 2 * manifest.segments.len() as u64;
+    let segments = inner.core.segments.load_full();
+    for entry in &manifest.segments {
+        let of_entry = |segment: &&Arc<Segment>| segment.header.identity.segment == entry.number;
+        let Some(segment) = segments.iter().find(of_entry) else { continue };
+        let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
+        segment.set_index(segment.replacing_index(|| rebuild_index_of(storage, entry, mode, hash))?);
+        rebuilt.rebuilt.push(index_name(entry.number));
+        rebuilt.files += 1;
+        progress(rebuilt.files, all);
+    }
+    inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
+    inner.core.directory.load().iter().for_each(|file| file.set_broken());
+    while keep(inner) {
+        let covered = inner.core.tiers.load().covered_segments().min(all / 2);
+        progress(all / 2 + covered, all);
+    }
+    shrink_all(inner);
+    rebuilt.rebuilt.extend(inner.core.tiers.load().iter().map(|tier| tier_name(tier.entry().number)));
+    rebuilt.rebuilt.extend(inner.core.directory.load().iter().map(|file| file.name().to_owned()));
+    rebuilt.files = rebuilt.rebuilt.len() as u64;
+    progress(all, all);
+    Ok(rebuilt)
 }
 
 /// All that is due, in the calling thread.
 pub(crate) fn merge_all(inner: &Inner) {
-    let mut goes_on = counts(inner).1 > 0;
-    while goes_on {
-        goes_on = keep_tiers(inner, &mut |_| {});
-    }
+    while keep(inner) {}
     shrink_covered(inner);
 }
 
-/// Lets go of what tiers hold as well: the index files of the segments that they cover keep places alone. Those of earlier
-/// openings are looked at once, and found small by their first bytes.
+/// Before a clean close: what ended segments hold beyond tiers and directory is written to them, if it is little, so that
+/// the next opening need not touch these segments.
+pub(crate) fn cover_rest(inner: &Inner) {
+    let stop = AtomicBool::new(false);
+    let ended = ended_until(inner);
+    let behind_tiers = || ended.saturating_sub(inner.core.tiers.load().covered_until());
+    let mut goes_on = behind_tiers() <= REST;
+    while goes_on && behind_tiers() > 0 {
+        goes_on = keep_tiers(inner, Due::Rest, &mut |_| {}, &stop);
+    }
+    let mut goes_on = behind(inner) <= REST;
+    while goes_on {
+        goes_on = keep_directory(inner, &mut |_| {}, &stop);
+    }
+}
+
+/// Drops what is broken, or makes one tier and one file of the directory; false if there was nothing to do, or if it failed.
+fn keep(inner: &Inner) -> bool {
+    let goes_on = keep_directory(inner, &mut |_| {}, &inner.stopping);
+    keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping) || goes_on
+}
+
+/// Positions of ended segments that the directory does not cover.
+fn behind(inner: &Inner) -> u64 {
+    ended_until(inner).saturating_sub(inner.core.directory.load().coverage())
+}
+
+/// The last position of the segments that the manifest lists.
+fn ended_until(inner: &Inner) -> u64 {
+    let segments = inner.core.segments.load();
+    let listed = segments.iter().rev().find(|segment| segment.is_listed());
+    // One that is empty ends before it begins.
+    let last_of = |segment: &Arc<Segment>| {
+        let closing = segment.closing().map_or(0, |closing| closing.tally.last_position);
+        closing.max(segment.first_position() - 1)
+    };
+    listed.map_or(0, last_of)
+}
+
+/// Drops what is broken of the directory, or adds to it; false if there was nothing to do, or if it failed.
+fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
+    let mut keeper = inner.tier_keeper.lock();
+    let storage = inner.storage.as_ref();
+    let directory = inner.core.directory.load_full();
+    let replaced = if directory.is_broken() {
+        keeper.drop_broken_directory(storage, &directory).map(Some)
+    } else if behind(inner) == 0 {
+        return false;
+    } else {
+        let manifest = inner.sealing.lock().manifest.clone();
+        let pending = Pending::after(directory.coverage(), &inner.core.segments.load(), &manifest.segments);
+        if pending.is_empty() {
+            return false;
+        }
+        keeper.extend_directory(storage, &directory, &pending, &manifest, pace, stop)
+    };
+    match replaced {
+        Ok(Some(replaced)) => {
+            install_directory(inner, &replaced);
+            true
+        }
+        Ok(None) => false,
+        // One that turned out to be broken is dropped by the next call.
+        Err(_) => directory.is_broken() || failed(inner),
+    }
+}
+
+/// Shows the directory to writer and readers, then lets go of what it holds instead.
+fn install_directory(inner: &Inner, replaced: &ReplacedDirectory) {
+    let forgotten = {
+        let mut writer = inner.writer.lock();
+        inner.core.directory.store(Arc::new(replaced.directory.clone()));
+        writer.streams.forget_up_to(replaced.directory.coverage())
+    };
+    drop(forgotten);
+    // What stays is removed at the next opening.
+    let _ = replaced.remove_files(inner.storage.as_ref());
+}
+
+/// As [`shrink_covered`], from the first segment on.
+fn shrink_all(inner: &Inner) {
+    *inner.merging.shrunk.lock() = 0;
+    shrink_covered(inner);
+}
+
+/// Lets go of what tiers and directory hold as well: the index files of the segments that they cover keep places alone.
+/// Those of earlier openings are looked at once, and found small by their first bytes.
 fn shrink_covered(inner: &Inner) {
     let mut shrunk = inner.merging.shrunk.lock();
-    let covered = inner.core.tiers.load().covered_until();
+    let covered = inner.core.tiers.load().covered_until().min(inner.core.directory.load().coverage());
     // Below a tier that was dropped meanwhile, segments have whole indexes again.
     *shrunk = (*shrunk).min(covered);
     if *shrunk == covered {
@@ -155,7 +288,7 @@ fn counts(inner: &Inner) -> (u64, u64) {
 }
 
 /// Drops what is broken, or merges once; false if there was nothing to do, or if it failed.
-fn keep_tiers(inner: &Inner, pace: &mut dyn FnMut(u64)) -> bool {
+fn keep_tiers(inner: &Inner, which: Due, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
     let mut keeper = inner.tier_keeper.lock();
     let storage = inner.storage.as_ref();
     let tiers = inner.core.tiers.load_full();
@@ -173,7 +306,7 @@ fn keep_tiers(inner: &Inner, pace: &mut dyn FnMut(u64)) -> bool {
     }
     let segments = inner.core.segments.load_full();
     let manifest = inner.sealing.lock().manifest.clone();
-    match keeper.merge_next(storage, &tiers, &segments, &manifest, pace, &inner.stopping) {
+    match keeper.merge_next(storage, &tiers, &segments, &manifest, which, pace, stop) {
         Ok(Some(replaced)) => {
             install(inner, &replaced);
             true

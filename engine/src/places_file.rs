@@ -80,6 +80,16 @@ pub(crate) fn shrink(
     mode: ReadMode,
     hash: NameHash,
 ) -> Result<bool> {
+    segment.replacing_index(|| replace_whole(storage, segment, entry, mode, hash))
+}
+
+fn replace_whole(
+    storage: &dyn Storage,
+    segment: &Segment,
+    entry: &SegmentEntry,
+    mode: ReadMode,
+    hash: NameHash,
+) -> Result<bool> {
     let name = index_name(entry.number);
     let loaded;
     let opened = segment.if_opened();
@@ -119,3 +129,6 @@ pub(crate) fn shrink(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

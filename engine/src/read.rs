@@ -18,8 +18,10 @@ use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
 use crate::prefetch::prefetch;
 use crate::query::Query;
+use crate::reader::RemovalReason;
 use crate::segment::{BatchFacts, Found, Opened, Segment, Window};
 use crate::segments::Segments;
+use crate::storage::Map;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -93,12 +95,31 @@ enum Select {
     },
 }
 
-/// A walk along the log.
+/// One step of a reading.
 #[derive(Debug)]
-struct Scan {
+pub(crate) enum Step {
+    Event(Event),
+    #[allow(dead_code, reason = "nothing can be removed yet")]
+    Skipped(Skipped),
+}
+
+/// Positions that a reading passed over because events that could have matched were removed from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) why: RemovalReason,
+}
+
+/// A walk along the log. It may be kept where it stands, and gone on with when there is more.
+#[derive(Debug)]
+pub(crate) struct Scan {
     segment_index: usize,
+    /// The next one.
     position: u64,
     place: Option<ScanPlace>,
+    /// Memory of an earlier copy of the ring's newest bytes, for the next one.
+    used: Option<Map>,
 }
 
 #[derive(Debug)]
@@ -115,7 +136,7 @@ struct ScanPlace {
 impl Read {
     pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
         let plan = if query.is_all() && bounds.direction == Direction::Forward {
-            Plan::Scan(Scan { segment_index: 0, position: bounds.from, place: None })
+            Plan::Scan(Scan::from(bounds.from))
         } else {
             Plan::Select(Selection::new(Select::Query(query), Walk::new(bounds), FIRST_WIDTH))
         };
@@ -174,6 +195,11 @@ impl Read {
         Ok(None)
     }
 
+    /// As the iterator, and told what was passed over.
+    pub(crate) fn step(&mut self) -> Option<Result<Step>> {
+        self.next().map(|event| event.map(Step::Event))
+    }
+
     fn advance(&mut self) -> Result<Option<Event>> {
         match &mut self.plan {
             Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
@@ -212,8 +238,8 @@ pub(crate) struct StreamBegun {
 }
 
 impl StreamBegun {
-    /// Begins to read a stream whose key is `key`. `is_from_end`: the first position in these bounds is wanted, and those after it; else it
-    /// tells how many are to be passed over.
+    /// Begins to read a stream whose key is `key`. `is_from_end`: the first position in these bounds is wanted, and those
+    /// after it; else it tells how many are to be passed over.
     pub(crate) fn new(core: &Arc<Core>, stream: &str, key: u64, bounds: Bounds, is_from_end: bool) -> Self {
         let select = Select::Stream { name: stream.to_owned(), key, next: 0, last: 0 };
         let mut selection = Selection::new(select, Walk::new(bounds), if is_from_end { AHEAD_MAX } else { 1 });
@@ -276,9 +302,14 @@ impl Selection {
                     return Ok(Some(found));
                 }
                 Judged::Other => {}
-                // A walk that has gone ahead of this event passes over nothing.
-                Judged::Early(revisions) if self.width == 1 => self.walk.pass(revisions),
-                Judged::Early(_) => {}
+                Judged::Early(revisions) => {
+                    // Each position holds one revision of the stream at most.
+                    let over = (revisions - 1).min((self.ahead.len() - self.next) as u64);
+                    self.next += over as usize;
+                    if self.next == self.ahead.len() {
+                        self.walk.pass(revisions - over);
+                    }
+                }
                 Judged::Hole(what) => {
                     let segment = self.walk.segment(segments).expect("an event comes from a segment");
                     return Err(segment.damaged(0, Some(position), what));
@@ -369,6 +400,36 @@ impl Select {
 }
 
 impl Scan {
+    /// Begins with this position.
+    pub(crate) fn from(position: u64) -> Self {
+        Self { segment_index: 0, position, place: None, used: None }
+    }
+
+    /// The next position.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The list of segments is another one: finds its place in it again. A segment that has grown stands there anew.
+    pub(crate) fn carry_over(&mut self, segments: &SegmentList) -> Result<()> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        let identity = place.segment.header.identity;
+        // From the end: that is where somebody stands who reads on.
+        let same = segments.iter().rposition(|segment| segment.header.identity == identity);
+        match same.map(|index| (index, &segments[index])) {
+            Some((index, segment)) if place.batch_end <= segment.end() => {
+                self.segment_index = index;
+                if !Arc::ptr_eq(segment, &place.segment) {
+                    place.opened = segment.opened()?.into_arc();
+                    place.segment = segment.clone();
+                }
+            }
+            // Found by its position at the next step.
+            _ => self.place = None,
+        }
+        Ok(())
+    }
+
     /// Stands at the first frame at or after `self.position`; false at the end.
     fn settle(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<bool> {
         loop {
@@ -376,10 +437,11 @@ impl Scan {
                 return Ok(false);
             }
             match &mut self.place {
-                Some(place) if place.frame < place.batch_end => return Ok(true),
+                // Behind the records of a batch its sections may stand.
+                Some(place) if place.frame < place.batch_end && self.position <= place.last() => return Ok(true),
                 Some(place) if place.batch_end < place.segment.end() => {
                     let offset = place.batch_end;
-                    place.enter_batch(core, offset, self.position)?;
+                    place.enter_batch(core, offset, self.position, &mut self.used)?;
                 }
                 Some(_) => {
                     self.segment_index += 1;
@@ -395,7 +457,8 @@ impl Scan {
                     let start = annals_format::segment::SEGMENT_HEADER_LEN as u64;
                     // A segment may have been rolled away from before anything was written to it.
                     if segment.end() > start {
-                        self.place = Some(ScanPlace::begin(core, segment.clone(), start, self.position)?);
+                        self.place =
+                            Some(ScanPlace::begin(core, segment.clone(), start, self.position, &mut self.used)?);
                     }
                 }
                 None => self.start(core, segments)?,
@@ -415,13 +478,14 @@ impl Scan {
             return Err(Error::corrupt("the index", 0, Some(self.position), "no record is known at this position"));
         };
         self.segment_index = index;
-        let mut at = ScanPlace::begin(core, segment.clone(), place.batch, 0)?;
+        let mut at = ScanPlace::begin(core, segment.clone(), place.batch, 0, &mut self.used)?;
         at.frame = place.frame;
         self.place = Some(at);
         Ok(())
     }
 
-    fn next(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<Option<Event>> {
+    /// The next event up to position `until`.
+    pub(crate) fn next(&mut self, core: &Core, segments: &SegmentList, until: u64) -> Result<Option<Event>> {
         while self.settle(core, segments, until)? {
             let place = self.place.as_mut().expect("settled");
             let position = self.position;
@@ -442,7 +506,7 @@ impl Scan {
     }
 
     /// The inner loop of a scan: one decode an event, the batch header once a batch.
-    fn run<B>(
+    pub(crate) fn run<B>(
         &mut self,
         core: &Core,
         segments: &SegmentList,
@@ -454,6 +518,7 @@ impl Scan {
             let bytes = place.window.between(place.frame, place.batch_end);
             let onward = place.window.from(place.frame);
             let seed = place.segment.seed;
+            let until = until.min(place.last());
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
                 let (run, fault) = checked_run(&bytes[at..], &onward[at..], seed, self.position, until);
@@ -467,6 +532,7 @@ impl Scan {
                     if let Record::Event(frame) = record
                         && let ControlFlow::Break(value) = each(EventRef::new(frame, place.facts))
                     {
+                        place.frame += at as u64;
                         return Ok(Some(value));
                     }
                 }
@@ -512,19 +578,19 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
-    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64) -> Result<Self> {
+    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut Option<Map>) -> Result<Self> {
         let opened = segment.opened()?.into_arc();
-        let window = segment.window(&opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
+        let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
         let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
-        place.enter_batch(core, offset, position)?;
+        place.enter_batch(core, offset, position, used)?;
         Ok(place)
     }
 
     #[inline]
-    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64) -> Result<()> {
+    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut Option<Map>) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
-            self.window = self.segment.window(&self.opened, &core.log, offset, BATCH_HEADER_LEN as u64)?;
+            self.move_window(core, offset, BATCH_HEADER_LEN as u64, used)?;
         }
         let header = self.segment.batch_header(&self.window, offset)?;
         if position != 0 && header.first_position != position {
@@ -533,12 +599,28 @@ impl ScanPlace {
         }
         let len = header.len() as u64;
         if !self.window.holds(offset, len) {
-            self.window = self.segment.window(&self.opened, &core.log, offset, len)?;
+            self.move_window(core, offset, len, used)?;
         }
         self.facts = BatchFacts::from(&header);
         self.frame = offset + BATCH_HEADER_LEN as u64;
         self.batch_end = offset + len;
         Ok(())
+    }
+
+    /// Another window; the memory of the one before may serve the one after.
+    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut Option<Map>) -> Result<()> {
+        let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
+        let before = std::mem::replace(&mut self.window, window);
+        if before.map.is_copy() {
+            *used = Some(before.map);
+        }
+        Ok(())
+    }
+
+    /// The last position of the batch.
+    #[inline]
+    fn last(&self) -> u64 {
+        (self.facts.first_position + u64::from(self.facts.record_count)).saturating_sub(1)
     }
 
     fn decode(&self, position: u64) -> Result<Record<'_>> {

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::SegmentState;
+use annals_format::manifest::{Manifest, SegmentState};
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
+use crate::consumer::{self, Changes, ConsumerInfo, EndedConsumers, Lineage};
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -18,12 +19,12 @@ use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
 use crate::prepare::{segment_name, segment_numbers};
+use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
-use crate::watermark::Watermark;
 
 /// Reads a store without opening it for writing.
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub struct ReadOnly {
     options: Options,
     core: Arc<Core>,
     notices: Vec<String>,
+    manifest: Manifest,
+    /// Changes of consumers behind the listed segments.
+    changes: Changes,
     /// Where the next look goes on, if the last one ended where one can.
     live: Option<LiveEnd>,
 }
@@ -40,6 +44,8 @@ pub struct ReadOnly {
 struct Look {
     core: Core,
     notices: Vec<String>,
+    manifest: Manifest,
+    changes: Changes,
     live: Option<LiveEnd>,
 }
 
@@ -47,8 +53,8 @@ struct Look {
 const TRIES: usize = 20;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
-    let Look { core, notices, live } = look(&storage, &options, None)?;
-    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, live })
+    let Look { core, notices, manifest, changes, live } = look(&storage, &options, None)?;
+    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, manifest, changes, live })
 }
 
 impl ReadOnly {
@@ -77,7 +83,8 @@ impl ReadOnly {
                     self.live = Some(live);
                     return Ok(());
                 }
-                Ok(Followed::Further(live)) => {
+                Ok(Followed::Further(mut live)) => {
+                    self.changes.append(&mut live.changes);
                     self.core = Arc::new(grown(&self.core, &live));
                     self.live = Some(live);
                     return Ok(());
@@ -87,8 +94,9 @@ impl ReadOnly {
                 Err(error) => return Err(error),
             }
         }
-        let Look { core, notices, live } = look(&self.storage, &self.options, Some(&self.core))?;
+        let Look { core, notices, manifest, changes, live } = look(&self.storage, &self.options, Some(&self.core))?;
         self.core = Arc::new(core);
+        (self.manifest, self.changes) = (manifest, changes);
         self.notices = notices;
         self.live = live;
         Ok(())
@@ -97,6 +105,20 @@ impl ReadOnly {
     #[cfg(test)]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// All consumers as the log said at the last look, in byte order of their names: also what a power cut could still take
+    /// back. `is_open` is not known here and false. Their lag is that behind the head of the default view.
+    ///
+    /// Reads the file of consumers beside the newest segment, and segments that have none yet.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` or `Io` if a segment that must be read for it cannot be.
+    pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
+        let names = recovery::list(&*self.storage)?;
+        let mut table = consumer::load_listed(&*self.storage, &names, &self.manifest)?.table;
+        consumer::apply(&mut table, &self.changes);
+        Ok(consumer::listing(&table, self.reader().head()))
     }
 
     /// Oddities met that did no harm.
@@ -178,20 +200,25 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             .then(|| LiveEnd::new(&manifest, segment.clone(), index, last, known_durable));
         segments.push(segment);
     }
-    // Tiers that move under us, or that are damaged, are done without: the segments answer.
-    let tiers = tiers::load(&**storage, &names, &manifest, options.read_mode).map(|loaded| loaded.tiers);
+    // What of the index moves under us, or is damaged, is done without: the segments answer.
+    let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
+    let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
+    let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
     let core = Core {
-        log: Log::new(None, Watermark::start(head, known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments.into()),
-        tiers: ArcSwap::from_pointee(tiers.unwrap_or_default()),
+        tiers: ArcSwap::from_pointee(tiers),
+        directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
+        lineage,
+        ended_consumers: EndedConsumers::default(),
         ids: None,
     };
-    Ok(Look { core, notices: found.notices, live })
+    Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
 
 /// The same with a longer live segment.
@@ -200,14 +227,17 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
     segments.pop();
     segments.push(live.segment.clone());
     Core {
-        log: Log::new(None, Watermark::start(live.last_position, live.known_durable, 0)),
+        log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
         segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::new(core.tiers.load_full()),
+        directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
         limits: core.limits,
         default_durability: core.default_durability,
         read_mode: core.read_mode,
+        lineage: core.lineage.clone(),
+        ended_consumers: EndedConsumers::default(),
         ids: None,
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::consumer::Checkpoint;
 use crate::core::Core;
 use crate::cursor::{Sought, Span, Unit, Walk, prefetch_query};
+use crate::directory::{self, StreamTip};
 use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
 use crate::log::Log;
@@ -80,6 +82,10 @@ impl Reader {
         Self { core, view }
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// The view this reader shows.
     pub fn view(&self) -> View {
         self.view
@@ -88,6 +94,20 @@ impl Reader {
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
         self.core.head(self.view)
+    }
+
+    /// The place behind `position` (0: before the first event), to be kept outside of the store.
+    pub fn checkpoint(&self, position: u64) -> Checkpoint {
+        self.core.lineage.checkpoint(position)
+    }
+
+    /// Where to go on from a checkpoint that was kept outside of the store.
+    ///
+    /// # Errors
+    /// `Diverged` if the store is not the one that it was made in, or has lost what it covers: then what was made of the
+    /// events beyond `common` must be taken back, or all of it made anew.
+    pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
+        self.core.lineage.resume(checkpoint)
     }
 
     /// Events that match `query`, in position order, from `seek` (positions) to the head pinned now.
@@ -117,7 +137,7 @@ impl Reader {
     }
 
     /// Which positions a read from `seek` covers.
-    fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
+    pub(crate) fn bounds(&self, seek: Seek, direction: Direction, head: u64) -> Result<Bounds> {
         let ahead = |given: u64| Err(Error::AheadOfLog { given, head });
         let (from, until) = match (seek, direction) {
             (Seek::After(p), _) if p > head => return ahead(p),
@@ -245,11 +265,9 @@ impl Reader {
 
     /// State and last position of a stream at `head`.
     fn state_at(&self, stream: &str, head: u64) -> Result<(StreamState, u64)> {
-        let newest = newest_of_stream(&self.core, stream, head)?;
-        Ok(newest.map_or((StreamState::Absent, 0), |event| {
-            let state = StreamState::Live { first: Revision::FIRST, last: event.revision() };
-            (state, event.position().get())
-        }))
+        let tip = tip_of_stream(&self.core, stream, head)?;
+        let live = |last| StreamState::Live { first: Revision::FIRST, last };
+        Ok((Revision::new(tip.revision).map_or(StreamState::Absent, live), tip.position))
     }
 
     /// All streams whose name begins with `prefix`, in byte order of the names.
@@ -361,10 +379,35 @@ pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u6
     newest(core, Sought::Query(query), head, after, |event| query.matches(event))
 }
 
-/// The newest event of a stream up to `head`.
-pub(crate) fn newest_of_stream(core: &Core, stream: &str, head: u64) -> Result<Option<Event>> {
+/// The last event of a stream up to `head`, by its name; [`StreamTip::NONE`] if there is none.
+///
+/// Asks the indexes of what was written after the directory's coverage, then the directory. What they answer by hash is
+/// confirmed by the name.
+pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<StreamTip> {
     let key = core.hash.key(KeyKind::Stream, stream);
-    newest(core, Sought::Stream(key), head, 0, |event| event.stream() == stream)
+    let newest_after = |after: u64| -> Result<Option<StreamTip>> {
+        let event = newest(core, Sought::Stream(key), head, after, |event| event.stream() == stream)?;
+        Ok(event.map(|event| StreamTip { revision: event.revision().get(), position: event.position().get() }))
+    };
+    let files = core.directory.load();
+    loop {
+        let sound = files.sound();
+        let coverage = directory::coverage(sound);
+        if head > coverage
+            && let Some(tip) = newest_after(coverage)?
+        {
+            return Ok(tip);
+        }
+        match directory::find(sound, key, stream) {
+            Ok(None) => return Ok(StreamTip::NONE),
+            Ok(Some(tip)) if tip.position <= head => return Ok(tip),
+            // Whoever asks is pinned in the past of the directory.
+            Ok(Some(_)) => return Ok(newest_after(0)?.unwrap_or(StreamTip::NONE)),
+            // Asked again without the file that turned out to be broken, which the coverage then ends before.
+            Err(_) if files.coverage() < coverage => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The newest event after `after` and up to `head` that is sought and confirmed. Nothing at or below `after` is looked at.

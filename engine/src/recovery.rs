@@ -33,7 +33,7 @@ use crate::{Result, manifest};
 pub(crate) use create::check_creatable;
 pub(crate) use end::{find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
-pub(crate) use listed::{check_names, open_listed, open_listed_anew, segment_entry};
+pub(crate) use listed::{check_names, open_listed, open_listed_anew, rebuild_index_of, segment_entry};
 pub(crate) use reindex::index_of;
 
 pub(crate) use writer_memory::load_ids;

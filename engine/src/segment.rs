@@ -36,6 +36,9 @@ pub(crate) use tally::{BatchFacts, Closing, RunningTally, Tally};
 const LINE: u64 = 64;
 const RECORD_LINES: u64 = 6;
 
+/// How much of the ring whoever reads on copies at once, at most.
+const RING_AHEAD: u64 = 64 << 10;
+
 /// An offset that no segment reaches: the end of one that is still written.
 const OPEN_END: u64 = u64::MAX;
 
@@ -195,6 +198,12 @@ impl Segment {
         cache.open_with_keys(self, &self.slot, entry).map(OpenedGuard::of_arc)
     }
 
+    /// Does what replaces the index file while nobody opens the segment and makes the file anew. `replace` must not open it.
+    pub(crate) fn replacing_index<R>(&self, replace: impl FnOnce() -> R) -> R {
+        let _opening = self.slot.opening();
+        replace()
+    }
+
     /// Puts places alone in the place of the whole index, if the segment is open.
     pub(crate) fn set_places(&self, table: PlaceTable) {
         self.slot.change_if_held(|opened| opened.with_index(SegmentIndex::Places(table)));
@@ -310,6 +319,33 @@ impl Segment {
             return self.file_window(opened, offset, len, in_file);
         }
         self.ring_window(opened, log, offset, len, stop)
+    }
+
+    /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
+    /// with it, up to a limit, into the memory of `used` if nobody else holds that.
+    #[inline]
+    pub(crate) fn window_ahead(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        offset: u64,
+        len: u64,
+        used: &mut Option<Map>,
+    ) -> Result<Window> {
+        if let (Some(ring), Some(base)) = (&log.ring, self.base) {
+            let stop = self.end().min(self.header.segment_len);
+            let at = base + offset;
+            let there = log.watermark.written_end().min(base + stop).saturating_sub(at);
+            // What is in the file already is not copied, and what the ring cannot hold is not there.
+            if offset + len > self.in_file(log, stop) && len <= there && len <= RING_AHEAD.min(ring.len()) {
+                let wanted = there.min(RING_AHEAD).min(ring.len()).next_multiple_of(8);
+                let map = Map::copied(wanted as usize, used.take(), |bytes| ring.load(at, bytes));
+                if log.watermark.still_in_ring(at) {
+                    return Ok(Window { map, start: offset, end: offset + wanted });
+                }
+            }
+        }
+        self.window(opened, log, offset, len)
     }
 
     /// Up to which offset the file itself holds the bytes.

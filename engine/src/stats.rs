@@ -31,7 +31,7 @@ impl Stats {
         let segments = inner.core.segments.load();
         let (streams_in_memory, clock_steps_back) = {
             let writer = inner.writer.lock();
-            (writer.directory.len() as u64, writer.clock_steps_back)
+            (writer.streams.len() as u64, writer.clock_steps_back)
         };
         Self {
             written: inner.core.log.watermark.written(),

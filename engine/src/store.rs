@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
+use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::input::{Input, Many, OfStream, One};
 use crate::merging::{self, IndexCheck, Merging};
 use crate::options::{Options, View};
 use crate::prepare::Preparer;
+use crate::publish::Lock;
 use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
@@ -32,7 +34,7 @@ pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) storage: Arc<dyn Storage>,
     /// On cache lines of its own: the background threads look at what lies beside it all the time.
-    pub(crate) writer: CachePadded<Mutex<Writer>>,
+    pub(crate) writer: CachePadded<Lock<Writer>>,
     pub(crate) commit: Commit,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) committer: CachePadded<Committer>,
@@ -47,6 +49,16 @@ pub(crate) struct Inner {
 impl Inner {
     pub(crate) fn committing(&self) -> Committing<'_> {
         Committing { core: &self.core, writer: &self.writer, preparer: &self.preparer, committer: &self.committer }
+    }
+
+    /// What was written up to log offset `end` is flushed as it must be, and durable if that is asked for.
+    pub(crate) fn settle_end(&self, durability: Durability, end: u64) -> Result<()> {
+        let unknown = |error: Error| Error::OutcomeUnknown { ids: Vec::new(), reason: error.to_string() };
+        background::after_append(self).map_err(unknown)?;
+        if durability == Durability::Durable {
+            self.commit.wait_durable_end(&self.committing(), end).map_err(unknown)?;
+        }
+        Ok(())
     }
 
     /// Everything up to `position` is durable on return.
@@ -67,6 +79,7 @@ impl Opened {
     fn close(&self) -> Result<()> {
         let Some(lock) = self.lock.lock().take() else { return Ok(()) };
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.core.log.watermark.close();
         self.inner.committer.wake();
         self.inner.preparer.wake();
         self.inner.merging.wake();
@@ -74,6 +87,9 @@ impl Opened {
             let _ = thread.join();
         }
         background::seal_all(&self.inner);
+        if !self.inner.core.log.watermark.is_poisoned() {
+            merging::cover_rest(&self.inner);
+        }
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
@@ -115,6 +131,8 @@ pub struct Ticket {
     inner: Arc<Inner>,
     receipt: Receipt,
     outcome: Outcome,
+    /// Log offset up to which acknowledgements of the batch reach, if they are to be durable.
+    end: u64,
 }
 
 /// The position that an answer rests on: that of the batch, or of what refused it.
@@ -178,7 +196,12 @@ impl Store {
     /// # Errors
     /// As [`Store::append`]; `AheadOfLog` if a condition's `after` lies beyond the log.
     pub fn commit(&self, batch: &Batch<'_>) -> Result<Receipt> {
-        self.commit_input(&Many(batch))
+        let receipt = self.commit_input(&Many(batch))?;
+        if !batch.acknowledgements.is_empty() {
+            // An acknowledgement may stand behind the position that the answer rests on.
+            self.inner().settle_end(receipt.durability(), self.inner().core.log.watermark.written_end())?;
+        }
+        Ok(receipt)
     }
 
     #[inline]
@@ -264,7 +287,9 @@ impl Store {
         if waits_for > inner.core.log.watermark.durable() {
             inner.committer.request(waits_for);
         }
-        Ok(Ticket { inner: inner.clone(), receipt, outcome })
+        let acknowledges = !input.acknowledgements().is_empty() && receipt.durability == Durability::Durable;
+        let end = if acknowledges { inner.core.log.watermark.written_end() } else { 0 };
+        Ok(Ticket { inner: inner.clone(), receipt, outcome, end })
     }
 
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
@@ -302,8 +327,13 @@ impl Store {
     /// `Poisoned` if a write or sync failed, now or before.
     pub fn sync(&self) -> Result<u64> {
         let inner = self.inner();
-        let head = inner.writer.lock().head;
+        let (head, end) = {
+            let writer = inner.writer.lock();
+            (writer.head, writer.end)
+        };
         inner.wait_durable(head)?;
+        // What has no position lies behind it.
+        inner.commit.wait_durable_end(&inner.committing(), end)?;
         Ok(inner.core.log.watermark.durable())
     }
 
@@ -352,6 +382,28 @@ impl Store {
         merging::check(self.inner())
     }
 
+    /// Makes every file of the index anew from the log, whatever there is of it. Nothing is lost by damage to the index, and
+    /// it mends itself; this is for files whose checksums fit wrong content, which
+    /// [`inspect::check_index`](crate::inspect::check_index) finds. Calls `progress` with what is done and how much there is.
+    ///
+    /// Reads all ended segments and writes about as much as all index files take; the store goes on working meanwhile, with
+    /// slower look-ups.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` if a segment is damaged, `NoSpace`; what was made up to then stays.
+    ///
+    /// ```
+    /// # use annals::Store;
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// assert!(store.rebuild_index(&mut |_done, _all| ())?.rebuilt.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rebuild_index(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<IndexCheck> {
+        merging::rebuild(self.inner(), progress)
+    }
+
     /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.
     /// Dropping the last clone does the same, without telling of errors.
     ///
@@ -369,6 +421,53 @@ impl Store {
     /// A reader of the view asked for.
     pub fn reader_in(&self, view: View) -> Reader {
         Reader::new(self.inner().core.clone(), view)
+    }
+
+    /// Opens the consumer of this name (1–255 bytes, as streams), for this process alone; makes it if it is not there yet.
+    /// It goes on where its acknowledgements in the log say. The opening is written with the store's default durability.
+    ///
+    /// # Errors
+    /// `ConsumerBusy` if it is open already, unless [`ConsumerOptions::take_over`]; `Invalid` for a name or query that
+    /// cannot be; `AheadOfLog` if it shall start beyond the head; `NoSpace`, `Poisoned`, `OutcomeUnknown` as appending.
+    pub fn consumer(&self, name: &str, options: ConsumerOptions) -> Result<Consumer> {
+        consumer::open(self.inner(), name, options)
+    }
+
+    /// All consumers of the store, open or not, in byte order of their names. Takes the writer's lock for a moment.
+    pub fn consumers(&self) -> Vec<ConsumerInfo> {
+        let head = self.head();
+        let writer = self.inner().writer.lock();
+        let consumers = writer.consumers.table.consumers.iter();
+        consumers.map(|(name, state)| consumer::info(name, state, head, writer.consumers.is_open(name))).collect()
+    }
+
+    /// Puts a consumer, open or not, at another place (positions): it goes on from there. See [`Consumer::reset`].
+    ///
+    /// # Errors
+    /// `Invalid` if there is none of this name; as there.
+    pub fn reset_consumer(&self, name: &str, seek: Seek) -> Result<()> {
+        consumer::reset(self.inner(), name, seek, self.inner().core.default_durability)
+    }
+
+    /// Removes a consumer. False if there is none of this name.
+    ///
+    /// # Errors
+    /// `ConsumerBusy` while it is open; `NoSpace`, `Poisoned`, `OutcomeUnknown` as appending.
+    pub fn remove_consumer(&self, name: &str) -> Result<bool> {
+        consumer::remove(self.inner(), name)
+    }
+
+    /// See [`Reader::checkpoint`].
+    pub fn checkpoint(&self, position: u64) -> Checkpoint {
+        self.reader().checkpoint(position)
+    }
+
+    /// See [`Reader::resume`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
+        self.reader().resume(checkpoint)
     }
 
     /// What opening found and did.
@@ -535,13 +634,18 @@ impl Ticket {
             let _ = self.inner.commit.wait_for_committer(&self.inner.committing(), waits_for);
         }
         settle(&self.inner, self.outcome, &self.receipt)?;
+        if self.end > 0 {
+            self.inner.settle_end(Durability::Durable, self.end)?;
+        }
         Ok(self.receipt)
     }
 
     /// Whether [`Ticket::wait`] would return without waiting.
     pub fn is_done(&self) -> bool {
         let log = &self.inner.core.log;
-        log.watermark.is_poisoned() || log.watermark.durable() >= self.waits_for()
+        let is_durable =
+            || log.watermark.durable() >= self.waits_for() && self.inner.committer.durable_end() >= self.end;
+        log.watermark.is_poisoned() || is_durable()
     }
 
     fn waits_for(&self) -> u64 {
@@ -556,6 +660,6 @@ impl Ticket {
 
     /// Position of the batch's last event, if it was not refused.
     pub fn position(&self) -> Option<Position> {
-        self.outcome.is_ok().then(|| self.receipt.position())
+        self.outcome.is_ok().then(|| self.receipt.events().last().map(|event| event.position)).flatten()
     }
 }

@@ -18,10 +18,11 @@
 //! | `source`, `merge`, `sink` | some neighbours become one tier |
 //! | `choose` | which neighbours |
 //! | `stored` | index manifests and names of files |
-//! | `keeper` | all of it in the order that survives a crash |
+//! | `keeper`, `directories` | all of it, and files of the [directory](crate::directory), in the order that survives a crash |
 
 mod blocks;
 mod choose;
+mod directories;
 mod file;
 mod keeper;
 mod list;
@@ -30,11 +31,14 @@ mod sink;
 mod source;
 mod stored;
 
-pub(crate) use file::{PositionsAt, TierFile, TierPositions};
-pub(crate) use keeper::{Replaced, TierKeeper};
+pub(crate) use blocks::{Blocks, ListedFile};
+pub(crate) use directories::ReplacedDirectory;
+pub(crate) use file::{Expected, PositionsAt, TierFile, TierPositions};
+pub(crate) use keeper::{Due, Replaced, TierKeeper};
 pub(crate) use list::Tiers;
+pub(crate) use sink::{Halt, Pulse, Step, TierSink};
 pub(crate) use stored::{
-    INDEX, Loaded, index_manifest_name, is_index_name, listed, load, manifests, remove_unnamed, tier_name,
+    INDEX, Loaded, index_manifest_name, is_index_name, listed, load, manifests, number_in, remove_unnamed, tier_name,
 };
 
 #[cfg(test)]

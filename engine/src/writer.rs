@@ -14,8 +14,9 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
 use crate::append::{Committed, Expect, Receipt};
 use crate::clock::WriterClock;
+use crate::consumer::ConsumerMemory;
 use crate::core::Core;
-use crate::directory::{Directory, StreamNumber, StreamTip};
+use crate::directory::{MetStreams, StreamNumber, StreamTip};
 use crate::error::{Conflict, Error, Refusal, StreamState};
 use crate::event::Event;
 use crate::id_table::{IdWriter, LAST_POSITION};
@@ -119,10 +120,7 @@ pub(crate) struct Writer {
     /// Log offset where the next batch goes.
     pub(crate) end: u64,
     pub(crate) last_time: u64,
-    pub(crate) directory: Directory,
-    /// What stands up to here was written before this opening: of streams that are not in the directory the index is
-    /// asked. 0: there is nothing.
-    pub(crate) opened_at: u64,
+    pub(crate) streams: MetStreams,
     pub(crate) ids: IdWriter,
     /// Those that `core` shares, at hand.
     pub(crate) tiers: Arc<Tiers>,
@@ -133,6 +131,7 @@ pub(crate) struct Writer {
     /// The events of a batch, but for batches of one.
     pub(crate) staged: Vec<Staged>,
     pub(crate) ended: Vec<Arc<Segment>>,
+    pub(crate) consumers: Box<ConsumerMemory>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
 }
@@ -155,6 +154,18 @@ impl Writer {
         if I::IS_SINGLE {
             return self.append_staged(input, &mut [Staged::NONE], receipt);
         }
+        if !input.acknowledgements().is_empty() {
+            return self.append_acknowledging(input, receipt);
+        }
+        self.append_events(input, receipt)
+    }
+
+    #[inline]
+    pub(crate) fn append_events<'a, I: Input<'a>>(
+        &mut self,
+        input: &I,
+        receipt: &mut Receipt,
+    ) -> Result<Appended, Refused> {
         let mut staged = std::mem::take(&mut self.staged);
         staged.clear();
         staged.resize(input.len(), Staged::NONE);
@@ -218,7 +229,7 @@ impl Writer {
     #[cold]
     fn take_back(&mut self, staged: &[Staged]) {
         for event in staged.iter().rev() {
-            self.directory.set_tip(event.number, event.before);
+            self.streams.set_tip(event.number, event.before);
         }
     }
 
@@ -232,9 +243,9 @@ impl Writer {
             staged.stream = match last {
                 Some((name, _, hash, _)) if std::ptr::eq(name, stream_name) => hash,
                 _ => {
-                    let hash = self.directory.hash_of(stream_name);
+                    let hash = self.streams.hash_of(stream_name);
                     if index < AHEAD {
-                        self.directory.prefetch(hash);
+                        self.streams.prefetch(hash);
                         self.active.index.prefetch_key(hash);
                     }
                     hash
@@ -267,19 +278,19 @@ impl Writer {
         }
     }
 
-    /// Finds the stream of each event in the directory; what is not there yet is entered.
+    /// Finds the stream of each event in memory; what is not there yet is entered.
     #[inline(always)]
     fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) -> Result<()> {
-        self.directory.reserve(staged.len());
+        self.streams.reserve(staged.len(), self.head);
         let mut last: Option<(&str, StreamNumber)> = None;
         for index in 0..staged.len() {
             if let Some(ahead) = staged.get(index + AHEAD) {
-                self.directory.prefetch(ahead.stream);
+                self.streams.prefetch(ahead.stream);
             }
             let (stream, _) = input.event(index);
             let number = match last {
                 Some((last, number)) if std::ptr::eq(last, stream) => number,
-                _ => match self.directory.find(staged[index].stream, stream) {
+                _ => match self.streams.find(staged[index].stream, stream) {
                     Some(number) => number,
                     None => self.meet_stream(staged[index].stream, stream)?,
                 },
@@ -290,31 +301,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Enters a stream that was not met since the store was opened. There is room for it.
+    /// Enters a stream that was not met lately. There is room for it.
     #[cold]
     fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
-        let tip = self.stored_tip(stream)?;
-        Ok(self.directory.add(hash, stream, tip))
-    }
-
-    /// The stream's last event among those of earlier openings.
-    fn stored_tip(&self, stream: &str) -> Result<StreamTip> {
-        if self.opened_at == 0 {
-            return Ok(StreamTip::NONE);
-        }
-        let newest = reader::newest_of_stream(&self.core, stream, self.opened_at)?;
-        Ok(newest.map_or(StreamTip::NONE, |event| StreamTip {
-            revision: event.revision().get(),
-            position: event.position().get(),
-        }))
+        let core = &self.core;
+        self.streams.meet(hash, stream, |up_to| reader::tip_of_stream(core, stream, up_to))
     }
 
     #[cold]
     fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
-        match self.directory.find(self.directory.hash_of(stream), stream) {
-            Some(number) => Ok(self.directory.tip(number)),
-            None => self.stored_tip(stream),
-        }
+        self.streams.tip_of(stream, |up_to| reader::tip_of_stream(&self.core, stream, up_to))
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
@@ -340,7 +336,7 @@ impl Writer {
     }
 
     #[cold]
-    fn judge_met_ids<'a>(
+    pub(crate) fn judge_met_ids<'a>(
         &mut self,
         input: &impl Input<'a>,
         receipt: &mut Receipt,
@@ -417,7 +413,7 @@ impl Writer {
                 return;
             }
             let tip = match event {
-                Some(index) => self.directory.tip(staged[index].number),
+                Some(index) => self.streams.tip(staged[index].number),
                 None => match self.tip_of_guard(stream) {
                     Ok(tip) => tip,
                     Err(error) => {
@@ -444,6 +440,12 @@ impl Writer {
         Err(Refused { error: Error::Conflict(Box::new(conflict)), rests_on: self.head })
     }
 
+    /// Every expectation and condition of a batch without events.
+    #[cold]
+    pub(crate) fn judge_guards<'a>(&mut self, input: &impl Input<'a>) -> Result<(), Refused> {
+        self.judge_expectations(input, &[])
+    }
+
     fn judge_conditions<'a>(&mut self, input: &impl Input<'a>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
         for (index, condition) in input.conditions().iter().enumerate() {
             let after = condition.after.map_or(0, Position::get);
@@ -463,6 +465,9 @@ impl Writer {
     fn surely_fits<'a>(&self, input: &impl Input<'a>) -> bool {
         const PLAIN_MAX: usize = RECORD_HEADER_LEN + 16 + 2 * NAME_LEN_MAX + 8;
         let mut most = BATCH_HEADER_LEN;
+        if !input.acknowledgements().is_empty() {
+            return false;
+        }
         for index in 0..input.len() {
             let (_, event) = input.event(index);
             if event.has_more() {
@@ -481,7 +486,10 @@ impl Writer {
     /// Length of the encoded batch.
     fn measure<'a>(&self, input: &impl Input<'a>) -> Result<u64> {
         let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
-        let len = records + BATCH_HEADER_LEN as u64;
+        let mut len = records + BATCH_HEADER_LEN as u64;
+        if !input.acknowledgements().is_empty() {
+            len += self.consumers.changes.section_len().next_multiple_of(8) as u64;
+        }
         let limit = self.core.limits.batch_len;
         if len > limit {
             return Err(Error::over_limit("the batch's bytes", None, len, limit));
@@ -490,7 +498,7 @@ impl Writer {
     }
 
     #[inline]
-    fn must_roll(&self, len: u64) -> bool {
+    pub(crate) fn must_roll(&self, len: u64) -> bool {
         self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
     }
 
@@ -514,8 +522,8 @@ impl Writer {
                 prefetch_payload(input.event(index + AHEAD).1.payload);
             }
             let position = first_position + index as u64;
-            staged.before = self.directory.tip(staged.number);
-            let revision = self.directory.advance(staged.number, position);
+            staged.before = self.streams.tip(staged.number);
+            let revision = self.streams.advance(staged.number, position);
             staged.frame = batch.event(&input.parts(index, staged.id_bytes), revision) as u32;
             receipt.events.push(Committed {
                 position: Position::new(position).expect("positions start at 1"),
@@ -523,6 +531,9 @@ impl Writer {
                 recorded_at,
                 id: EventId::from_bytes(staged.id_bytes),
             });
+        }
+        if !input.acknowledgements().is_empty() {
+            batch.consumers(&self.consumers.changes);
         }
         batch.finish(recorded_at, self.core.log.watermark.durable(), input.as_batch())
     }
@@ -561,19 +572,25 @@ impl Writer {
                 index_writer.note_stream(event.stream, input.event(index).0, record, event.before.revision + 1);
             }
         }
+        self.placed(header);
+        Ok(())
+    }
+
+    /// The staged batch stands in the log, and its records in the indexes: shows it.
+    #[inline(always)]
+    pub(crate) fn placed(&mut self, header: &BatchHeader) {
         self.active.tally.add(header, &self.staging, 0);
         self.active.offset += self.staging.len() as u64;
         self.end += self.staging.len() as u64;
         self.head = header.last_position();
         self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
-        Ok(())
     }
 
     /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
     /// the writer as it was.
     #[cold]
-    fn roll(&mut self, batch_len: u64) -> Result<()> {
+    pub(crate) fn roll(&mut self, batch_len: u64) -> Result<()> {
         if cfg!(annals_plant = "id-index-forgets-at-roll") {
             self.ids = IdWriter::new();
         }
@@ -601,6 +618,10 @@ impl Writer {
         self.core.push_segment(next.segment.clone());
         self.active = next;
         self.ended.push(old.clone());
+        if !self.consumers.table.is_empty() {
+            let number = old.header.identity.segment;
+            self.core.ended_consumers.push(number, self.consumers.table.clone());
+        }
         self.preparer.enqueue_seal(old);
         Ok(())
     }
@@ -629,7 +650,7 @@ impl Writer {
     }
 
     #[inline]
-    fn ask_for_next_segment(&self) -> bool {
+    pub(crate) fn ask_for_next_segment(&self) -> bool {
         let len = self.active.segment.header.segment_len;
         self.active.offset > len / 4 && self.preparer.request(len)
     }

@@ -95,7 +95,7 @@ pub struct FileIdentity {
     pub first_position: u64,
     /// Position of the last record it covers; `first_position - 1` if it covers none.
     pub last_position: u64,
-    /// Final checksum of the segment; of a tier: [of its segments](crate::tier::covered_checksum); of a directory 0.
+    /// Final checksum of the segment; of a tier and of a directory: [of their segments](crate::tier::covered_checksum).
     pub final_checksum: u32,
 }
 
@@ -199,9 +199,6 @@ impl FileIdentity {
         // Positions in a tier and in places are 32 bits relative to the first.
         if self.kind != FileKind::Directory && self.position_count() > u64::from(u32::MAX) {
             return Err(Fault::Count { what: "positions of an index file", value: self.position_count() });
-        }
-        if self.kind == FileKind::Directory && self.final_checksum != 0 {
-            return Err(Fault::Identity { what: "final checksum of an index file" });
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! | [`segment`] | segment header, end mark, final checksum |
 //! | [`batch`] | batch header, [`BatchEncoder`](batch::BatchEncoder): events in, log bytes out |
 //! | [`record`] | one event or control record, read in place |
+//! | [`section`], [`consumer`] | what a batch carries beside records: acknowledgements; where consumers stand |
 //! | [`scan`] | what stands at a place of a segment; whole batches |
 //! | [`mark`], [`ring`] | the two small files beside the log |
 //! | [`manifest`] | which segments make up the log |
@@ -44,6 +45,7 @@
 
 pub mod batch;
 pub mod checksum;
+pub mod consumer;
 pub mod directory;
 mod fault;
 mod field;
@@ -58,6 +60,7 @@ pub mod places;
 pub mod record;
 pub mod ring;
 pub mod scan;
+pub mod section;
 pub mod segment;
 pub mod tier;
 

@@ -130,6 +130,8 @@ pub struct SegmentEntry {
     pub kind: SegmentKind,
     /// Number of its events.
     pub event_count: u64,
+    /// Whether batches of it carry typed sections.
+    pub has_sections: bool,
 }
 
 /// One manifest file, whole.
@@ -166,7 +168,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The file's bytes: 280 and 112 more for each segment, 24 for each incarnation.
+    /// The file's bytes: 280 and 112 more for each segment, 24 for each incarnation; 8 more if there are segments with typed
+    /// sections, and 8 for each of these.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);
@@ -188,7 +191,7 @@ impl Manifest {
             put(&mut bytes, 120 + 8 * n, limit.to_le_bytes());
         }
         put(&mut bytes, 160, self.next_segment.to_le_bytes());
-        put(&mut bytes, 168, section::COUNT.to_le_bytes());
+        put(&mut bytes, 168, section::count(&self.segments).to_le_bytes());
         section::encode(&mut bytes, &self.incarnations, &self.segments);
         let len = bytes.len() as u64;
         put(&mut bytes, 64, len.to_le_bytes());

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ops::Range;
 
-use annals_format::directory::{self, DIRECTORY_NUMBER_MAX, DirectoryLayout, DirectoryRow, DirectoryWriter};
+use annals_format::directory::{
+    self, DIRECTORY_NUMBER_MAX, DirectoryLayout, DirectoryRow, DirectorySizes, DirectoryTip, DirectoryWriter,
+};
 use annals_format::index_file::{
     BLOCK_LEN, FILE_HEADER_LEN, FileBuffer, FileBytes, FileHeader, FileIdentity, FileKind, Touch, Verified, WriteError,
     root_of,
@@ -286,30 +288,33 @@ proptest! {
     #[test]
     fn streams_of_a_directory(
         rows in prop_oneof![
-            btree_map((any::<u64>(), any::<u32>()), (0..=DIRECTORY_NUMBER_MAX, 0..=DIRECTORY_NUMBER_MAX), 0..2000),
-            btree_map((0..20u64, 0..9u32), (0..9u64, 0..9u64), 0..90),
+            btree_map((any::<u64>(), "[a-f]{1,9}"), (0..=DIRECTORY_NUMBER_MAX, 1000..=DIRECTORY_NUMBER_MAX), 0..2000),
+            btree_map((0..20u64, "[a-c]{1,2}|[a-c]{200,255}"), (0..9u64, 1000..1009u64), 0..90),
         ],
-        absent in vec((prop_oneof![any::<u64>(), 0..25u64], 0..9u32), 20),
+        absent in vec((prop_oneof![any::<u64>(), 0..25u64], "[a-c]{1,2}"), 20),
     ) {
-        let rows: Vec<DirectoryRow> = rows
+        let rows: Vec<DirectoryRow<'_>> = rows
             .iter()
-            .map(|((hash, check), (revision, position))| DirectoryRow {
+            .map(|((hash, name), (revision, position))| DirectoryRow {
                 hash: *hash,
-                check: *check,
-                revision: *revision,
-                position: *position,
+                name: name.as_bytes(),
+                tip: DirectoryTip { revision: *revision, position: *position },
             })
             .collect();
-        let identity = identity(FileKind::Directory, DIRECTORY_NUMBER_MAX);
+        let identity = identity(FileKind::Directory, DIRECTORY_NUMBER_MAX - 1000);
         let file = directory::encode(&identity, &rows)?;
+        let mut sizes = DirectorySizes::default();
+        rows.iter().for_each(|row| sizes.add(row.name.len()));
+        prop_assert_eq!((sizes.rows(), sizes.file_len()), (rows.len() as u64, Ok(file.len() as u64)));
         let layout = DirectoryLayout::read(&file, &opened(&file, FileKind::Directory))?;
         prop_assert_eq!((layout.coverage(), layout.row_count() as usize), (identity.last_position, rows.len()));
         for (number, row) in rows.iter().enumerate() {
             prop_assert_eq!(sure(layout.over(&file, Verified).row(number as u32)), Some(*row));
         }
-        for (hash, check) in rows.iter().step_by(9).map(|row| (row.hash, row.check)).chain(absent) {
-            let wanted = rows.iter().find(|row| (row.hash, row.check) == (hash, check)).copied();
-            prop_assert_eq!(twice(&file, |file, notes| sure(layout.over(file, notes).find(hash, check))), wanted);
+        let absent = absent.iter().map(|(hash, name)| (*hash, name.as_bytes()));
+        for (hash, name) in rows.iter().step_by(9).map(DirectoryRow::key).chain(absent) {
+            let wanted = rows.iter().find(|row| row.key() == (hash, name)).map(|row| row.tip);
+            prop_assert_eq!(twice(&file, |file, notes| sure(layout.over(file, notes).find(hash, name))), wanted);
         }
     }
 
@@ -349,8 +354,12 @@ fn opening_reads_the_root_alone() {
         assert_eq!(TierLayout::read(&root, &header), TierLayout::read(&file, &header));
         assert!(TierLayout::read(&file, &header).is_ok());
 
-        let rows: Vec<DirectoryRow> =
-            (0..count).map(|n| DirectoryRow { hash: n << 40, check: 1, revision: n, position: n }).collect();
+        let row = |n: u64| DirectoryRow {
+            hash: n << 40,
+            name: b"a name",
+            tip: DirectoryTip { revision: n, position: 1000 + n },
+        };
+        let rows: Vec<DirectoryRow<'_>> = (0..count).map(row).collect();
         let file = directory::encode(&identity(FileKind::Directory, count), &rows).expect("a directory");
         let header = opened(&file, FileKind::Directory);
         let root = Notes(RefCell::new(vec![DirectoryLayout::root(&header)])).rest_flipped(&file);
@@ -392,7 +401,7 @@ fn a_refused_block_is_the_answer() {
     assert!(places.offset(0).is_err() && places.batch_of(0).is_err() && places.batch_at_time(0).is_err());
     let file = samples::aligned(&samples::directory_file());
     let layout = DirectoryLayout::read(&file, &opened(&file, FileKind::Directory)).expect("a directory");
-    assert!(layout.over(&file, Closed).find(5, 0).is_err());
+    assert!(layout.over(&file, Closed).find(5, b"order-1").is_err());
 }
 
 #[test]
@@ -471,18 +480,26 @@ fn a_writer_refuses_what_it_could_not_find_again() {
     assert!(is_refused(steps(|w| w.stream(b"b").and(w.stream(b"b")))), "a name twice");
     assert!(is_refused(steps(|w| w.stream(b""))) && is_refused(steps(|w| w.type_name(&[b'a'; 256]))), "no names");
 
-    let directory = |rows: &[(u64, u32, u64, u64)]| {
-        let mut writer =
-            DirectoryWriter::begin(FileBuffer::new(), identity(FileKind::Directory, 100), 0).expect("a writer");
-        rows.iter().try_for_each(|(hash, check, revision, position)| {
-            writer.row(DirectoryRow { hash: *hash, check: *check, revision: *revision, position: *position })
-        })
+    let directory = |rows: &[(u64, &str, u64, u64)], names: &[&str]| {
+        let mut sizes = DirectorySizes::default();
+        rows.iter().for_each(|(_, name, ..)| sizes.add(name.len()));
+        let identity = identity(FileKind::Directory, 100);
+        let mut writer = DirectoryWriter::begin(FileBuffer::new(), identity, sizes).expect("a writer");
+        rows.iter().try_for_each(|(hash, name, revision, position)| {
+            let tip = DirectoryTip { revision: *revision, position: *position };
+            writer.row(DirectoryRow { hash: *hash, name: name.as_bytes(), tip })
+        })?;
+        names.iter().try_for_each(|name| writer.name(name.as_bytes()))?;
+        writer.finish().map(drop)
     };
-    assert!(directory(&[(5, 1, 1, 1), (5, 2, DIRECTORY_NUMBER_MAX, 1099), (6, 0, 1, 1)]).is_ok());
-    assert!(
-        is_refused(directory(&[(5, 1, 1, 1), (5, 1, 1, 1)])) && is_refused(directory(&[(5, 1, 1, 1), (4, 2, 1, 1)]))
-    );
-    assert!(is_refused(directory(&[(5, 1, 1, 1100)])) && is_refused(directory(&[(5, 1, DIRECTORY_NUMBER_MAX + 1, 1)])));
+    let three = [(5, "a", 1, 1000), (5, "b", DIRECTORY_NUMBER_MAX, 1099), (6, "a", 1, 1001)];
+    assert!(directory(&three, &["a", "b", "a"]).is_ok());
+    assert!(is_refused(directory(&three, &["a", "b"])) && is_refused(directory(&three, &["a", "b", "b"])));
+    assert!(is_refused(directory(&[(5, "a", 1, 1001), (5, "a", 1, 1001)], &["a", "a"])), "a stream twice");
+    assert!(is_refused(directory(&[(5, "a", 1, 1001), (4, "b", 1, 1001)], &["a", "b"])), "hashes out of order");
+    assert!(is_refused(directory(&[(5, "a", 1, 1100)], &["a"])) && is_refused(directory(&[(5, "a", 1, 999)], &["a"])));
+    assert!(is_refused(directory(&[(5, "a", DIRECTORY_NUMBER_MAX + 1, 1001)], &["a"])));
+    assert!(is_refused(directory(&[(5, "", 1, 1001)], &[""])), "no name");
 
     let identity = identity(FileKind::Places, 2);
     let row = |first, recorded_at| BatchRow { first, offset: 1, recorded_at };

@@ -369,6 +369,7 @@ fn header_length_of_a_batch_is_checked() {
         recorded_at: 0,
         durable_lag: 0,
         as_batch: false,
+        has_sections: false,
     };
     let decode = |header: BatchHeader| BatchHeader::decode(&header.encode(samples::seed()), samples::seed());
     assert_eq!(decode(header), Ok(header));

@@ -48,9 +48,10 @@ impl Golden {
     }
 }
 
-/// A store that was closed, and one that was killed with its newest batches in the ring alone.
-static GOLDEN: LazyLock<[Golden; 2]> =
-    LazyLock::new(|| [Golden::of(Sample::build(0x5eed)), Golden::of(Sample::killed(0x5eed))]);
+/// A store that was closed, one that was killed with its newest batches in the ring alone, and one with consumers.
+static GOLDEN: LazyLock<[Golden; 3]> = LazyLock::new(|| {
+    [Golden::of(Sample::build(0x5eed)), Golden::of(Sample::killed(0x5eed)), Golden::of(Sample::consuming(0x5eed))]
+});
 
 /// What came of an input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +69,11 @@ pub struct Outcome {
 /// Makes the sound stores, which the first input would else have to wait and pay for.
 pub fn prepare() {
     LazyLock::force(&GOLDEN);
+}
+
+/// Puts right all checksums in files that were changed, by what the sound ones show of where they stand.
+pub fn checksums_put_right(sound: &Files, changed: &mut Files) {
+    Places::of(sound).put_right(changed);
 }
 
 /// The sound stores' files with every checksum of a known structure cleared and put right again, beside what they were.
@@ -90,7 +96,7 @@ pub fn checksums_made_anew() -> Vec<(Files, Files)> {
 pub fn exercise(bytes: &[u8]) -> Outcome {
     let mut bytes = Bytes::new(bytes);
     let manner = bytes.next();
-    let golden = &GOLDEN[usize::from(manner & 1)];
+    let golden = &GOLDEN[if manner & 0x30 == 0x30 { 2 } else { usize::from(manner & 1) }];
     let fixed = manner & 0b110 != 0;
     let read_mode = if manner & 0b1000 == 0 { ReadMode::Mapped } else { ReadMode::Pread };
     let mut files = golden.files.clone();
@@ -125,6 +131,9 @@ fn look_only(truth: &look::Truth<'_>, disk: &SimDisk, changed: &[String], option
             if let Err(error) = store.refresh() {
                 look::told(&error);
             }
+            if let Err(error) = store.consumers() {
+                look::told(&error);
+            }
             seen
         }
         Err(error) => Seen::refused(&error),
@@ -141,6 +150,7 @@ fn write(mut truth: look::Truth<'_>, disk: &SimDisk, options: &impl Fn() -> Opti
     };
     let seen = truth.look(&store.reader_in(View::Written));
     truth.append(&store);
+    look::consume(&store);
     if let Err(error) = store.close() {
         look::told(&error);
     }

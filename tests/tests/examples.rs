@@ -15,9 +15,12 @@ macro_rules! example {
 
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
+example!(exactly_once, "../../engine/examples/exactly_once.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
 example!(retry, "../../engine/examples/retry.rs");
+example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
+example!(workers, "../../engine/examples/workers.rs");
 
 /// An example that is not named above would never run.
 #[test]
@@ -27,6 +30,14 @@ fn every_example_is_run() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let named = ["bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
+    let named = [
+        "bank_account.rs",
+        "course_subscriptions.rs",
+        "exactly_once.rs",
+        "idempotent_consumer.rs",
+        "retry.rs",
+        "unique_name.rs",
+        "workers.rs",
+    ];
     assert_eq!(files, named);
 }

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{append, cat, demo, dump, export, get, import, info, ls, segments, tail, verify};
+use crate::{append, cat, consumers, demo, dump, export, get, import, index, info, ls, segments, tail, verify};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -13,7 +13,7 @@ Exit codes:
     3  damage found in the store
     4  conflict: an expectation does not hold, or an id is taken
     5  locked: another process writes to the store
-    6  not found: no such store, file, stream or event
+    6  not found: no such store, file, stream, event or consumer
   130  interrupted
 
 Data goes to standard output, everything else to standard error. Verbs that read change nothing and work beside a \
@@ -45,6 +45,8 @@ enum Verb {
     Get(get::Arguments),
     /// List streams, or types with --types
     Ls(ls::Arguments),
+    /// List the consumers, put one at another place, or remove one
+    Consumers(consumers::Arguments),
     /// Say what the store holds and how it is
     Info(info::Arguments),
     /// List the store's segment files
@@ -53,12 +55,18 @@ enum Verb {
     Dump(dump::Arguments),
     /// Read and check every byte; exit code 3 if anything is damaged
     Verify(verify::Arguments),
+    /// Check the files by which events are found, or make them anew
+    Index(index::Arguments),
 }
 
 impl Cli {
     /// Whether Ctrl-C may wait until what is in flight is answered.
     pub(crate) fn writes(&self) -> bool {
-        matches!(self.verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_))
+        match &self.verb {
+            Verb::Index(arguments) => arguments.writes(),
+            Verb::Consumers(arguments) => arguments.writes(),
+            verb => matches!(verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_)),
+        }
     }
 
     pub(crate) fn run(self) -> Result<(), Failure> {
@@ -71,10 +79,12 @@ impl Cli {
             Verb::Tail(arguments) => tail::run(&arguments),
             Verb::Get(arguments) => get::run(&arguments),
             Verb::Ls(arguments) => ls::run(&arguments),
+            Verb::Consumers(arguments) => consumers::run(&arguments),
             Verb::Info(arguments) => info::run(&arguments),
             Verb::Segments(arguments) => segments::run(&arguments),
             Verb::Dump(arguments) => dump::run(&arguments),
             Verb::Verify(arguments) => verify::run(&arguments),
+            Verb::Index(arguments) => index::run(&arguments),
         }
     }
 }

@@ -102,6 +102,9 @@ impl From<Error> for Failure {
             Error::OutcomeUnknown { .. } | Error::Poisoned { .. } => {
                 (Code::Operation, "check the disk, then run the same command again: what is stored is found by its id")
             }
+            Error::Diverged { .. } | Error::Fenced { .. } | Error::ConsumerBusy { .. } => {
+                (Code::Conflict, "see where the consumers stand with `annals consumers STORE`")
+            }
             Error::AheadOfLog { .. } => (Code::Operation, "see the last position with `annals info STORE`"),
             Error::Invalid(_) | Error::Empty => (Code::Operation, "see the store's limits with `annals info STORE`"),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {

@@ -55,6 +55,7 @@ fn rows(info: &StoreInfo, exact: bool) -> Vec<(&'static str, String)> {
         ("head", format!("{}, durable {}", info.head, info.durable_head)),
         ("segments", info.segments.to_string()),
         ("on disk", format!("{}, of it indexes {}", bytes(info.bytes_on_disk), bytes(info.index_bytes))),
+        ("indexes", index_sizes(info, &bytes)),
         ("writer", writer),
         (
             "limits",
@@ -68,6 +69,17 @@ fn rows(info: &StoreInfo, exact: bool) -> Vec<(&'static str, String)> {
             ),
         ),
     ]
+}
+
+fn index_sizes(info: &StoreInfo, bytes: &dyn Fn(u64) -> String) -> String {
+    let sizes = &info.index_sizes;
+    format!(
+        "of segments {}, tiers {}, streams {}, lists {}",
+        bytes(sizes.segments),
+        bytes(sizes.tiers),
+        bytes(sizes.directory),
+        bytes(sizes.manifests)
+    )
 }
 
 fn json(info: &StoreInfo) -> String {
@@ -85,6 +97,12 @@ fn json(info: &StoreInfo) -> String {
         "segments": info.segments,
         "bytes_on_disk": info.bytes_on_disk,
         "index_bytes": info.index_bytes,
+        "index_sizes": {
+            "segments": info.index_sizes.segments,
+            "tiers": info.index_sizes.tiers,
+            "streams": info.index_sizes.directory,
+            "lists": info.index_sizes.manifests,
+        },
         "writer_pid": info.writer_pid,
         "clean": info.clean,
         "limits": {

@@ -6,6 +6,7 @@
 mod append;
 mod cat;
 mod cli;
+mod consumers;
 mod demo;
 mod dump;
 mod event_print;
@@ -14,6 +15,7 @@ mod failure;
 mod filter;
 mod get;
 mod import;
+mod index;
 mod info;
 mod lines;
 mod ls;

@@ -77,7 +77,7 @@ pub(crate) fn summary(report: &VerifyReport) -> String {
     )
 }
 
-fn text(finding: &Finding) -> String {
+pub(crate) fn text(finding: &Finding) -> String {
     let kind = severity(finding.severity);
     let position = finding.position.map(|position| format!(" position {position}")).unwrap_or_default();
     format!("{kind}: {} byte {}{position}: {}", finding.file, finding.offset, finding.what)

@@ -4,15 +4,17 @@ use std::path::Path;
 
 use annals_format::FORMAT_VERSION;
 
-use super::StoreInfo;
 use super::survey::{End, Survey, Unchanged};
+use super::{IndexSizes, StoreInfo};
 use crate::Result;
+use crate::consumer;
+use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
 use crate::prepare::segment_number;
 use crate::recovery::durability;
 use crate::storage::{Access, LOCK_NAME, Storage};
-use crate::tiers::is_index_name;
+use crate::tiers::{INDEX, is_index_name};
 
 pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     let storage = &Unchanged(storage);
@@ -39,6 +41,7 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
         durable_head: listed_head,
         bytes_on_disk: 0,
         index_bytes: 0,
+        index_sizes: IndexSizes::default(),
         writer_pid: None,
         clean: false,
     };
@@ -53,11 +56,24 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     for name in survey.names.iter().filter(|name| is_ours(name)) {
         let len = storage.open(name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
         info.bytes_on_disk += len;
-        if segment_number(name).is_some_and(|(_, is_index)| is_index) || is_index_name(name) {
+        if is_of_index(name) {
             info.index_bytes += len;
+            let sizes = &mut info.index_sizes;
+            let of_kind = match name {
+                _ if segment_number(name).is_some() => &mut sizes.segments,
+                _ if name.starts_with(INDEX) => &mut sizes.manifests,
+                _ if directory_number(name).is_some() => &mut sizes.directory,
+                _ => &mut sizes.tiers,
+            };
+            *of_kind += len;
         }
     }
     Ok(info)
+}
+
+/// Whether this is the name of an index file.
+pub(super) fn is_of_index(name: &str) -> bool {
+    segment_number(name).is_some_and(|(_, is_index)| is_index) || is_index_name(name)
 }
 
 /// Whether a store keeps a file of this name.
@@ -66,6 +82,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         || generation_of(name).is_some()
         || segment_number(name).is_some()
         || is_index_name(name)
+        || consumer::is_file_name(name)
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.

@@ -1,5 +1,6 @@
 //! Every byte that a checksum covers, read and judged.
 
+mod index_content;
 mod listed;
 mod small;
 mod tail;

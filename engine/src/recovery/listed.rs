@@ -11,6 +11,7 @@ use super::reindex::index_of;
 use crate::Result;
 use crate::active_index::ActiveIndex;
 use crate::error::Error;
+use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::segment_name;
@@ -37,6 +38,7 @@ pub(crate) fn segment_entry(segment: &Segment, closing: &Closing) -> SegmentEntr
         state: closing.state,
         kind: header.kind,
         event_count: tally.event_count,
+        has_sections: tally.section_count > 0,
     }
 }
 
@@ -98,6 +100,32 @@ fn open_segment(
     Ok((file, header))
 }
 
+/// Makes the index file of a listed segment anew from its batches, which are verified.
+///
+/// # Errors
+/// `Corrupt` or `Io` if the segment is damaged; `NoSpace`.
+pub(crate) fn rebuild_index_of(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    mode: ReadMode,
+    hash: NameHash,
+) -> Result<SegmentIndex> {
+    let name = segment_name(entry.number);
+    let file = storage.open(&name, Access::Read).map_err(|error| missing(&name, entry, error))?;
+    let mut page = vec![0; SEGMENT_HEADER_LEN];
+    file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
+    let header = match SegmentHeader::decode(&page) {
+        Ok(Some(header)) => header,
+        Ok(None) => return Err(Error::corrupt(&name, 0, None, "the header is empty")),
+        Err(fault) => return Err(Error::damaged(&name, 0, None, &fault, 0)),
+    };
+    let index = index_anew(entry, &header, &*file, &name, hash)?;
+    let segment = Segment::new(header, name, file, mode, SegmentIndex::Active(index))?;
+    segment.close(Closing::listed(entry));
+    let made = SealedIndex::build(storage, &Log::of_files(), hash, &segment)?;
+    Ok(SegmentIndex::Sealed(Arc::new(made)))
+}
+
 /// The index as the batches give it; they are verified, and must be those that the manifest lists.
 fn index_anew(
     entry: &SegmentEntry,
@@ -147,6 +175,6 @@ fn check_end_mark(entry: &SegmentEntry, header: &SegmentHeader, file: &dyn Stora
 
 pub(super) fn needs_seal(segment: &Segment, manifest: &Manifest) -> bool {
     let number = segment.header.identity.segment;
-    let is_listed = manifest.segments.iter().any(|entry| entry.number == number);
+    let is_listed = manifest.segments.binary_search_by_key(&number, |entry| entry.number).is_ok();
     segment.closing().is_some() && (!is_listed || segment.is_indexed_in_memory())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use annals_format::checksum::Identity;
+use annals_format::consumer::ConsumerTable;
 use annals_format::manifest::{Manifest, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::segment::{Link, SegmentHeader, SegmentKind};
@@ -20,8 +21,9 @@ use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
 use crate::commit::Commit;
+use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
-use crate::directory::Directory;
+use crate::directory::MetStreams;
 use crate::error::Error;
 use crate::id_table::IdWriter;
 use crate::log::Log;
@@ -30,11 +32,11 @@ use crate::merging::Merging;
 use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
+use crate::publish::{Lock, Watermark};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
-use crate::watermark::Watermark;
 use crate::writer::{ActiveSegment, Writer, begin_segment};
 use crate::{Result, VERSION};
 
@@ -83,6 +85,8 @@ impl Opening {
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
         let mut listed = self.load_listed(cache, &names)?;
+        // Before anything is written: a segment that cannot be read must be found here.
+        let consumers = self.consumers(&names, &tail)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -96,7 +100,7 @@ impl Opening {
         self.sweep(&numbers, &live, &listed.segments);
         // What stays is removed by the next opening.
         let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
-        self.finish(live, listed, mark, session, next_number, begun)
+        self.finish(live, listed, consumers, mark, session, next_number, begun)
     }
 
     /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
@@ -114,6 +118,24 @@ impl Opening {
         Ok(Loaded { segments, cache, tiers, ids })
     }
 
+    /// Where the consumers stand at the end of the log: as the listed segments say, and the batches behind them, all of
+    /// which are kept.
+    fn consumers(&mut self, names: &[String], tail: &Tail) -> Result<ConsumerTable> {
+        let Recovered { mut table, unusable, rebuilt, to_save } =
+            consumer::load_listed(&*self.storage, names, &self.manifest)?;
+        for (name, why) in unusable {
+            let _ = self.storage.remove(&name);
+            self.report.notices.push(format!("{name} is not used: {why}"));
+        }
+        if let Some(entry) = to_save {
+            // Without it the next opening reads the same segments again.
+            let _ = consumer::save(&*self.storage, self.manifest.store, &entry, table.clone());
+        }
+        self.report.rebuilt_indexes.extend(rebuilt);
+        consumer::apply(&mut table, &tail.changes);
+        Ok(table)
+    }
+
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
     fn sweep(&mut self, numbers: &[u64], live: &Live, listed: &[Arc<Segment>]) {
         let mut kept: Vec<u64> = listed.iter().map(|segment| segment.header.identity.segment).collect();
@@ -121,7 +143,8 @@ impl Opening {
             Live::Continue(tail) => kept.extend(tail.segments.iter().map(|s| s.header.identity.segment)),
             Live::Fresh(fresh) => kept.push(fresh.segment.header.identity.segment),
         }
-        for number in numbers.iter().filter(|number| !kept.contains(number)) {
+        kept.sort_unstable();
+        for number in numbers.iter().filter(|number| kept.binary_search(number).is_err()) {
             // The very first segment of a new store is begun by this opening.
             if self.report.created && *number == 1 {
                 continue;
@@ -139,6 +162,7 @@ impl Opening {
         mut self,
         live: Live,
         listed: Loaded,
+        consumers: ConsumerTable,
         mark: Option<Mark>,
         session: u64,
         next_number: u64,
@@ -156,7 +180,7 @@ impl Opening {
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
-        let times = ended.filter(|closing| closing.tally.batch_count > 0).map(|closing| closing.tally.last_time);
+        let times = ended.filter(|closing| !closing.tally.is_empty()).map(|closing| closing.tally.last_time);
         let last_time = times.chain([active.tally.total().last_time]).max().unwrap_or(0);
         let end = active.segment.header.base + active.offset;
 
@@ -176,11 +200,14 @@ impl Opening {
             log,
             segments: ArcSwap::from_pointee(segments.into()),
             tiers: ArcSwap::new(shared_tiers.clone()),
+            directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
+            lineage: Lineage { store: self.manifest.store, incarnations: self.manifest.incarnations.clone() },
+            ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
         });
         let plan = SegmentPlan {
@@ -205,8 +232,7 @@ impl Opening {
             head,
             end,
             last_time,
-            directory: Directory::new(hash),
-            opened_at: head,
+            streams: MetStreams::new(hash, head),
             ids,
             in_tiers_up_to: shared_tiers.iter().last().map_or(0, |tier| tier.last_position()),
             tiers: shared_tiers,
@@ -214,6 +240,7 @@ impl Opening {
             staging: Vec::with_capacity(64 << 10),
             staged: Vec::with_capacity(1024),
             ended: Vec::new(),
+            consumers: Box::new(ConsumerMemory::new(consumers)),
             clock_steps_back: 0,
         };
         self.report.duration = begun.elapsed();
@@ -222,7 +249,7 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
-            writer: Mutex::new(writer).into(),
+            writer: Lock::new(writer).into(),
             commit: Commit::new(mark_file),
             preparer,
             committer: committer.into(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use annals_format::manifest::SegmentEntry;
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Opened, OpenedGuard, Segment, SegmentIndex};
 use crate::Result;
@@ -66,6 +66,11 @@ impl Slot {
 }
 
 impl Slot {
+    /// Nobody else opens or makes an index anew until this is dropped.
+    pub(super) fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock()
+    }
+
     /// As [`Slot::change`], unless what is held is let go of meanwhile: then nothing is put there, which nobody would
     /// count.
     pub(super) fn change_if_held(&self, change: impl FnOnce(&Opened) -> Opened) {

@@ -38,11 +38,16 @@ pub struct Map {
     _owner: Owner,
 }
 
+/// Copies take at least so much memory, so that the next one may use it again.
+const COPY_MIN: usize = 1024;
+/// Memory longer than this is given back: it is more than a copy takes, such as a whole file in memory.
+const COPY_MAX: usize = 128 << 10;
+
 #[derive(Clone)]
 enum Owner {
     File(#[expect(dead_code, reason = "kept for its drop")] Arc<Mmap>),
     Raw(#[expect(dead_code, reason = "kept for its drop")] Arc<MmapRaw>),
-    Heap(#[expect(dead_code, reason = "kept for its drop")] Arc<Block>),
+    Heap(Arc<Block>),
 }
 
 // SAFETY: `start` points into memory that `_owner` keeps in place for as long as the map lives, whichever thread
@@ -67,6 +72,26 @@ impl Map {
     /// The bytes of a block that others may still write to, above what is looked at.
     pub(super) fn of_block(block: Arc<Block>) -> Self {
         Self { start: block.start(), len: block.len(), _owner: Owner::Heap(block) }
+    }
+
+    /// `len` bytes of this process's own, as `fill` leaves them: in the memory of `used` if nobody else holds that and it is
+    /// long enough. They begin with zeros or with what stood there.
+    pub(crate) fn copied(len: usize, used: Option<Self>, fill: impl FnOnce(&mut [u8])) -> Self {
+        let used = used.and_then(|map| match map._owner {
+            Owner::Heap(mut block) => (block.len() >= len && Arc::get_mut(&mut block).is_some()).then_some(block),
+            _ => None,
+        });
+        let mut block = used.unwrap_or_else(|| {
+            let len = len.next_power_of_two().max(COPY_MIN);
+            Arc::new(Block::new(len).expect("memory for a copy of what is in memory"))
+        });
+        fill(&mut Arc::get_mut(&mut block).expect("held by nobody else").bytes_mut()[..len]);
+        Self { start: block.start(), len, _owner: Owner::Heap(block) }
+    }
+
+    /// Whether it is memory of this process's own that may serve another copy.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(&self._owner, Owner::Heap(block) if block.len() <= COPY_MAX)
     }
 
     /// Length in bytes.

@@ -1,4 +1,4 @@
-//! The bytes of a tier's file, each block verified before it is first read.
+//! The bytes of a file of the index, each block verified before it is first read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,15 +6,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use annals_format::Purpose;
 use annals_format::index_file::{BLOCK_LEN, CheckTable, FILE_HEADER_LEN, FileHeader, Touch, root_of};
-use annals_format::index_manifest::TierEntry;
 
 use crate::Result;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::storage::{Map, StorageFile};
 
+/// A file that the index manifest names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListedFile<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) file: &'a Arc<dyn StorageFile>,
+    pub(crate) len: u64,
+    pub(crate) root: u32,
+}
+
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     name: String,
     /// Through which a mapped block is read to be verified: one that cannot be read is an error there, and not a signal.
     file: Option<Arc<dyn StorageFile>>,
@@ -28,23 +36,19 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Header and table verified, and known by the root for the file that `entry` means.
-    pub(super) fn open(
-        name: &str,
-        file: &Arc<dyn StorageFile>,
-        entry: &TierEntry,
-        mode: ReadMode,
-    ) -> Result<(Self, FileHeader)> {
+    /// Header and table verified, and known by the root for the file that is meant.
+    pub(crate) fn open(listed: &ListedFile<'_>, mode: ReadMode) -> Result<(Self, FileHeader)> {
+        let ListedFile { name, file, .. } = *listed;
         let len = file.len().map_err(Error::io("measure", name))?;
-        if len != entry.len {
-            let what = format!("the file is {len} bytes long, the index manifest says {}", entry.len);
-            return Err(Error::corrupt(name, len.min(entry.len), None, what));
+        if len != listed.len {
+            let what = format!("the file is {len} bytes long, the index manifest says {}", listed.len);
+            return Err(Error::corrupt(name, len.min(listed.len), None, what));
         }
         let head = read(&**file, name, 0, FILE_HEADER_LEN)?;
         // A tier is read or replaced, never changed.
         let header =
             FileHeader::decode_for(&head, Purpose::Read).map_err(|fault| Error::damaged(name, 0, None, &fault, 0))?;
-        if root_of(&head) != entry.root || header.table.file_len() != len {
+        if root_of(&head) != listed.root || header.table.file_len() != len {
             return Err(Error::corrupt(name, 16, None, "the file is not the one that the index manifest names"));
         }
         let table = header.table;
@@ -70,15 +74,15 @@ impl Blocks {
         Ok((blocks, header))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
-    pub(super) fn block_count(&self) -> u32 {
+    pub(crate) fn block_count(&self) -> u32 {
         self.table.block_count()
     }
 
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
 
@@ -96,7 +100,7 @@ impl Blocks {
 
     /// Verifies this block, if that was not done before.
     #[inline]
-    pub(super) fn ensure(&self, block: u32) -> Result<()> {
+    pub(crate) fn ensure(&self, block: u32) -> Result<()> {
         if self.is_verified(block) { Ok(()) } else { self.verify(block) }
     }
 

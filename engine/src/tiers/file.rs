@@ -9,7 +9,7 @@ use annals_format::index_manifest::TierEntry;
 use annals_format::tier::{Names, Positions, PositionsMark, Tier, TierLayout};
 use smallvec::SmallVec;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, ListedFile};
 use super::stored::tier_name;
 use crate::Result;
 use crate::error::Error;
@@ -119,8 +119,12 @@ impl TierFile {
         }
     }
 
+    fn listed_file(&self) -> ListedFile<'_> {
+        ListedFile { name: &self.name, file: &self.file, len: self.entry.len, root: self.entry.root }
+    }
+
     fn read_head(&self) -> Result<Opened> {
-        let (blocks, header) = Blocks::open(&self.name, &self.file, &self.entry, self.mode)?;
+        let (blocks, header) = Blocks::open(&self.listed_file(), self.mode)?;
         let expected = FileIdentity {
             kind: FileKind::Tier,
             store: self.expected.store,
@@ -231,9 +235,26 @@ impl TierFile {
         Ok([layout.key_count(), layout.id_count(), layout.stream_count(), layout.type_count()])
     }
 
+    /// How many positions all keys have together. Goes through all of them.
+    pub(crate) fn count_positions(&self) -> Result<u64> {
+        let Some(tier) = self.verified(|| true)? else { return Ok(0) };
+        let mut sum = 0;
+        for row in 0..self.counts()?[0] {
+            let Ok(found) = tier.key(row);
+            let Some((_, mut positions)) = found else { continue };
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let Ok(position) = positions.seek_ge(from);
+                sum += u64::from(position.is_some());
+                next = position.and_then(|position| position.checked_add(1));
+            }
+        }
+        Ok(sum)
+    }
+
     /// Verifies every block; those that were verified before are read again.
     pub(crate) fn check_all(&self) -> Result<()> {
-        let (fresh, header) = Blocks::open(&self.name, &self.file, &self.entry, self.mode).inspect_err(|error| {
+        let (fresh, header) = Blocks::open(&self.listed_file(), self.mode).inspect_err(|error| {
             if !matches!(error, Error::Unsupported { .. }) {
                 self.set_broken();
             }

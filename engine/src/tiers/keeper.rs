@@ -11,25 +11,37 @@ use super::choose::{UnitSize, choose_merge};
 use super::file::TierFile;
 use super::list::Tiers;
 use super::merge::{MergePlan, merge};
-use super::source::MergeInput;
+use super::source::{INPUTS_MAX, MergeInput};
 use super::stored::{expected, remove, save, tier_name};
+use crate::directory::sealed_index;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::sealed_index::SealedIndex;
-use crate::segment::{Segment, SegmentIndex};
+use crate::segment::Segment;
 use crate::storage::Storage;
 use crate::{Result, VERSION};
 
-/// Whoever keeps the tiers of a store that is open for writing. One thread at a time.
+/// Whoever keeps tiers and directory of a store that is open for writing. One thread at a time.
 #[derive(Debug)]
 pub(crate) struct TierKeeper {
     /// As last written, less what was found unusable since.
-    index: IndexManifest,
-    mode: ReadMode,
+    pub(super) index: IndexManifest,
+    pub(super) mode: ReadMode,
     /// First and last segments of what could not be merged: not tried again before the next opening.
     refused: Vec<(u64, u64)>,
+    /// From which coverage the directory could not be written on: not tried again before the next opening.
+    pub(super) refused_directory: Option<u64>,
     /// The newest index manifest on disk names what is not used any more.
-    is_stale: bool,
+    pub(super) is_stale: bool,
+}
+
+/// What a merge is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Due {
+    /// Neighbours that are enough of one size.
+    BySize,
+    /// Whatever no tier covers.
+    Rest,
 }
 
 /// The tiers that hold from now on. Put them in place, then [remove](Replaced::remove_files) the files of those before.
@@ -95,7 +107,7 @@ impl Neighbour<'_> {
 impl TierKeeper {
     /// Goes on from what an opening [loaded](super::load).
     pub(crate) fn new(index: IndexManifest, mode: ReadMode, is_stale: bool) -> Self {
-        Self { index, mode, refused: Vec::new(), is_stale }
+        Self { index, mode, refused: Vec::new(), refused_directory: None, is_stale }
     }
 
     /// Whether there is something to [drop](TierKeeper::drop_broken).
@@ -113,20 +125,30 @@ impl TierKeeper {
     #[cfg(test)]
     pub(crate) fn is_due(&self, tiers: &Tiers, segments: &[Arc<Segment>], store: &Manifest) -> bool {
         let neighbours = neighbours(tiers, segments, &store.segments);
-        self.choose(&neighbours).is_some()
+        self.choose(&neighbours, Due::BySize).is_some()
     }
 
-    fn choose(&self, neighbours: &[Neighbour<'_>]) -> Option<std::ops::Range<usize>> {
+    fn choose(&self, neighbours: &[Neighbour<'_>], due: Due) -> Option<std::ops::Range<usize>> {
+        if due == Due::Rest {
+            let is_rest = |neighbour: &Neighbour<'_>| {
+                matches!(neighbour, Neighbour::Segment(_, Some(_))) && !self.is_refused(neighbour.segments())
+            };
+            let first = neighbours.iter().position(is_rest)?;
+            let count = neighbours[first..].iter().take(INPUTS_MAX).take_while(|neighbour| is_rest(neighbour)).count();
+            return Some(first..first + count);
+        }
         let sizes: Vec<UnitSize> = neighbours
             .iter()
             .map(|neighbour| {
-                let (first, last) = neighbour.segments();
-                let refused = self.refused.iter().any(|range| first <= range.1 && last >= range.0);
                 let size = neighbour.size();
-                UnitSize { merges: size.merges && !refused, ..size }
+                UnitSize { merges: size.merges && !self.is_refused(neighbour.segments()), ..size }
             })
             .collect();
         choose_merge(&sizes)
+    }
+
+    fn is_refused(&self, (first, last): (u64, u64)) -> bool {
+        self.refused.iter().any(|range| first <= range.1 && last >= range.0)
     }
 
     /// Makes one tier of the neighbours whose turn it is. `None`: none are, or `stop` was set meanwhile.
@@ -143,11 +165,12 @@ impl TierKeeper {
         tiers: &Tiers,
         segments: &[Arc<Segment>],
         store: &Manifest,
+        due: Due,
         pace: &mut dyn FnMut(u64),
         stop: &AtomicBool,
     ) -> Result<Option<Replaced>> {
         let neighbours = neighbours(tiers, segments, &store.segments);
-        let Some(range) = self.choose(&neighbours) else { return Ok(None) };
+        let Some(range) = self.choose(&neighbours, due) else { return Ok(None) };
         let inputs: Vec<MergeInput<'_>> = neighbours[range.clone()].iter().filter_map(Neighbour::input).collect();
         let (first, last) = (neighbours[range.start].segments().0, neighbours[range.end - 1].segments().1);
         let covered: Vec<SegmentEntry> =
@@ -230,12 +253,4 @@ fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [S
         }
     }
     found
-}
-
-fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc<SealedIndex>> {
-    let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
-    match &segments[at].opened_with_keys().ok()?.index {
-        SegmentIndex::Sealed(index) => Some(index.clone()),
-        SegmentIndex::Active(_) | SegmentIndex::Places(_) => None,
-    }
 }

@@ -1,4 +1,4 @@
-//! Where a tier is written: a file beside its place, in large pieces, at the rate that the caller allows.
+//! Where a file of the index is written: a file beside its place, in large pieces, at the rate that the caller allows.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ const BEAT: u32 = 1 << 12;
 
 /// Why a merge ended early.
 #[derive(Debug)]
-pub(super) enum Halt {
+pub(crate) enum Halt {
     Stopped,
     Failed(Error),
 }
 
-pub(super) type Step<T = ()> = Result<T, WriteError<Halt>>;
+pub(crate) type Step<T = ()> = Result<T, WriteError<Halt>>;
 
 /// Looks at the flag every few thousand steps.
 #[derive(Debug)]
-pub(super) struct Pulse<'a> {
+pub(crate) struct Pulse<'a> {
     pub(super) stop: &'a AtomicBool,
     steps: u32,
 }
 
 impl<'a> Pulse<'a> {
-    pub(super) fn new(stop: &'a AtomicBool) -> Self {
+    pub(crate) fn new(stop: &'a AtomicBool) -> Self {
         Self { stop, steps: 0 }
     }
 
     #[inline]
-    pub(super) fn beat(&mut self) -> Step {
+    pub(crate) fn beat(&mut self) -> Step {
         self.steps = self.steps.wrapping_add(1);
         if self.steps.is_multiple_of(BEAT) && self.stop.load(Ordering::Relaxed) {
             return Err(WriteError::Sink(Halt::Stopped));
@@ -49,7 +49,7 @@ impl<'a> Pulse<'a> {
     }
 }
 
-pub(super) struct TierSink<'a> {
+pub(crate) struct TierSink<'a> {
     file: Arc<dyn StorageFile>,
     name: &'a str,
     pending: Vec<u8>,
@@ -61,7 +61,7 @@ pub(super) struct TierSink<'a> {
 
 impl<'a> TierSink<'a> {
     /// A new file of this length; what an earlier attempt left is removed.
-    pub(super) fn create(
+    pub(crate) fn create(
         storage: &dyn Storage,
         name: &'a str,
         len: u64,
@@ -93,7 +93,7 @@ impl<'a> TierSink<'a> {
     }
 
     /// The rest and the header; durable but for its name.
-    pub(super) fn finish(mut self, finished: &FinishedFile) -> Result<(), Halt> {
+    pub(crate) fn finish(mut self, finished: &FinishedFile) -> Result<(), Halt> {
         self.write_pending()?;
         let header = self.file.write_at(0, &[IoSlice::new(&finished.header[..])]);
         header.map_err(|error| Halt::Failed(Error::io("write", self.name)(error)))?;

@@ -1,4 +1,4 @@
-//! Index manifests and tiers as files: their names, the newest that holds, and what belongs to none.
+//! Index manifests and what they name as files: their names, the newest that holds, and what belongs to none.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use annals_format::tier::covered_checksum;
 
 use super::file::{Expected, TierFile};
 use super::list::Tiers;
+use crate::directory::{Directory, directory_number};
 use crate::error::Error;
 use crate::manifest::{read_whole, replace};
 use crate::options::ReadMode;
@@ -30,7 +31,8 @@ pub(crate) fn index_manifest_name(generation: u64) -> String {
     format!("{INDEX}{generation:020}")
 }
 
-fn number_in(digits: &str) -> Option<u64> {
+/// Of twenty digits.
+pub(crate) fn number_in(digits: &str) -> Option<u64> {
     let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().ok()).flatten()
 }
@@ -43,10 +45,15 @@ fn generation_of(name: &str) -> Option<u64> {
     number_in(name.strip_prefix(INDEX)?)
 }
 
-/// Whether a file is one of the index's: a tier or an index manifest, or one that was still being written.
+/// Number of a tier or of a file of the directory.
+fn file_number(name: &str) -> Option<u64> {
+    tier_number(name).or_else(|| directory_number(name))
+}
+
+/// Whether a file is one of the index's: a tier, a directory or an index manifest, or one that was still being written.
 pub(crate) fn is_index_name(name: &str) -> bool {
     let whole = name.strip_suffix(".new").unwrap_or(name);
-    tier_number(whole).is_some() || generation_of(whole).is_some()
+    file_number(whole).is_some() || generation_of(whole).is_some()
 }
 
 /// The segments that an entry covers, if the store's manifest lists just such.
@@ -69,6 +76,7 @@ pub(super) fn expected(store: &Manifest, covered: &[SegmentEntry]) -> Expected {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) tiers: Tiers,
+    pub(crate) directory: Directory,
     /// The manifest that holds, less what cannot be used of it. Its generation is the largest that any file has in its
     /// name, and its next file number is larger than that of any file.
     pub(crate) index: IndexManifest,
@@ -78,9 +86,9 @@ pub(crate) struct Loaded {
     pub(crate) is_stale: bool,
 }
 
-/// Reads the newest index manifest that verifies and looks whether its tiers are there. Reads nothing of them.
+/// Reads the newest index manifest that verifies and looks whether its files are there. Reads nothing of them.
 ///
-/// Without any there are no tiers: they will be made anew.
+/// Without any there are none: they will be made anew.
 ///
 /// # Errors
 /// `Unsupported` if the newest was made by a later version.
@@ -99,8 +107,8 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
             Err(error) => notices.push(format!("{error}; the one before is used, or the index made anew")),
         }
     }
-    if generations.is_empty() && names.iter().any(|name| tier_number(name).is_some()) {
-        notices.push("the index manifest is missing; tiers are made anew".to_owned());
+    if generations.is_empty() && names.iter().any(|name| file_number(name).is_some()) {
+        notices.push("the index manifest is missing; the index is made anew".to_owned());
     }
     let mut index = found.unwrap_or(IndexManifest {
         store: store.store,
@@ -122,12 +130,15 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
             false
         }
     });
+    let (directory, unusable) = Directory::listed(storage, &index.directories, store, mode);
+    index.directories.truncate(directory.iter().len());
+    notices.extend(unusable.map(|error| format!("{error}; the index answers, and it is made anew")));
     let is_stale = !notices.is_empty();
     index.generation = generations.first().copied().unwrap_or(0).max(index.generation);
     let whole = names.iter().map(|name| name.strip_suffix(".new").unwrap_or(name));
-    let last_file = whole.filter_map(tier_number).max().unwrap_or(0);
+    let last_file = whole.filter_map(file_number).max().unwrap_or(0);
     index.next_file = index.next_file.max(last_file.saturating_add(1));
-    Ok(Loaded { tiers: Tiers::new(tiers), index, notices, is_stale })
+    Ok(Loaded { tiers: Tiers::new(tiers), directory, index, notices, is_stale })
 }
 
 /// Every index manifest by its name, newest first, with what reading it answers.
@@ -182,13 +193,16 @@ fn remove_all_but_two(storage: &dyn Storage, names: &[String]) -> Result<()> {
     generations.into_iter().try_for_each(|generation| remove(storage, &index_manifest_name(generation)))
 }
 
-/// Removes tiers that `index` does not name, files that were still being written, and all index manifests but the
+/// Removes tiers and directories that `index` does not name, files that were still being written, and all index manifests but the
 /// newest two. For an opening for writing; `names` are those of the directory. Answers what was removed.
 pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], index: &IndexManifest) -> Result<Vec<String>> {
-    let is_named = |number: u64| index.tiers.iter().any(|entry| entry.number == number);
+    let is_tier = |number: u64| index.tiers.iter().any(|entry| entry.number == number);
+    let is_directory = |number: u64| index.directories.iter().any(|entry| entry.number == number);
     let unnamed = names.iter().filter(|name| {
         let half_written = name.ends_with(".new") && is_index_name(name);
-        half_written || tier_number(name).is_some_and(|number| !is_named(number))
+        let is_unnamed = tier_number(name).is_some_and(|number| !is_tier(number))
+            || directory_number(name).is_some_and(|number| !is_directory(number));
+        half_written || is_unnamed
     });
     let removed: Vec<String> = unnamed.cloned().collect();
     removed.iter().try_for_each(|name| remove(storage, name))?;
@@ -197,7 +211,7 @@ pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], index: &In
 }
 
 /// Removes a file, if it is there.
-pub(super) fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
+pub(crate) fn remove(storage: &dyn Storage, name: &str) -> Result<()> {
     match storage.remove(name) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", name)(error)),
         _ => Ok(()),

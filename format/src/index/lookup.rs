@@ -125,6 +125,18 @@ impl ArchivedIndexRoot {
         self.ids.iter().map(|row| (row.hash.to_native(), row.position.to_native()))
     }
 
+    /// Number of streams.
+    #[inline]
+    pub fn stream_count(&self) -> u32 {
+        self.streams.len() as u32
+    }
+
+    /// The stream with this number; they are in order of their names.
+    #[inline]
+    pub fn stream_at(&self, number: u32) -> Option<NameAt<'_>> {
+        self.streams.get(number as usize).map(|row| name_row(row, self.names.as_slice()))
+    }
+
     /// The stream with this name.
     pub fn stream(&self, name: &[u8]) -> Option<NameAt<'_>> {
         self.streams_from(name).next().filter(|found| found.name == name)
@@ -185,6 +197,16 @@ fn name_of<'a>(row: &ArchivedNameRow, names: &'a [u8]) -> &'a [u8] {
     names.get(range).unwrap_or_default()
 }
 
+#[inline]
+fn name_row<'a>(row: &ArchivedNameRow, names: &'a [u8]) -> NameAt<'a> {
+    NameAt {
+        name: name_of(row, names),
+        last_revision: row.last_revision.to_native(),
+        first: row.first.to_native(),
+        last: row.last.to_native(),
+    }
+}
+
 /// Relative positions that share an id's hash.
 #[derive(Clone)]
 pub struct Ids<'a> {
@@ -221,12 +243,7 @@ impl<'a> Iterator for Names<'a> {
     fn next(&mut self) -> Option<NameAt<'a>> {
         let (row, rest) = self.rows.split_first()?;
         self.rows = rest;
-        Some(NameAt {
-            name: name_of(row, self.names),
-            last_revision: row.last_revision.to_native(),
-            first: row.first.to_native(),
-            last: row.last.to_native(),
-        })
+        Some(name_row(row, self.names))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

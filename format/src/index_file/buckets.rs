@@ -30,6 +30,13 @@ impl Buckets {
         }
     }
 
+    /// Where the bytes lie that [`Buckets::rows`] reads first.
+    #[inline]
+    pub(crate) fn place(&self, hash: u64) -> Range<usize> {
+        let bucket = bucket_of(hash, self.bits);
+        self.starts.place(bucket..bucket + 2)
+    }
+
     /// The rows of `rows` that may have this hash; all that have it are among them.
     #[inline]
     pub(crate) fn rows<'a, const WIDTH: usize, T: Touch>(
@@ -46,13 +53,6 @@ impl Buckets {
     pub(crate) fn row_numbers<T: Touch>(&self, view: &View<'_, T>, hash: u64) -> Result<Range<u32>, T::Error> {
         let pair = view.bytes(self.place(hash))?;
         Ok(u32_at(pair, 0)..u32_at(pair, 4))
-    }
-
-    /// Where it is told which rows may have this hash.
-    #[inline]
-    pub(crate) fn place(&self, hash: u64) -> Range<usize> {
-        let bucket = bucket_of(hash, self.bits);
-        self.starts.place(bucket..bucket + 2)
     }
 }
 

@@ -6,14 +6,17 @@ use crate::field::{array_at, check_reserved, number_at, numbered_at, put, u8_at,
 use crate::segment::SegmentKind;
 
 /// Sections that an encoder writes, be they empty.
-pub(super) const COUNT: u32 = 2;
+const ALWAYS: u32 = 2;
 const KIND_INCARNATIONS: u32 = 1;
 const KIND_SEGMENTS: u32 = 2;
+/// Numbers of the segments that hold typed sections.
+const KIND_SECTIONED: u32 = 7;
 /// A section that may be passed over by who does not know its kind.
 const MAY_IGNORE: u32 = 1 << 31;
 const SECTION_HEADER_LEN: usize = 8;
 const INCARNATION_LEN: usize = 24;
 const SEGMENT_LEN: usize = 112;
+const NUMBER_LEN: usize = 8;
 
 pub(super) fn encode(bytes: &mut Vec<u8>, incarnations: &[IncarnationEntry], segments: &[SegmentEntry]) {
     begin(bytes, KIND_INCARNATIONS, incarnations.len() * INCARNATION_LEN);
@@ -25,6 +28,16 @@ pub(super) fn encode(bytes: &mut Vec<u8>, incarnations: &[IncarnationEntry], seg
     for entry in segments {
         bytes.extend_from_slice(&encode_segment(entry));
     }
+    let sectioned = || segments.iter().filter(|entry| entry.has_sections);
+    if sectioned().next().is_some() {
+        begin(bytes, KIND_SECTIONED, sectioned().count() * NUMBER_LEN);
+        sectioned().for_each(|entry| bytes.extend_from_slice(&entry.number.to_le_bytes()));
+    }
+}
+
+/// How many sections [`encode`] writes.
+pub(super) fn count(segments: &[SegmentEntry]) -> u32 {
+    ALWAYS + u32::from(segments.iter().any(|entry| entry.has_sections))
 }
 
 fn begin(bytes: &mut Vec<u8>, kind: u32, len: usize) {
@@ -74,6 +87,8 @@ fn decode_segment(bytes: &[u8]) -> Result<SegmentEntry, Fault> {
         },
         kind: SegmentKind::from_byte(u8_at(bytes, 101))?,
         event_count: number_at(bytes, 104, "number of events of a segment")?,
+        // Said by a section of its own.
+        has_sections: false,
     })
 }
 
@@ -95,6 +110,7 @@ impl Sections {
     pub(super) fn decode(mut bytes: &[u8], count: u32) -> Result<Self, Fault> {
         let mut incarnations = None;
         let mut segments = None;
+        let mut sectioned = None;
         for _ in 0..count {
             if bytes.len() < SECTION_HEADER_LEN {
                 return Err(Fault::Truncated { need: SECTION_HEADER_LEN as u64, have: bytes.len() as u64 });
@@ -108,6 +124,10 @@ impl Sections {
             match kind {
                 KIND_INCARNATIONS => fill(&mut incarnations, entries(section, INCARNATION_LEN, decode_incarnation)?)?,
                 KIND_SEGMENTS => fill(&mut segments, entries(section, SEGMENT_LEN, decode_segment)?)?,
+                KIND_SECTIONED => fill(
+                    &mut sectioned,
+                    entries(section, NUMBER_LEN, |bytes| numbered_at(bytes, 0, "segment number"))?,
+                )?,
                 kind if kind & MAY_IGNORE != 0 => {}
                 kind => return Err(Fault::Unsupported { what: "section kind", value: kind.into() }),
             }
@@ -115,8 +135,27 @@ impl Sections {
         if !bytes.is_empty() {
             return Err(Fault::Length { what: "bytes after the last section", value: bytes.len() as u64 });
         }
-        Ok(Self { incarnations: incarnations.unwrap_or_default(), segments: segments.unwrap_or_default() })
+        let mut segments = segments.unwrap_or_default();
+        if let Some(numbers) = sectioned {
+            note_sectioned(&mut segments, &numbers)?;
+        }
+        Ok(Self { incarnations: incarnations.unwrap_or_default(), segments })
     }
+}
+
+/// Each number is that of a listed segment, in the order of the list.
+fn note_sectioned(segments: &mut [SegmentEntry], numbers: &[u64]) -> Result<(), Fault> {
+    if numbers.is_empty() {
+        return Err(Fault::Count { what: "number of segments with sections", value: 0 });
+    }
+    let mut rest = segments.iter_mut();
+    for number in numbers {
+        let Some(entry) = rest.find(|entry| entry.number == *number) else {
+            return Err(Fault::Order { what: "segments with sections" });
+        };
+        entry.has_sections = true;
+    }
+    Ok(())
 }
 
 fn fill<T>(slot: &mut Option<Vec<T>>, entries: Vec<T>) -> Result<(), Fault> {

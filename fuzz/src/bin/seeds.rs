@@ -8,8 +8,13 @@ use annals_tests::sim_disk::Dice;
 
 fn main() -> std::io::Result<()> {
     for structure in samples::all() {
-        write(structure.name, "sample", &structure.bytes)?;
-        write(structure.name, "half", &structure.bytes[..structure.bytes.len() / 2])?;
+        let (target, of) = match structure.name {
+            "bare_batch" => ("sectioned_batch", "bare-"),
+            "sectioned_manifest" => ("manifest", "sectioned-"),
+            name => (name, ""),
+        };
+        write(target, &format!("{of}sample"), &structure.bytes)?;
+        write(target, &format!("{of}half"), &structure.bytes[..structure.bytes.len() / 2])?;
     }
     write("scan", "sample", &samples::scanned())?;
     write("scan", "one-batch", &samples::batch())?;

@@ -27,11 +27,14 @@ pub fn changes(call: Call) -> bool {
     !matches!(call, Call::List | Call::Open | Call::Read | Call::Map)
 }
 
-const KINDS: [WriteKind; 7] = [
+const KINDS: [WriteKind; 10] = [
     WriteKind::Batch,
     WriteKind::Header,
     WriteKind::EndMark,
     WriteKind::Index,
+    WriteKind::Tier,
+    WriteKind::Streams,
+    WriteKind::IndexManifest,
     WriteKind::Manifest,
     WriteKind::Mark,
     WriteKind::DirectoryEntry,

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use annals::{Batch, Durability, EventId, NewEvent, OccurredAt, Options, Query, Reader, Seek, Store};
+use annals::{
+    Batch, ConsumerInfo, ConsumerOptions, Durability, EventId, NewEvent, OccurredAt, Options, Query, Reader, Seek,
+    Store,
+};
 use sha2::{Digest, Sha256};
 
 use super::clock::ManualClock;
@@ -48,7 +52,54 @@ pub fn make() -> annals::Result<BTreeMap<&'static str, Golden>> {
         ("cut", cut()?),
         ("killed", killed(120, 1_500)?),
         ("torn", killed(20, 34_000)?),
+        ("consumers", consumers(false)?),
+        ("consumers_killed", consumers(true)?),
     ]))
+}
+
+/// Two consumers over several segments, with what they finished out of order, parked, and acknowledged in batches of events;
+/// closed cleanly, or killed with the newest acknowledgements in the ring alone.
+fn consumers(is_killed: bool) -> annals::Result<Golden> {
+    let disk = SimDisk::new();
+    let store = options().open_storage(Arc::new(disk.clone()))?;
+    let query = Query::prefix("stream-");
+    let mail = store.consumer("mail", ConsumerOptions::new().query(query.clone()).window(200))?;
+    let bill = store.consumer("größere Rechnungen", ConsumerOptions::new().query(query).start(Seek::Beginning))?;
+    for rows in 0..12 {
+        fill(&store, rows * 25..(rows + 1) * 25, Durability::Durable)?;
+        while let Some(event) = mail.next(Duration::ZERO)? {
+            match event.position().get() % 13 {
+                0 => {}
+                1 if rows % 4 == 0 => mail.park(&event, "no such address")?,
+                n if n % 3 == 0 => {
+                    let effect = NewEvent::new("Sent", event.payload());
+                    store.commit(&Batch::new().event("sent", effect).acknowledge(&event)).map(drop)?;
+                }
+                _ => mail.ack(&event)?,
+            }
+        }
+        while let Some(event) = bill.next(Duration::ZERO)? {
+            bill.ack(&event)?;
+        }
+    }
+    if is_killed {
+        let events = listing(&store.reader())?;
+        return Ok(Golden { files: disk.after_kill().files(), events });
+    }
+    drop((mail, bill));
+    let events = listing(&store.reader())?;
+    store.close()?;
+    Ok(Golden { files: disk.files(), events })
+}
+
+/// A line for each consumer of a store.
+#[must_use]
+pub fn consumers_of(store: &Store) -> String {
+    let line = |info: ConsumerInfo| {
+        let ConsumerInfo { name, checkpoint, finished_above, parked, generation, changed_at, .. } = info;
+        format!("{name}: {checkpoint} {finished_above} {parked} {generation} {changed_at}\n")
+    };
+    store.consumers().into_iter().map(line).collect()
 }
 
 /// `Durable`, several segments, every part of an event, closed cleanly.

@@ -29,6 +29,12 @@ pub enum WriteKind {
     EndMark,
     /// An index of a segment.
     Index,
+    /// A tier.
+    Tier,
+    /// A file of the directory of streams.
+    Streams,
+    /// An index manifest.
+    IndexManifest,
     /// A manifest.
     Manifest,
     /// The durable mark.
@@ -50,6 +56,9 @@ impl WriteKind {
             "MARK" => Self::Mark,
             "RING" => Self::Ring,
             _ if name.starts_with("manifest-") => Self::Manifest,
+            _ if name.starts_with("tier-") => Self::Tier,
+            _ if name.starts_with("streams-") => Self::Streams,
+            _ if name.starts_with("INDEX-") => Self::IndexManifest,
             _ if name.starts_with("segment-") && name.contains(".idx") => Self::Index,
             _ if name.starts_with("segment-") => Self::Batch,
             _ => Self::Other,
@@ -91,6 +100,9 @@ impl fmt::Display for WriteKind {
             Self::Header => "header",
             Self::EndMark => "end mark",
             Self::Index => "index",
+            Self::Tier => "tier",
+            Self::Streams => "streams",
+            Self::IndexManifest => "index manifest",
             Self::Manifest => "manifest",
             Self::Mark => "mark",
             Self::Ring => "ring",

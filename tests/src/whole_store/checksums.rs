@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BATCH_KIND, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
-use annals_format::manifest::Manifest;
+use annals_format::manifest::{Manifest, SegmentEntry};
 use annals_format::scan;
 use annals_format::segment::{END_MARK_KIND, END_MARK_LEN, FinalChecksum, SEGMENT_HEADER_LEN};
 
@@ -27,9 +27,17 @@ pub(crate) struct Places {
     /// Final checksums of segments, by number: wherever they stand, they are the segment's.
     finals: BTreeMap<String, u32>,
     /// Final checksums of segments as the newest manifest lists them, by number: those of one that was cut end at its cut.
-    listed: BTreeMap<u64, u32>,
+    listed: BTreeMap<u64, Listed>,
     /// Where a batch was torn: its header is right, and stays so.
     torn: BTreeMap<String, usize>,
+}
+
+/// A segment as the newest manifest lists it.
+#[derive(Clone, Copy)]
+struct Listed {
+    final_checksum: u32,
+    first_position: u64,
+    last_position: u64,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -57,7 +65,12 @@ impl Places {
         let newest = files.iter().rev().find(|(name, _)| kind_of(name) == "manifest");
         let manifest = newest.and_then(|(_, bytes)| Manifest::decode(bytes).ok());
         let segments = manifest.iter().flat_map(|manifest| &manifest.segments);
-        let listed = segments.map(|entry| (entry.number, entry.final_checksum)).collect();
+        let listed = |entry: &SegmentEntry| Listed {
+            final_checksum: entry.final_checksum,
+            first_position: entry.first_position,
+            last_position: entry.last_position,
+        };
+        let listed = segments.map(|entry| (entry.number, listed(entry))).collect();
         let mut places = Self { frames: BTreeMap::new(), finals: BTreeMap::new(), listed, torn: BTreeMap::new() };
         let mut seeds = Vec::new();
         for (name, bytes) in files.iter().filter(|(name, _)| kind_of(name) == "segment") {
@@ -105,6 +118,7 @@ impl Places {
             "manifest" => &[0, 128, 256, 300, 400, 512, 640],
             "index" if is_segment_index(name) => &[0, 128, 512],
             "index" if is_index_manifest(name) => &[0, 48, 80, 128, 168],
+            "index" if is_of_consumers(name) => &[0, 64, 128, 168, 200],
             "index" => &[0, 80, 4096, 8192],
             _ => &[0, 0, 100],
         };
@@ -121,7 +135,7 @@ impl Places {
             if is_segment_index(name) {
                 set_u32(bytes, 88, 0);
             }
-            if is_tier(name) {
+            if is_block_file(name) {
                 set_u32(bytes, 104, 0);
                 set_u32(bytes, 108, 0);
                 let table = table_of(bytes);
@@ -129,13 +143,15 @@ impl Places {
             }
             if is_index_manifest(name) {
                 tier_entries(bytes).for_each(|at| set_u32(bytes, at + 56, 0));
+                directory_entries(bytes).for_each(|at| set_u32(bytes, at + 40, 0));
             }
             for (at, _) in self.frames.get(name).into_iter().flatten() {
                 set_u32(bytes, *at, 0);
                 match bytes[at + 4] {
                     BATCH_KIND => {
                         set_u32(bytes, at + 16, 0);
-                        let starts: Vec<usize> = records(bytes, *at).map(|(at, _)| at).collect();
+                        let mut starts: Vec<usize> = records(bytes, *at).map(|(at, _)| at).collect();
+                        starts.extend(sections(bytes, *at));
                         starts.into_iter().for_each(|at| set_u32(bytes, at, 0));
                     }
                     _ => set_u32(bytes, at + 12, 0),
@@ -191,7 +207,9 @@ impl Places {
             fix_headers(name, bytes);
         }
         let after = |before: u32| finals.iter().find(|(of, _)| *of == before).map_or(before, |(_, after)| *after);
-        fix_tiers(files, &self.listed.iter().map(|(number, before)| (*number, after(*before))).collect());
+        let listed = self.listed.iter();
+        let now = |before: &Listed| Listed { final_checksum: after(before.final_checksum), ..*before };
+        fix_block_files(files, &listed.map(|(number, before)| (*number, now(before))).collect());
         forged
     }
 }
@@ -200,18 +218,23 @@ fn is_segment_index(name: &str) -> bool {
     kind_of(name) == "index" && name.starts_with("segment-")
 }
 
-fn is_tier(name: &str) -> bool {
-    name.starts_with("tier-")
+/// Tiers and directories: header, blocks, table of checksums.
+fn is_block_file(name: &str) -> bool {
+    name.starts_with("tier-") || name.starts_with("streams-")
+}
+
+fn is_of_consumers(name: &str) -> bool {
+    name.starts_with("consumers-")
 }
 
 fn is_index_manifest(name: &str) -> bool {
     name.starts_with("INDEX-")
 }
 
-/// Where the table of a tier's checksums lies, as far as the file reaches.
-fn table_of(tier: &[u8]) -> std::ops::Range<usize> {
-    let start = usize::try_from(u64_at(tier, 96)).unwrap_or(usize::MAX).saturating_add(4096).min(tier.len());
-    start..tier.len()
+/// Where the table of a file's checksums lies, as far as the file reaches.
+fn table_of(file: &[u8]) -> std::ops::Range<usize> {
+    let start = usize::try_from(u64_at(file, 96)).unwrap_or(usize::MAX).saturating_add(4096).min(file.len());
+    start..file.len()
 }
 
 /// Offsets of the entries of tiers in an index manifest.
@@ -220,19 +243,41 @@ fn tier_entries(manifest: &[u8]) -> impl Iterator<Item = usize> + use<> {
     (0..room.min(u32_at(manifest, 80) as usize)).map(|entry| 128 + entry * 64)
 }
 
-/// The checksums of tiers, from their blocks up to the index manifests that name them.
-fn fix_tiers(files: &mut Files, finals: &BTreeMap<u64, u32>) {
+/// Offsets of the entries of directories in an index manifest.
+fn directory_entries(manifest: &[u8]) -> impl Iterator<Item = usize> + use<> {
+    let start = 128 + tier_entries(manifest).count() * 64;
+    let room = manifest.len().saturating_sub(start) / 48;
+    (0..room.min(u32_at(manifest, 84) as usize)).map(move |entry| start + entry * 48)
+}
+
+fn covered_checksum<'a>(segments: impl Iterator<Item = &'a Listed>) -> u32 {
+    crc(0, &segments.flat_map(|segment| segment.final_checksum.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// The checksums of tiers and directories, from their blocks up to the index manifests that name them.
+fn fix_block_files(files: &mut Files, listed: &BTreeMap<u64, Listed>) {
     let mut roots = BTreeMap::new();
     let mut covered = BTreeMap::new();
     for (_, bytes) in files.iter().filter(|(name, _)| is_index_manifest(name)) {
         for at in tier_entries(bytes) {
             let within = u64_at(bytes, at + 8)..=u64_at(bytes, at + 16);
-            let of_segments = finals.iter().filter(|(number, _)| within.contains(number));
-            let sums: Vec<u8> = of_segments.flat_map(|(_, value)| value.to_le_bytes()).collect();
-            covered.insert(format!("tier-{:020}.idx", u64_at(bytes, at)), crc(0, &sums));
+            let of_segments = listed.iter().filter(|(number, _)| within.contains(number)).map(|(_, segment)| segment);
+            covered.insert(format!("tier-{:020}.idx", u64_at(bytes, at)), covered_checksum(of_segments));
+        }
+        let mut after = 0;
+        for at in directory_entries(bytes) {
+            let coverage = u64_at(bytes, at + 8);
+            let is_within = |segment: &&Listed| {
+                segment.first_position > after
+                    && segment.last_position <= coverage
+                    && segment.last_position >= segment.first_position
+            };
+            let of_segments = listed.values().filter(is_within);
+            covered.insert(format!("streams-{:020}.idx", u64_at(bytes, at)), covered_checksum(of_segments));
+            after = coverage;
         }
     }
-    for (name, bytes) in files.iter_mut().filter(|(name, _)| is_tier(name)) {
+    for (name, bytes) in files.iter_mut().filter(|(name, _)| is_block_file(name)) {
         let table = table_of(bytes);
         let sums: Vec<u8> = match bytes.get(4096..table.start) {
             Some(archive) => archive.chunks(16_384).flat_map(|block| crc(0, block).to_le_bytes()).collect(),
@@ -255,6 +300,11 @@ fn fix_tiers(files: &mut Files, finals: &BTreeMap<u64, u32>) {
                 set_u32(bytes, at + 56, *root);
             }
         }
+        for at in directory_entries(bytes) {
+            if let Some(root) = roots.get(&format!("streams-{:020}.idx", u64_at(bytes, at))) {
+                set_u32(bytes, at + 40, *root);
+            }
+        }
         fix_headers(name, bytes);
     }
 }
@@ -273,8 +323,8 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
     let (seed, len) = match kind_of(name) {
         "segment" => (seed_of(bytes).map_or(0, Seed::raw), 4096),
         "manifest" => (0, usize::MAX),
-        _ if is_index_manifest(name) => (0, usize::MAX),
-        _ if is_tier(name) => (0, 4096),
+        _ if is_index_manifest(name) || is_of_consumers(name) => (0, usize::MAX),
+        _ if is_block_file(name) => (0, 4096),
         _ => (0, 128),
     };
     if is_segment_index(name)
@@ -298,6 +348,7 @@ fn relink(name: &str, bytes: &mut [u8], finals: &[(u32, u32)]) {
     let range = match kind_of(name) {
         "segment" => 128..132,
         "index" if is_segment_index(name) => 64..68,
+        "index" if is_of_consumers(name) => 96..100,
         "manifest" => 256..bytes.len(),
         _ => return,
     };
@@ -321,6 +372,20 @@ fn records(bytes: &[u8], batch: usize) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
+/// Offsets of the sections of the batch at `batch`, as far as they can be told, if it says that there are some.
+fn sections(bytes: &[u8], batch: usize) -> impl Iterator<Item = usize> {
+    let end = (batch + BATCH_HEADER_LEN).saturating_add(u32_at(bytes, batch + 8) as usize).min(bytes.len());
+    let last = records(bytes, batch).last().map(|(at, _)| at);
+    let mut at = last.map_or(batch + BATCH_HEADER_LEN, |at| at + (u32_at(bytes, at + 4) as usize).next_multiple_of(8));
+    let has_sections = bytes.get(batch + 5).is_some_and(|flags| flags & 4 != 0);
+    std::iter::from_fn(move || {
+        let here = at;
+        let len = (u32_at(bytes, here + 4) as usize).next_multiple_of(8);
+        at = here.saturating_add(len);
+        (has_sections && len >= 16 && at <= end).then_some(here)
+    })
+}
+
 /// Puts right a batch or end mark; answers the batch's length if it lies in the file.
 fn fix_frame(name: &str, bytes: &mut [u8], at: usize, seed: Seed, forged: &mut Vec<Forged>) -> Option<usize> {
     match *bytes.get(at + 4)? {
@@ -338,6 +403,14 @@ fn fix_frame(name: &str, bytes: &mut [u8], at: usize, seed: Seed, forged: &mut V
                 set_u32(bytes, offset, checksum);
                 checksums.extend_from_slice(&checksum.to_le_bytes());
                 forged.push(Forged { file: name.to_owned(), offset, seed, position });
+            }
+            let found: Vec<usize> = sections(bytes, at).collect();
+            let position = u64_at(bytes, at + 24);
+            for offset in found {
+                let len = (u32_at(bytes, offset + 4) as usize).next_multiple_of(8);
+                let checksum = crc(seed.section(position), &bytes[offset + 4..offset + len]);
+                set_u32(bytes, offset, checksum);
+                checksums.extend_from_slice(&checksum.to_le_bytes());
             }
             set_u32(bytes, at + 16, crc(seed.batch(), &checksums));
             let checksum = crc(seed.batch(), bytes.get(at + 4..at + BATCH_HEADER_LEN)?);

@@ -1,13 +1,15 @@
-//! The index above the segments' own: its manifests and its tiers, block by block. All of it is derived, so nothing found
-//! here is damage to the store.
+//! The index above the segments' own: its manifests, tiers and directory, block by block. All of it is derived, so nothing
+//! found here is damage to the store.
 
 use std::sync::Arc;
 
 use annals_format::Purpose;
 use annals_format::index_file::{FILE_HEADER_LEN, FileHeader};
+use annals_format::index_manifest::IndexManifest;
 use annals_format::manifest::Manifest;
 
 use super::Check;
+use crate::directory::{Directory, directory_name};
 use crate::error::Error;
 use crate::inspect::Severity;
 use crate::options::ReadMode;
@@ -37,11 +39,10 @@ impl Check<'_> {
         for entry in newest.iter().flat_map(|index| &index.tiers) {
             let name = tiers::tier_name(entry.number);
             match tiers::listed(self.storage, manifest, entry, ReadMode::Pread).map(Arc::new) {
-                Ok(tier) => {
-                    if let Err(error) = tier.check_all() {
-                        self.error(Severity::Notice, &name, &error);
-                    }
-                }
+                Ok(tier) => match tier.check_all() {
+                    Ok(()) => self.tier_content(manifest, &name, &tier),
+                    Err(error) => self.error(Severity::Notice, &name, &error),
+                },
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     self.notice(&name, 0, "the file is missing; it is made anew");
                 }
@@ -50,11 +51,39 @@ impl Check<'_> {
             self.count_file(&name);
             named.push(name);
         }
+        if let Some(index) = &newest {
+            self.directories(manifest, index, &mut named);
+        }
         for name in survey.names.iter().filter(|name| is_index_name(name) && !name.starts_with(tiers::INDEX)) {
             if !named.contains(name) {
                 self.notice(name, 0, "no index manifest names this file");
                 self.missing_manifest(name, last_generation.as_deref());
             }
+        }
+    }
+
+    /// Every file of the directory must be whole and that of these segments. Of what follows one that is not there nothing
+    /// can be said: it will be made anew.
+    fn directories(&mut self, manifest: &Manifest, index: &IndexManifest, named: &mut Vec<String>) {
+        let (directory, unusable) = Directory::listed(self.storage, &index.directories, manifest, ReadMode::Pread);
+        for file in directory.iter() {
+            match file.check_all() {
+                Ok(()) => self.directory_content(manifest, file),
+                Err(error) => self.error(Severity::Notice, file.name(), &error),
+            }
+        }
+        let first_unusable = index.directories.get(directory.iter().len()).map(|entry| directory_name(entry.number));
+        match (unusable, first_unusable) {
+            (Some(Error::Io { source, .. }), Some(name)) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.notice(&name, 0, "the file is missing; it is made anew");
+            }
+            (Some(error), Some(name)) => self.error(Severity::Notice, &name, &error),
+            _ => {}
+        }
+        for entry in &index.directories {
+            let name = directory_name(entry.number);
+            self.count_file(&name);
+            named.push(name);
         }
     }
 

@@ -3,12 +3,14 @@
 use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
+use annals_format::consumer::ConsumerTable;
 use annals_format::record::{self, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
 use super::told;
-use crate::directory::{Directory, StreamTip};
+use crate::consumer::{self, Changes};
+use crate::directory::{StreamTable, StreamTip};
 use crate::name::NameHash;
 use crate::segment::Tally;
 
@@ -26,7 +28,9 @@ pub(super) struct Walk {
     pub(super) position: u64,
     /// The time below which the next may not fall.
     pub(super) time: u64,
-    streams: Directory,
+    streams: StreamTable,
+    /// Where the consumers stand.
+    pub(super) consumers: ConsumerTable,
     /// Records were passed over: positions and revisions may jump forward from here on.
     pub(super) has_gap: bool,
 }
@@ -46,7 +50,13 @@ pub(super) struct Walked {
 
 impl Walk {
     pub(super) fn new(hash: NameHash) -> Self {
-        Self { position: 1, time: 0, streams: Directory::new(hash), has_gap: false }
+        Self {
+            position: 1,
+            time: 0,
+            streams: StreamTable::new(hash),
+            consumers: ConsumerTable::default(),
+            has_gap: false,
+        }
     }
 
     /// Passes over records that cannot be read.
@@ -109,6 +119,10 @@ impl Walk {
             Ok(()) => {
                 walked.batches += 1;
                 walked.events += events;
+                let mut changes = Changes::new();
+                if consumer::collect(bytes, header, seed, &mut changes).is_ok() {
+                    consumer::apply(&mut self.consumers, &changes);
+                }
             }
             Err(fault) => {
                 wrong_records(bytes, header, seed, &fault, |offset, position, what| wrong(at + offset, position, what));

@@ -38,6 +38,15 @@ impl Block {
         self.pairs.as_ptr().cast()
     }
 
+    /// All of it, for whoever holds it alone.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        let start = self.pairs.as_mut_ptr().cast();
+        // SAFETY: initialised bytes of the allocation, of which `len` is no more than there are; `&mut self` says that
+        // nobody else looks at them, and any bytes are a valid value of atomic words.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: a `Pair` is exactly two words without padding (repr(C), 16 bytes), so the slice is as many words
         // as twice its length.

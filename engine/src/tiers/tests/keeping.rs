@@ -1,7 +1,7 @@
 use super::*;
 use crate::storage::Fill;
 use crate::tiers::stored::index_manifest_name;
-use crate::tiers::{Loaded, Replaced, TierKeeper, load, remove_unnamed};
+use crate::tiers::{Due, Loaded, Replaced, TierKeeper, load, remove_unnamed};
 
 fn loaded(closed: &Closed) -> Loaded {
     load(&closed.storage, &closed.names(), &closed.manifest, ReadMode::Mapped).expect("no later version")
@@ -16,6 +16,7 @@ fn merge_all(closed: &Closed, keeper: &mut TierKeeper, mut tiers: Tiers) -> Tier
                 &tiers,
                 &closed.segments,
                 &closed.manifest,
+                Due::BySize,
                 &mut |_| {},
                 &AtomicBool::new(false),
             )

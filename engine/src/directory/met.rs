@@ -1,0 +1,209 @@
+//! The writer's memory of the streams it has met, bounded by what the directory does not hold yet.
+//!
+//! Two tables: streams come into the *young* one. When that is full it becomes the *old* one as it is, and an empty one
+//! takes its place; what is found in the old one moves over. Once the directory covers all that was written before that
+//! moment, the old one is let go of: whoever was not met since is asked of the directory.
+
+use super::{StreamNumber, StreamTable, StreamTip};
+use crate::name::NameHash;
+
+/// So many streams make the young table full: 16 MiB of memory.
+const YOUNG_MAX: usize = 1 << 18;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct MetStreams {
+    young: StreamTable,
+    old: Option<Old>,
+    /// Of streams that are not here only events up to this position are not known here; 0: there are none.
+    unknown_up_to: u64,
+    young_max: usize,
+}
+
+#[derive(Debug)]
+struct Old {
+    table: StreamTable,
+    /// The head when it became old: whatever was written later is in the young table.
+    until: u64,
+}
+
+impl MetStreams {
+    /// Of a log that ends at `head`: nothing is known of it.
+    pub(crate) fn new(hash: NameHash, head: u64) -> Self {
+        Self { young: StreamTable::new(hash), old: None, unknown_up_to: head, young_max: YOUNG_MAX }
+    }
+
+    /// As [`MetStreams::new`], full at `young_max` streams.
+    #[cfg(test)]
+    pub(crate) fn with_room_for(hash: NameHash, head: u64, young_max: usize) -> Self {
+        Self { young_max, ..Self::new(hash, head) }
+    }
+
+    pub(crate) fn hash_of(&self, stream: &str) -> u64 {
+        self.young.hash_of(stream)
+    }
+
+    /// Number of streams in memory; names of refused batches are among them.
+    pub(crate) fn len(&self) -> usize {
+        self.young.len() + self.old.as_ref().map_or(0, |old| old.table.len())
+    }
+
+    /// Begins to load what a look-up of this hash will look at.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.young.prefetch(hash);
+    }
+
+    /// Makes room for so many more streams: numbers given from now on stay valid while they come. Between two appends;
+    /// `head` is the position of the last record.
+    #[inline]
+    pub(crate) fn reserve(&mut self, streams: usize, head: u64) {
+        if self.young.len() + streams > self.young_max {
+            self.age(head);
+        }
+        self.young.reserve(streams);
+    }
+
+    #[cold]
+    fn age(&mut self, head: u64) {
+        if self.old.is_none() && self.young.len() > 0 {
+            self.old = Some(Old { table: self.young.take(), until: head });
+        }
+    }
+
+    /// As if the young table were full.
+    #[cfg(test)]
+    pub(crate) fn age_now(&mut self, head: u64) {
+        self.age(head);
+    }
+
+    /// The stream's number, if it was met lately.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, stream: &str) -> Option<StreamNumber> {
+        self.young.find(hash, stream)
+    }
+
+    /// Enters a stream that [`MetStreams::find`] does not find; there is room for it. What is not known of it here `ask`
+    /// answers: it is told up to which position there is something to ask for.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub(crate) fn meet<E>(
+        &mut self,
+        hash: u64,
+        stream: &str,
+        ask: impl FnOnce(u64) -> Result<StreamTip, E>,
+    ) -> Result<StreamNumber, E> {
+        let tip = self.look_behind(hash, stream, ask)?;
+        Ok(self.young.add(hash, stream, tip))
+    }
+
+    /// The stream's last event, without entering it.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub(crate) fn tip_of<E>(
+        &self,
+        stream: &str,
+        ask: impl FnOnce(u64) -> Result<StreamTip, E>,
+    ) -> Result<StreamTip, E> {
+        let hash = self.hash_of(stream);
+        match self.find(hash, stream) {
+            Some(number) => Ok(self.tip(number)),
+            None => self.look_behind(hash, stream, ask),
+        }
+    }
+
+    fn look_behind<E>(
+        &self,
+        hash: u64,
+        stream: &str,
+        ask: impl FnOnce(u64) -> Result<StreamTip, E>,
+    ) -> Result<StreamTip, E> {
+        if let Some(old) = &self.old
+            && let Some(number) = old.table.find(hash, stream)
+        {
+            return Ok(old.table.tip(number));
+        }
+        if self.unknown_up_to == 0 { Ok(StreamTip::NONE) } else { ask(self.unknown_up_to) }
+    }
+
+    #[inline]
+    pub(crate) fn tip(&self, number: StreamNumber) -> StreamTip {
+        self.young.tip(number)
+    }
+
+    /// Takes the next revision of a stream for the event at `position`.
+    #[inline]
+    pub(crate) fn advance(&mut self, number: StreamNumber, position: u64) -> u64 {
+        self.young.advance(number, position)
+    }
+
+    #[inline]
+    pub(crate) fn set_tip(&mut self, number: StreamNumber, tip: StreamTip) {
+        self.young.set_tip(number, tip);
+    }
+
+    /// Lets go of what a directory that covers all up to `coverage` holds as well. What is answered may be dropped when
+    /// the writer's lock is free again.
+    pub(crate) fn forget_up_to(&mut self, coverage: u64) -> Option<StreamTable> {
+        let old = self.old.take_if(|old| old.until <= coverage)?;
+        self.unknown_up_to = self.unknown_up_to.max(old.until);
+        Some(old.table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn ask(streams: &mut MetStreams, stream: &str, known: Option<StreamTip>) -> StreamTip {
+        let hash = streams.hash_of(stream);
+        let number = streams.find(hash, stream).unwrap_or_else(|| {
+            let answer: Result<_, Infallible> =
+                streams.meet(hash, stream, |_| Ok(known.expect("nobody need be asked")));
+            answer.expect("no error")
+        });
+        streams.tip(number)
+    }
+
+    #[test]
+    fn a_full_table_ages_and_is_let_go_of_when_it_is_covered() {
+        let mut streams = MetStreams::with_room_for(NameHash { seed: 9 }, 0, 4);
+        let name = |n: u64| format!("stream-{n}");
+        for n in 1..=12u64 {
+            streams.reserve(1, n - 1);
+            let hash = streams.hash_of(&name(n));
+            let number: Result<_, Infallible> = streams.meet(hash, &name(n), |_| panic!("a new store has nothing"));
+            streams.advance(number.expect("no error"), n);
+        }
+        // The first four are old; what came since stays together until they are gone.
+        assert_eq!((streams.len(), streams.old.as_ref().map(|old| old.until)), (12, Some(4)));
+        assert!(streams.forget_up_to(3).is_none() && streams.forget_up_to(4).is_some() && streams.len() == 8);
+        let of_directory = StreamTip { revision: 1, position: 2 };
+        streams.reserve(1, 12);
+        assert_eq!(streams.old.as_ref().map(|old| (old.until, old.table.len())), Some((12, 8)));
+        assert_eq!(ask(&mut streams, "stream-2", Some(of_directory)), of_directory);
+        // Found in the old table and moved over: it is known when that is gone.
+        assert_eq!(ask(&mut streams, "stream-9", None), StreamTip { revision: 1, position: 9 });
+        let number = streams.find(streams.hash_of("stream-9"), "stream-9").expect("moved over");
+        assert_eq!(streams.advance(number, 13), 2);
+        assert!(streams.forget_up_to(12).is_some());
+        assert_eq!(ask(&mut streams, "stream-9", None), StreamTip { revision: 2, position: 13 });
+        assert_eq!(streams.unknown_up_to, 12);
+    }
+
+    #[test]
+    fn streams_of_before_are_asked_for_up_to_the_opening() {
+        let streams = MetStreams::new(NameHash { seed: 9 }, 7);
+        let tip = StreamTip { revision: 3, position: 6 };
+        let asked: Result<_, Infallible> = streams.tip_of("a", |up_to| {
+            assert_eq!(up_to, 7);
+            Ok(tip)
+        });
+        assert_eq!(asked, Ok(tip));
+        assert_eq!(streams.len(), 0);
+    }
+}

@@ -1,0 +1,94 @@
+//! The thread that wakes those who wait for the written head, so that an append never does.
+//!
+//! While batches come it looks by itself, by the clock, and an append does nothing for it. When nothing came for a while it
+//! falls asleep, and the append that finds it so wakes it: at most once for each such pause.
+
+use std::time::{Duration, Instant};
+
+use super::sync::{AtomicU8, Ordering, SleepWord, fence, named_fence, named_ordering};
+use super::watermark::Watermark;
+
+/// Nobody runs: an append wakes the waiters itself.
+const ABSENT: u8 = 0;
+/// It looks by itself.
+const WATCHING: u8 = 1;
+/// It wants to be woken.
+const ASLEEP: u8 = 2;
+
+/// Shortest time between two looks.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// Longest time.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(1);
+/// What share of a pause may pass before its end is noticed.
+const SHARE_OF_PAUSE: u32 = 16;
+/// A pause as long as this lets it fall asleep.
+const ASLEEP_AFTER: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+pub(crate) struct Notifier {
+    state: AtomicU8,
+    word: SleepWord,
+}
+
+impl Notifier {
+    /// An append has found waiters: sees to it that they are woken.
+    #[cold]
+    pub(super) fn call(&self, watermark: &Watermark) {
+        match self.state.load(Ordering::Relaxed) {
+            ABSENT => watermark.written_waiters.wake(),
+            WATCHING => {}
+            _ => self.wake(),
+        }
+    }
+
+    /// Makes it look at once.
+    pub(super) fn wake(&self) {
+        // Whoever calls has passed a fence after what it stored.
+        self.word.change(Ordering::Relaxed);
+    }
+
+    /// The thread's life, until the store is closed. `pause` is told whether waiters were just woken, and answers how long to
+    /// wait until the next look, or `None` to fall asleep.
+    pub(super) fn run(&self, watermark: &Watermark, mut pause: impl FnMut(bool) -> Option<Duration>) {
+        let mut seen = 0;
+        self.state.store(WATCHING, Ordering::Relaxed);
+        while !watermark.is_closed() {
+            let turn = self.word.load(named_ordering!("notifier-turn-seen", Acquire));
+            let has_woken = self.look(watermark, &mut seen);
+            if let Some(pause) = pause(has_woken) {
+                // Closing calls it.
+                self.word.sleep(turn, Some(Instant::now() + pause));
+                continue;
+            }
+            self.state.store(ASLEEP, Ordering::Relaxed);
+            named_fence!("asleep-fence", SeqCst);
+            if !watermark.is_closed() && !self.look(watermark, &mut seen) {
+                self.word.sleep(turn, None);
+            }
+            self.state.store(WATCHING, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes who waits, if the head has moved since that was done last.
+    fn look(&self, watermark: &Watermark, seen: &mut u64) -> bool {
+        let head = watermark.written();
+        if head <= *seen || !watermark.written_waiters.notify() {
+            return false;
+        }
+        *seen = head;
+        true
+    }
+}
+
+/// How long to wait for the next look: a share of the time that nobody was woken for.
+pub(super) fn pauses() -> impl FnMut(bool) -> Option<Duration> {
+    let mut woken_at = Instant::now();
+    move |has_woken| {
+        let now = Instant::now();
+        if has_woken {
+            woken_at = now;
+        }
+        let idle = now - woken_at;
+        (idle < ASLEEP_AFTER).then(|| (idle / SHARE_OF_PAUSE).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY))
+    }
+}

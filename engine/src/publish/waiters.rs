@@ -1,0 +1,116 @@
+//! Those who wait for something to be shown: counted, so that nobody makes a system call for the sake of no one.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::sync::{AtomicU32, Lock, Ordering, SleepWord, fence, named_fence, named_ordering};
+
+/// Threads that sleep and tasks that left a waker, until something they look at has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    /// How many sleep, or look once more before they do; and how many wakers are kept.
+    count: AtomicU32,
+    turn: SleepWord,
+    tasks: Lock<Tasks>,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    last: u64,
+    waiting: VecDeque<(u64, Waker)>,
+}
+
+/// A task's place among those who wait; to be given back with [`Waiters::forget`].
+#[derive(Debug, Default)]
+pub(crate) struct TaskPlace(Option<u64>);
+
+impl Waiters {
+    /// Whether somebody waits. To be asked after what they wait for was stored, and after a fence.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Wakes everybody, if there is anybody; true if there was. To be called after what they wait for was stored.
+    #[inline]
+    pub(crate) fn notify(&self) -> bool {
+        named_fence!("notify-fence", SeqCst);
+        if !self.is_awaited() {
+            return false;
+        }
+        self.wake();
+        true
+    }
+
+    /// Wakes everybody, after [`Waiters::is_awaited`].
+    #[cold]
+    pub(crate) fn wake(&self) {
+        // The fence before the look at the count is what a sleeper's look at the turn pairs with.
+        self.turn.change(Ordering::Relaxed);
+        // Who comes back meanwhile waits for the next time.
+        let mut left = self.tasks.lock().waiting.len();
+        while left > 0 {
+            let Some((_, waker)) = self.take_task() else { return };
+            // Outside of the lock: it may run the task, which may come back.
+            waker.wake();
+            left -= 1;
+        }
+    }
+
+    fn take_task(&self) -> Option<(u64, Waker)> {
+        let task = self.tasks.lock().waiting.pop_front()?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(task)
+    }
+
+    /// Sleeps until `is_over`, which is asked again after each wake-up; false at the deadline.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, mut is_over: impl FnMut() -> bool) -> bool {
+        if is_over() {
+            return true;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        named_fence!("wait-fence", SeqCst);
+        let is_over = loop {
+            let turn = self.turn.load(named_ordering!("turn-seen", Acquire));
+            if is_over() {
+                break true;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break false;
+            }
+            self.turn.sleep(turn, deadline);
+        };
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        is_over
+    }
+
+    /// Keeps the waker until it is woken once, in the place of the one it left before. The caller looks once more
+    /// afterwards at what it waits for: who changed it before this may not have seen the waker.
+    pub(crate) fn leave_waker(&self, place: &mut TaskPlace, waker: &Waker) {
+        let mut tasks = self.tasks.lock();
+        let kept = place.0.and_then(|number| tasks.waiting.iter_mut().find(|(at, _)| *at == number));
+        match kept {
+            Some((_, before)) => before.clone_from(waker),
+            None => {
+                tasks.last += 1;
+                let number = tasks.last;
+                tasks.waiting.push_back((number, waker.clone()));
+                place.0 = Some(number);
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        drop(tasks);
+        named_fence!("waker-fence", SeqCst);
+    }
+
+    /// The task waits no longer.
+    pub(crate) fn forget(&self, place: &mut TaskPlace) {
+        let Some(number) = place.0.take() else { return };
+        let mut tasks = self.tasks.lock();
+        if let Some(index) = tasks.waiting.iter().position(|(at, _)| *at == number) {
+            tasks.waiting.remove(index);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a subscription reads by: far behind along the index, near the head along the log, where it stays.
+//!
+//! ```text
+//!   position                                    head
+//!      |----------- far: a Read, by the index ----|        once, when a query leaves most of it out
+//!                              |- near: a Scan ---|--->    kept where it stands; more is one batch further
+//! ```
+//!
+//! The scan stands behind the last batch that it read. When there is more it goes on with the next byte: no index is asked,
+//! and its windows on the log, once made, serve again.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::Result;
+use crate::core::{Core, SegmentList};
+use crate::event::EventRef;
+use crate::query::Query;
+use crate::read::{Bounds, Direction, Read, Scan, Skipped, Step};
+
+/// Up to so many positions are looked at one by one rather than by the index.
+const NEAR: u64 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Feed {
+    query: Query,
+    core: Arc<Core>,
+    segments: SegmentList,
+    /// Everything up to here has been handed out or passed over.
+    position: u64,
+    /// What may be handed out now.
+    until: u64,
+    /// Nothing recorded before this is wanted; 0 once something later has been met.
+    since: u64,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Far(Box<Read>),
+    Near(Scan),
+}
+
+impl Feed {
+    /// Begins behind `position`, with what was recorded at `since` or later.
+    pub(super) fn new(core: Arc<Core>, query: Query, position: u64, since: u64) -> Self {
+        let segments = core.segments.load_full();
+        let way = Way::Near(Scan::from(position + 1));
+        Self { query, core, segments, position, until: position, since, way }
+    }
+
+    /// Everything up to here has been handed out or passed over.
+    #[inline]
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Up to where it reads now.
+    #[inline]
+    pub(super) fn until(&self) -> u64 {
+        self.until
+    }
+
+    /// There is more: of `core`, up to `head`. Everything up to the last head has been read.
+    pub(super) fn extend(&mut self, core: &Arc<Core>, head: u64) -> Result<()> {
+        debug_assert!(self.position == self.until && head > self.until);
+        let is_same_core = Arc::ptr_eq(&self.core, core);
+        if !is_same_core {
+            self.core = core.clone();
+        }
+        let is_same_list = is_same_core && Arc::ptr_eq(&self.segments, &core.segments.load());
+        if !is_same_list {
+            self.segments = core.segments.load_full();
+        }
+        self.until = head;
+        if head - self.position > NEAR && !self.query.is_all() {
+            let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
+            self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
+        } else if let Way::Near(scan) = &mut self.way
+            && !is_same_list
+        {
+            scan.carry_over(&self.segments)?;
+        }
+        Ok(())
+    }
+
+    /// The next event that matches, or what was passed over in its place; `None` when all up to the head has been read.
+    ///
+    /// This is where what is passed over because it was removed comes by.
+    pub(super) fn next(&mut self) -> Result<Option<Step>> {
+        while self.position < self.until {
+            let step = match &mut self.way {
+                Way::Far(read) => read.step().transpose()?,
+                Way::Near(scan) => scan.next(&self.core, &self.segments, self.until)?.map(Step::Event),
+            };
+            match step {
+                Some(Step::Event(event)) => {
+                    self.position = event.position().get();
+                    if self.is_wanted(&event.as_event_ref()) {
+                        return Ok(Some(Step::Event(event)));
+                    }
+                }
+                Some(Step::Skipped(skipped)) => {
+                    self.position = skipped.last;
+                    return Ok(Some(Step::Skipped(skipped)));
+                }
+                None => self.arrive(),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same without handles: every event up to the head that matches, until `each` breaks. `is_over` is asked now and
+    /// then; when it answers true nothing more is handed out.
+    pub(super) fn run<B>(
+        &mut self,
+        mut is_over: impl FnMut() -> bool,
+        mut each: impl FnMut(Borrowed<'_>) -> ControlFlow<B>,
+    ) -> Result<Option<B>> {
+        while self.position < self.until && !is_over() {
+            if matches!(self.way, Way::Far(_)) || self.since > 0 {
+                let value = match self.next()? {
+                    Some(Step::Event(event)) => each(Borrowed::Event(event.as_event_ref())),
+                    Some(Step::Skipped(skipped)) => each(Borrowed::Skipped(skipped)),
+                    None => return Ok(None),
+                };
+                match value {
+                    ControlFlow::Break(value) => return Ok(Some(value)),
+                    ControlFlow::Continue(()) => continue,
+                }
+            }
+            let Way::Near(scan) = &mut self.way else { continue };
+            let (query, mut left) = (&self.query, ASKED_EVERY);
+            let broken = scan.run(&self.core, &self.segments, self.until, &mut |event| {
+                left -= 1;
+                if query.matches(&event)
+                    && let ControlFlow::Break(value) = each(Borrowed::Event(event))
+                {
+                    return ControlFlow::Break(Some(value));
+                }
+                if left == 0 { ControlFlow::Break(None) } else { ControlFlow::Continue(()) }
+            })?;
+            self.position = scan.position() - 1;
+            match broken {
+                Some(Some(value)) => return Ok(Some(value)),
+                Some(None) => {}
+                None => self.arrive(),
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn is_wanted(&mut self, event: &EventRef<'_>) -> bool {
+        if self.since > 0 {
+            if event.recorded_at() < self.since {
+                return false;
+            }
+            // Times never fall along the log.
+            self.since = 0;
+        }
+        self.query.matches(event)
+    }
+
+    /// All up to the head has been read.
+    fn arrive(&mut self) {
+        self.position = self.until;
+        if let Way::Far(_) = self.way {
+            self.way = Way::Near(Scan::from(self.until + 1));
+        }
+    }
+}
+
+/// After so many events it is asked whether all is over.
+const ASKED_EVERY: u32 = 256;
+
+/// What [`Feed::run`] hands out.
+pub(super) enum Borrowed<'a> {
+    Event(EventRef<'a>),
+    Skipped(Skipped),
+}

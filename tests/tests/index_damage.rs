@@ -1,0 +1,207 @@
+//! Every kind of index file, deleted, cut, changed, exchanged, rolled back: every answer is right, and the index is whole
+//! again afterwards. With checksums put right after the change nothing is invented, and the check of the index finds it.
+//!
+//! `ANNALS_SEED` sets the seed, `ANNALS_TRIALS` the number of trials, `ANNALS_LONG=1` asks for the long form.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use annals::inspect;
+use annals_tests::damage::{Effort, Files, Outcome, Sample, kind_of, options};
+use annals_tests::sim_disk::{Dice, SimDisk};
+use annals_tests::whole_store::checksums_put_right;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn seed() -> u64 {
+    number("ANNALS_SEED").unwrap_or(0x1DE_0DA3)
+}
+
+fn trials(short: u64, long: u64) -> u64 {
+    let is_long = std::env::var("ANNALS_LONG").is_ok_and(|text| text == "1");
+    number("ANNALS_TRIALS").unwrap_or(if is_long { long } else { short })
+}
+
+/// What an index file is, by its name.
+fn class_of(name: &str) -> &str {
+    name.split('-').next().unwrap_or(name)
+}
+
+/// Index files of a class.
+fn files_of<'a>(files: &'a Files, class: &str) -> Vec<&'a String> {
+    files.keys().filter(|name| kind_of(name) == "index" && class_of(name) == class).collect()
+}
+
+const CLASSES: [&str; 4] = ["segment", "tier", "streams", "INDEX"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Harm {
+    Deleted,
+    Cut,
+    Flipped,
+    Zeroed,
+    AnotherOfTheStore,
+    OfAnotherStore,
+    OfEarlier,
+}
+
+const HARMS: [Harm; 7] = [
+    Harm::Deleted,
+    Harm::Cut,
+    Harm::Flipped,
+    Harm::Zeroed,
+    Harm::AnotherOfTheStore,
+    Harm::OfAnotherStore,
+    Harm::OfEarlier,
+];
+
+struct Grounds {
+    sample: Sample,
+    other: Sample,
+}
+
+impl Grounds {
+    fn new(seed: u64) -> Self {
+        let grounds = Self { sample: Sample::build(seed), other: Sample::build(seed ^ 1) };
+        for class in CLASSES {
+            assert!(!files_of(&grounds.sample.files, class).is_empty(), "there is a file of class {class}");
+        }
+        grounds
+    }
+
+    /// Does it, and answers which file was touched; `None` if there is nothing to do it with.
+    fn harm(&self, harm: Harm, class: &str, files: &mut Files, dice: &mut Dice) -> Option<String> {
+        let one_of = |files: &Files, dice: &mut Dice| {
+            let names = files_of(files, class);
+            (!names.is_empty()).then(|| names[dice.index(names.len())].clone())
+        };
+        let name = one_of(files, dice)?;
+        let len = files[&name].len();
+        let bytes = files.get_mut(&name).expect("a file of the store");
+        match harm {
+            Harm::Deleted => drop(files.remove(&name)),
+            Harm::Cut => bytes.truncate(dice.index(len)),
+            Harm::Flipped => bytes[dice.index(len)] ^= 1 + dice.below(255) as u8,
+            Harm::Zeroed => {
+                let from = dice.index(len);
+                bytes[from..].iter_mut().take(4096).for_each(|byte| *byte = 0);
+            }
+            Harm::AnotherOfTheStore => {
+                let from = one_of(&self.sample.files, dice)?;
+                *bytes = self.sample.files[&from].clone();
+            }
+            Harm::OfAnotherStore => {
+                let from = one_of(&self.other.files, dice)?;
+                *bytes = self.other.files[&from].clone();
+            }
+            Harm::OfEarlier => {
+                let older = &self.sample.older[dice.index(self.sample.older.len())];
+                let from = one_of(older, dice)?;
+                *bytes = older[&from].clone();
+            }
+        }
+        Some(name)
+    }
+}
+
+#[test]
+fn every_answer_is_right_whatever_is_wrong_with_the_index() {
+    let seed = seed();
+    println!("every_answer_is_right_whatever_is_wrong_with_the_index: ANNALS_SEED={seed}");
+    let grounds = Grounds::new(seed);
+    let sample = &grounds.sample;
+    let mut dice = Dice::of(seed, 1);
+    let mut done = BTreeMap::<(&str, Harm), u64>::new();
+    for trial in 0..trials(200, 20_000) {
+        let mut files = sample.files.clone();
+        // Mostly one file; now and then several, of any class.
+        let count = if dice.chance(1, 4) { 2 + dice.below(4) } else { 1 };
+        let mut told = Vec::new();
+        for n in 0..count {
+            let place = (trial + n) as usize;
+            let (class, harm) = (CLASSES[place % CLASSES.len()], HARMS[place / CLASSES.len() % HARMS.len()]);
+            if let Some(name) = grounds.harm(harm, class, &mut files, &mut dice) {
+                *done.entry((class, harm)).or_default() += 1;
+                told.push((harm, name));
+            }
+        }
+        let told = format!("seed {seed}, trial {trial}: {told:?}");
+        let disk = SimDisk::from_files(&files);
+        let report = inspect::verify_in(&disk, &mut |_, _| {}).unwrap();
+        assert!(report.is_sound(), "{told}: {:?}", report.findings);
+        if files != sample.files {
+            let of_index = inspect::check_index_in(&disk, &mut |_, _| {}).unwrap();
+            assert!(!of_index.findings.is_empty(), "{told}: nothing is found");
+        }
+        let effort = Effort { all: trial % 10 == 0, position: None };
+        assert_eq!(sample.judge_read_only(&disk, &mut dice, effort), Ok(Outcome::Right), "{told}");
+        assert_eq!(sample.judge_writing(&disk, &mut dice, effort), Ok(Outcome::Right), "{told}");
+        assert_eq!(inspect::verify_in(&disk, &mut |_, _| {}).unwrap().findings, [], "{told}: made anew");
+    }
+    for ((class, harm), count) in &done {
+        println!("  {class:<8} {harm:<20?} {count:>6}");
+    }
+    assert!(CLASSES.iter().all(|class| done.keys().any(|(of, _)| of == class)));
+}
+
+/// Whether a verdict speaks of events that nobody wrote.
+fn is_invented(verdict: &Result<Outcome, String>) -> bool {
+    let Err(text) = verdict else { return false };
+    text.lines().any(|line| {
+        let is_event = line.contains("Event") || line.contains("position");
+        (is_event && line.contains("instead of"))
+            || line.contains("beyond the end")
+            || line.contains("not a clear error")
+    })
+}
+
+#[test]
+fn what_was_forged_is_found_and_invents_nothing() {
+    let seed = seed();
+    println!("what_was_forged_is_found_and_invents_nothing: ANNALS_SEED={seed}");
+    let grounds = Grounds::new(seed);
+    let sample = &grounds.sample;
+    let mut dice = Dice::of(seed, 2);
+    let mut outcomes = BTreeMap::<(&str, &str), u64>::new();
+    for trial in 0..trials(200, 20_000) {
+        let class = ["segment", "tier", "streams"][trial as usize % 3];
+        let mut files = sample.files.clone();
+        let names = files_of(&sample.files, class);
+        let name = names[dice.index(names.len())].clone();
+        let bytes = files.get_mut(&name).expect("a file of the store");
+        // Headers are judged by the decoders; here it is about what stands behind them.
+        let at = 128 + dice.index(bytes.len() - 128);
+        bytes[at] ^= 1 << dice.below(8);
+        checksums_put_right(&sample.files, &mut files);
+        if files == sample.files {
+            // The byte was one of the checksums.
+            continue;
+        }
+        let told = format!("seed {seed}, trial {trial}: {name} byte {at}");
+        let disk = SimDisk::from_files(&files);
+        let found = inspect::check_index_in(&disk, &mut |_, _| {}).unwrap();
+        let is_found = found.findings.iter().any(|finding| finding.file == name);
+        let effort = Effort { all: true, position: None };
+        let verdict = sample.judge_read_only(&disk, &mut dice, effort);
+        assert!(!is_invented(&verdict), "{told}: {verdict:?}");
+        // What no look-up depends on, such as a bit more in a filter, need not be found.
+        assert!(
+            is_found || verdict == Ok(Outcome::Right),
+            "{told}: {verdict:?}, and the check finds {:?}",
+            found.findings
+        );
+        *outcomes.entry((class, if is_found { "found" } else { "harmless" })).or_default() += 1;
+        let store = options().open_storage(Arc::new(disk.clone())).unwrap();
+        store.rebuild_index(&mut |_, _| ()).unwrap();
+        store.close().unwrap();
+        assert_eq!(inspect::verify_in(&disk, &mut |_, _| {}).unwrap().findings, [], "{told}: made anew");
+        assert_eq!(sample.judge_read_only(&disk, &mut dice, effort), Ok(Outcome::Right), "{told}: made anew");
+    }
+    for ((class, outcome), count) in &outcomes {
+        println!("  {class:<8} {outcome:<10} {count:>6}");
+    }
+    let found: u64 = outcomes.iter().filter(|((_, outcome), _)| *outcome == "found").map(|(_, count)| count).sum();
+    assert!(found * 2 > outcomes.values().sum(), "most of it is found: {outcomes:?}");
+}
