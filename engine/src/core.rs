@@ -83,6 +83,8 @@ impl Core {
                 Some(ids) => ids.candidates(hash),
                 None => SmallVec::new(),
             };
+            // One line of memory each: all at once.
+            tiers.iter().for_each(|tier| tier.prefetch_id(hash));
             for tier in tiers.iter() {
                 match tier.unless_broken(tier.candidates_of_id(hash))? {
                     Some(positions) => found.extend(positions),

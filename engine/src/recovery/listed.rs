@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::segment_name;
-use crate::sealed_index;
+use crate::sealed_index::{self, SealedIndex};
 use crate::segment::{Closing, Opened, Segment, SegmentIndex};
 use crate::storage::{Access, Storage, StorageFile};
 

@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::{open_listed, open_listed_anew};
+use crate::recovery::{open_listed, open_listed_anew, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
 use crate::storage::Storage;
 
@@ -121,12 +121,25 @@ impl SegmentCache {
 
     /// Opens a segment, unless somebody else did while this waited.
     pub(super) fn open(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
-        let _opening = slot.opening.lock();
+        let opening = slot.opening.lock();
         if let Some(opened) = slot.get() {
             return Ok(opened.into_arc());
         }
         let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
-        self.keep(segment, slot, entry, opened)
+        let has_file = !matches!(opened.index, SegmentIndex::Active(_));
+        let mut opened = Arc::new(opened.without_file());
+        slot.held.store(Some(opened.clone()));
+        if !has_file && self.rebuild == Rebuild::Write {
+            self.rebuilt.lock().push(index_name(entry.number));
+            // Without room for the file the index serves from memory; the next opening tries again.
+            if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
+                opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
+                slot.held.store(Some(opened.clone()));
+            }
+        }
+        drop(opening);
+        self.admit(slot);
+        Ok(opened)
     }
 
     /// The same with a whole index, made anew if the file holds places alone.
@@ -136,27 +149,24 @@ impl SegmentCache {
         slot: &Arc<Slot>,
         entry: &SegmentEntry,
     ) -> Result<Arc<Opened>> {
-        let _opening = slot.opening.lock();
+        let opening = slot.opening.lock();
         if let Some(opened) = slot.get().filter(|opened| !matches!(opened.index, SegmentIndex::Places(_))) {
             return Ok(opened.into_arc());
         }
-        let opened = open_listed_anew(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
-        self.keep(segment, slot, entry, opened)
-    }
-
-    fn keep(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry, opened: Opened) -> Result<Arc<Opened>> {
-        let has_file = !matches!(opened.index, SegmentIndex::Active(_));
-        let mut opened = Arc::new(opened.without_file());
+        let (storage, name) = (&*self.storage, &segment.name);
+        let made = match self.rebuild {
+            Rebuild::Write => rebuild_index_of(storage, entry, self.mode, self.hash).is_ok(),
+            Rebuild::Memory => false,
+        };
+        // Without room for the file the index serves from memory. A segment that is damaged answers that now.
+        let opened = match made {
+            true => open_listed(storage, entry, name, self.mode, self.hash)?,
+            false => open_listed_anew(storage, entry, name, self.mode, self.hash)?,
+        };
+        let opened = Arc::new(opened.without_file());
         // Who was there before is counted already.
         let is_counted = slot.held.swap(Some(opened.clone())).is_some();
-        if !has_file && self.rebuild == Rebuild::Write {
-            self.rebuilt.lock().push(index_name(entry.number));
-            // Without room for the file the index serves from memory; the next opening tries again.
-            if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
-                opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
-                slot.change_if_held(|_| Opened::clone(&opened));
-            }
-        }
+        drop(opening);
         if !is_counted {
             self.admit(slot);
         }
