@@ -14,6 +14,7 @@ use crate::background::Committer;
 use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
+use crate::options::{Clock, SystemClock};
 use crate::prepare::Preparer;
 use crate::publish::Lock;
 use crate::writer::{Tip, Writer};
@@ -37,6 +38,8 @@ pub(crate) struct Commit {
     last_group: AtomicU32,
     mark: Mutex<MarkFile>,
     pub(crate) sync_count: AtomicU64,
+    /// When the durable head was shown last, in nanoseconds since 1970 UTC; 0: not yet.
+    pub(crate) shown_at: AtomicU64,
 }
 
 impl Commit {
@@ -47,6 +50,7 @@ impl Commit {
             last_group: AtomicU32::new(1),
             mark: Mutex::new(mark),
             sync_count: AtomicU64::new(0),
+            shown_at: AtomicU64::new(0),
         }
     }
 
@@ -191,6 +195,7 @@ impl Commit {
             return;
         }
         log.committer.set_durable_end(tip.end);
+        self.shown_at.store(SystemClock.now(), Ordering::Relaxed);
         log.core.log.watermark.show_durable(tip.head);
     }
 

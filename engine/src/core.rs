@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::Limits;
+use annals_format::manifest::{Limits, LostEntry};
 use arc_swap::ArcSwap;
 
 use smallvec::SmallVec;
@@ -13,7 +13,7 @@ use crate::consumer::{EndedConsumers, Lineage};
 use crate::directory::Directory;
 use crate::id_table::IdTable;
 use crate::log::Log;
-use crate::name::NameHash;
+use crate::name::{KeyKind, NameHash};
 use crate::options::{ReadMode, View};
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::segments::Segments;
@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) ended_consumers: EndedConsumers,
     /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
+    /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
+    pub(crate) lost: Arc<[LostEntry]>,
 }
 
 impl Core {
@@ -70,6 +72,18 @@ impl Core {
     pub(crate) fn segment_of(&self, position: u64) -> Option<Arc<Segment>> {
         let segments = self.segments.load();
         segments.get(segments.index_of(position)?).cloned()
+    }
+
+    /// Whether only the segment that is being written stands after `position`, and has no event of the stream with this key:
+    /// what is nearly always so is told without a walk. A reader loads its head before.
+    #[inline]
+    pub(crate) fn has_none_in_live_segment(&self, stream: u64, position: u64) -> bool {
+        let segments = self.segments.load();
+        let Some(live) = segments.last().filter(|live| live.first_position() <= position + 1) else { return false };
+        match live.opened().as_deref().map(|opened| &opened.index) {
+            Ok(SegmentIndex::Active(index)) => index.postings(KeyKind::Stream, stream).next().is_none(),
+            _ => false,
+        }
     }
 
     /// Every position whose event may have an id with this hash, in no order; a hash match is no equality.

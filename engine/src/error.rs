@@ -108,6 +108,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The directory given for something new holds something already. Nothing in it was touched.
+    #[error("{path} is not free: {reason}; give a directory that does not exist yet")]
+    Occupied {
+        /// The directory.
+        path: String,
+        /// What it holds.
+        reason: String,
+    },
+
     /// The store was opened for reading only, or its directory cannot be written.
     #[error("the store is read-only: {reason}")]
     ReadOnly {
@@ -139,12 +148,11 @@ pub enum Error {
         position: Option<Position>,
     },
 
-    /// A checkpoint was made in another store, or covers events that this store has lost since.
-    #[error(
-        "the checkpoint at position {position} is not of this store's history, which it shares up to position {common}"
-    )]
+    /// What was seen up to a position, by a follower or under a checkpoint, is not of this store's history: beyond `common`
+    /// it was taken back, or other events stand there now. Whoever acted on it has to go back to `common`.
+    #[error("position {position} is not of this store's history, which is the same up to position {common} alone")]
     Diverged {
-        /// Position of the checkpoint.
+        /// The position seen.
         position: u64,
         /// The last position that both histories are known to share; 0: none.
         common: u64,
@@ -334,6 +342,10 @@ impl Error {
             return Self::Unsupported { file: file.to_owned(), what, written_by };
         }
         Self::corrupt(file, offset, position, fault.to_string())
+    }
+
+    pub(crate) fn occupied(reason: impl Into<String>) -> Self {
+        Self::Occupied { path: "the directory".to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn corrupt(file: &str, offset: u64, position: Option<u64>, what: impl Into<String>) -> Self {

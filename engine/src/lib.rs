@@ -3,15 +3,22 @@
 
 mod active_index;
 mod append;
+mod as_of;
 mod background;
+pub mod backup;
+mod batches;
 mod clock;
 mod commit;
 mod consumer;
+mod control;
 mod core;
 mod cursor;
 mod directory;
 mod error;
 mod event;
+mod follower;
+mod fork;
+mod founding;
 mod id_table;
 mod input;
 pub mod inspect;
@@ -30,9 +37,11 @@ mod prepare;
 mod publish;
 mod query;
 mod read;
+mod read_events;
 mod read_only;
 mod reader;
 mod recovery;
+pub mod repair;
 mod ring;
 mod sealed_index;
 mod segment;
@@ -45,18 +54,23 @@ mod tiers;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use as_of::AsOf;
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     Progress, Retry,
 };
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
+pub use follower::Follower;
+pub use fork::{ForkOptions, ForkReport};
+pub use founding::Sharing;
 pub use merging::IndexCheck;
 pub use name::NAME_LEN_MAX;
 pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
 pub use position::{EventId, InvalidEventId, Position, Revision};
 pub use query::{Query, QueryItem, Seek};
 pub use read::Read;
+pub use read_events::ReadEvents;
 pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use annals_format::batch::BATCH_HEADER_LEN;
 use annals_format::checksum::Seed;
+use annals_format::manifest::LostEntry;
 use annals_format::record::{self, Record};
 use annals_format::{Fault, Purpose};
 
@@ -92,6 +93,8 @@ enum Select {
         key: u64,
         next: u64,
         last: u64,
+        /// Position of the event handed out last; 0 before the first.
+        passed: u64,
     },
 }
 
@@ -241,7 +244,7 @@ impl StreamBegun {
     /// Begins to read a stream whose key is `key`. `is_from_end`: the first position in these bounds is wanted, and those
     /// after it; else it tells how many are to be passed over.
     pub(crate) fn new(core: &Arc<Core>, stream: &str, key: u64, bounds: Bounds, is_from_end: bool) -> Self {
-        let select = Select::Stream { name: stream.to_owned(), key, next: 0, last: 0 };
+        let select = Select::Stream { name: stream.to_owned(), key, next: 0, last: 0, passed: 0 };
         let mut selection = Selection::new(select, Walk::new(bounds), if is_from_end { AHEAD_MAX } else { 1 });
         let segments = core.segments.load_full();
         if is_from_end && bounds.from <= bounds.until {
@@ -290,10 +293,16 @@ impl Selection {
                 return Ok(None);
             }
             let Some(position) = self.position(core, segments)? else {
-                return self.select.check_complete().map(|()| None);
+                return self.select.check_complete(&core.lost, direction).map(|()| None);
             };
             let Some(found) = self.walk.event(core, segments, position)? else { continue };
-            match self.select.judge(&found.as_event_ref(), direction) {
+            let mut judged = self.select.judge(&found.as_event_ref(), direction);
+            if matches!(judged, Judged::Hole(_))
+                && self.select.steps_over(&core.lost, &found.as_event_ref(), direction)
+            {
+                judged = self.select.judge(&found.as_event_ref(), direction);
+            }
+            match judged {
                 Judged::Wanted => {
                     // Those after it are wanted as well, or most of them.
                     if self.next == self.ahead.len() {
@@ -302,6 +311,8 @@ impl Selection {
                     return Ok(Some(found));
                 }
                 Judged::Other => {}
+                // Where records are lost, so many revisions may be fewer events.
+                Judged::Early(_) if !core.lost.is_empty() => {}
                 Judged::Early(revisions) => {
                     // Each position holds one revision of the stream at most.
                     let over = (revisions - 1).min((self.ahead.len() - self.next) as u64);
@@ -341,10 +352,10 @@ impl Select {
     /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
     #[inline]
     fn judge(&mut self, event: &EventRef<'_>, direction: Direction) -> Judged {
-        let (name, next, last) = match self {
+        let (name, next, last, passed) = match self {
             Self::Query(query) if query.matches(event) => return Judged::Wanted,
             Self::Query(_) => return Judged::Other,
-            Self::Stream { name, next, last, .. } => (name, next, last),
+            Self::Stream { name, next, last, passed, .. } => (name, next, last, passed),
         };
         if event.stream() != name {
             return Judged::Other;
@@ -364,6 +375,7 @@ impl Select {
         if *next != 0 && revision != *next {
             return Judged::Hole(format!("stream {name:?} goes on with revision {revision} where {next} belongs"));
         }
+        *passed = event.position().get();
         *next = match direction {
             Direction::Forward => revision + 1,
             Direction::Backward => revision - 1,
@@ -387,9 +399,27 @@ impl Select {
         }
     }
 
+    /// Whether revisions before this event may be missing because records between it and the one before it were lost
+    /// when the store was repaired; then it is the next.
+    #[cold]
+    fn steps_over(&mut self, lost: &[LostEntry], event: &EventRef<'_>, direction: Direction) -> bool {
+        let Self::Stream { next, passed, .. } = self else { return false };
+        let position = event.position().get();
+        let is_explained = match direction {
+            Direction::Forward => are_lost(lost, *passed, position),
+            Direction::Backward => are_lost(lost, position, if *passed == 0 { u64::MAX } else { *passed }),
+        };
+        if is_explained {
+            *next = event.revision().get();
+        }
+        is_explained
+    }
+
     /// At the end of the index: that nothing of a stream was left to come. Where a time bounds it, that is not known.
-    fn check_complete(&self) -> Result<()> {
+    fn check_complete(&self, lost: &[LostEntry], direction: Direction) -> Result<()> {
         match self {
+            // Towards the beginning, what is missing stood before the event that was handed out last.
+            Self::Stream { passed, .. } if direction == Direction::Backward && are_lost(lost, 0, *passed) => Ok(()),
             Self::Stream { name, next, last, .. } if *last != 0 => {
                 let what = format!("stream {name:?} ends where revision {next} belongs");
                 Err(Error::corrupt("the index", 0, None, what))
@@ -397,6 +427,12 @@ impl Select {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a record between two positions was lost.
+fn are_lost(lost: &[LostEntry], after: u64, before: u64) -> bool {
+    let from = lost.partition_point(|range| range.last_position <= after);
+    lost.get(from).is_some_and(|range| range.first_position < before)
 }
 
 impl Scan {

@@ -53,7 +53,8 @@ struct Look {
 const TRIES: usize = 20;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
-    let Look { core, notices, manifest, changes, live } = look(&storage, &options, None)?;
+    let Look { core, notices, manifest, changes, live } =
+        until_still(&*storage, || look_once(&storage, &options, None))?;
     Ok(ReadOnly { storage, options, core: Arc::new(core), notices, manifest, changes, live })
 }
 
@@ -94,12 +95,21 @@ impl ReadOnly {
                 Err(error) => return Err(error),
             }
         }
-        let Look { core, notices, manifest, changes, live } = look(&self.storage, &self.options, Some(&self.core))?;
+        let look = || look_once(&self.storage, &self.options, Some(&self.core));
+        let Look { core, notices, manifest, changes, live } = until_still(&*self.storage, look)?;
         self.core = Arc::new(core);
         (self.manifest, self.changes) = (manifest, changes);
         self.notices = notices;
         self.live = live;
         Ok(())
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
     #[cfg(test)]
@@ -128,15 +138,15 @@ impl ReadOnly {
 }
 
 /// A writer at work may roll, seal or recover between our looking at one file and the next; then we look again.
-fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<Look> {
+pub(crate) fn until_still<T>(storage: &dyn Storage, mut look_once: impl FnMut() -> Result<T>) -> Result<T> {
     let mut tries = 0;
     let mut last: Option<(String, Vec<String>, Vec<u8>)> = None;
     loop {
-        match look_once(storage, options, before) {
+        match look_once() {
             Err(error) if tries < TRIES && may_be_movement(&error) => {
                 // Twice the same error over the same files and the same mark: nothing moves, this is damage.
-                let mark = manifest::read_whole(&**storage, MARK_NAME, MARK_LEN as u64).unwrap_or_default();
-                let seen = Some((error.to_string(), recovery::list(&**storage)?, mark));
+                let mark = manifest::read_whole(storage, MARK_NAME, MARK_LEN as u64).unwrap_or_default();
+                let seen = Some((error.to_string(), recovery::list(storage)?, mark));
                 if seen == last {
                     return Err(error);
                 }
@@ -149,7 +159,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) ->
     }
 }
 
-fn may_be_movement(error: &Error) -> bool {
+pub(crate) fn may_be_movement(error: &Error) -> bool {
     match error {
         Error::Corrupt(_) => true,
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -203,7 +213,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     // What of the index moves under us, or is damaged, is done without: the segments answer.
     let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
-    let lineage = Lineage { store: manifest.store, incarnations: manifest.incarnations.clone() };
+    let lineage = Lineage::of(&manifest);
     let core = Core {
         log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments.into()),
@@ -217,6 +227,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         lineage,
         ended_consumers: EndedConsumers::default(),
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
     Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
@@ -239,11 +250,12 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         lineage: core.lineage.clone(),
         ended_consumers: EndedConsumers::default(),
         ids: None,
+        lost: core.lost.clone(),
     }
 }
 
 /// A listed segment of an earlier look, which may be open.
-fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
+pub(crate) fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
     let segments = core.segments.load();
     let same = |segment: &&Arc<Segment>| {
         segment.header.identity.segment == number

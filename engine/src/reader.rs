@@ -14,7 +14,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read, StreamBegun};
 use crate::segment::Segment;
-use crate::{EventId, Position, Result, Revision};
+use crate::{EventId, Follower, Position, Result, Revision};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
 ///
@@ -23,6 +23,10 @@ use crate::{EventId, Position, Result, Revision};
 pub struct Reader {
     core: Arc<Core>,
     view: View,
+    /// Who learns of more, where the log is written elsewhere.
+    follower: Option<Follower>,
+    /// Nothing beyond is shown: of a reader as of a moment.
+    bound: u64,
 }
 
 /// Answer to a question for an id.
@@ -79,11 +83,29 @@ pub struct TypeInfo {
 
 impl Reader {
     pub(crate) fn new(core: Arc<Core>, view: View) -> Self {
-        Self { core, view }
+        Self { core, view, follower: None, bound: u64::MAX }
+    }
+
+    pub(crate) fn of_follower(follower: Follower, core: Arc<Core>, view: View) -> Self {
+        Self { core, view, follower: Some(follower), bound: u64::MAX }
+    }
+
+    pub(crate) fn follower(&self) -> Option<&Follower> {
+        self.follower.as_ref()
+    }
+
+    /// The same log in another view.
+    pub(crate) fn in_view(&self, view: View) -> Self {
+        Self { view, ..self.clone() }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// The same, showing nothing beyond `last`.
+    pub(crate) fn bounded(&self, last: u64) -> Self {
+        Self { bound: last.min(self.bound), ..self.clone() }
     }
 
     /// The view this reader shows.
@@ -93,7 +115,7 @@ impl Reader {
 
     /// Position of the last record visible now; 0 in an empty store.
     pub fn head(&self) -> u64 {
-        self.core.head(self.view)
+        self.core.head(self.view).min(self.bound)
     }
 
     /// The place behind `position` (0: before the first event), to be kept outside of the store.
@@ -394,6 +416,7 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
         let sound = files.sound();
         let coverage = directory::coverage(sound);
         if head > coverage
+            && !core.has_none_in_live_segment(key, coverage)
             && let Some(tip) = newest_after(coverage)?
         {
             return Ok(tip);

@@ -12,6 +12,9 @@ pub struct Stats {
     pub written: u64,
     /// Position of the last record that is durable.
     pub durable: u64,
+    /// When the durable head was shown last, in nanoseconds since 1970 UTC by the wall clock; `None`: not since the store was
+    /// opened.
+    pub durable_shown_at: Option<u64>,
     /// Syncs of segment files.
     pub syncs: u64,
     /// Streams that the writer holds in memory: those it met since the store was opened.
@@ -36,6 +39,7 @@ impl Stats {
         Self {
             written: inner.core.log.watermark.written(),
             durable: inner.core.log.watermark.durable(),
+            durable_shown_at: Some(inner.commit.shown_at.load(Ordering::Relaxed)).filter(|time| *time > 0),
             syncs: inner.commit.sync_count.load(Ordering::Relaxed),
             streams_in_memory,
             segments: segments.len() as u64,

@@ -197,8 +197,7 @@ impl Store {
     /// As [`Store::append`]; `AheadOfLog` if a condition's `after` lies beyond the log.
     pub fn commit(&self, batch: &Batch<'_>) -> Result<Receipt> {
         let receipt = self.commit_input(&Many(batch))?;
-        if !batch.acknowledgements.is_empty() {
-            // An acknowledgement may stand behind the position that the answer rests on.
+        if !batch.acknowledgements.is_empty() && stands_apart(&receipt) {
             self.inner().settle_end(receipt.durability(), self.inner().core.log.watermark.written_end())?;
         }
         Ok(receipt)
@@ -287,8 +286,9 @@ impl Store {
         if waits_for > inner.core.log.watermark.durable() {
             inner.committer.request(waits_for);
         }
-        let acknowledges = !input.acknowledgements().is_empty() && receipt.durability == Durability::Durable;
-        let end = if acknowledges { inner.core.log.watermark.written_end() } else { 0 };
+        let waits = receipt.durability == Durability::Durable && outcome.is_ok();
+        let waits = waits && !input.acknowledgements().is_empty() && stands_apart(&receipt);
+        let end = if waits { inner.core.log.watermark.written_end() } else { 0 };
         Ok(Ticket { inner: inner.clone(), receipt, outcome, end })
     }
 
@@ -595,6 +595,11 @@ fn must_be_durable(inner: &Inner, outcome: &Outcome, receipt: &Receipt) -> u64 {
         Err(refused) => (shown_when_durable, refused.rests_on),
     };
     if wants && !cfg!(annals_plant = "answer-before-sync") { rests_on } else { 0 }
+}
+
+/// Whether what a batch acknowledges stands in another batch than the position that the answer rests on.
+fn stands_apart(receipt: &Receipt) -> bool {
+    receipt.events().is_empty() || receipt.already_committed()
 }
 
 /// What is told when the log failed before an answer could be given.

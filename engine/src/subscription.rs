@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventRef};
+use crate::follower::FollowerHeads;
 use crate::query::{Query, Seek};
 use crate::read::{Direction, Skipped, Step};
 use crate::reader::{Reader, RemovalReason};
@@ -18,7 +19,6 @@ use crate::{Position, Result};
 use feed::{Borrowed, Feed};
 use heads::{End, OwnHeads};
 
-#[allow(unused_imports, reason = "the seam to those who follow from outside of the process")]
 pub(crate) use heads::{HeadSource, Horizon};
 
 /// What a [`Subscription`] hands out.
@@ -401,8 +401,12 @@ impl Reader {
     /// As [`Reader::read_all`].
     pub fn subscribe(&self, query: &Query, seek: Seek) -> Result<Subscription> {
         let (position, since) = Subscription::start(self, query, seek)?;
-        let heads = OwnHeads::new(self.core().clone(), self.view());
-        Ok(Subscription::new(Box::new(heads), query.clone(), position, since))
+        let (core, view) = (self.core().clone(), self.view());
+        let heads: Box<dyn HeadSource> = match self.follower() {
+            Some(follower) => Box::new(FollowerHeads::new(follower.clone(), core, view)),
+            None => Box::new(OwnHeads::new(core, view)),
+        };
+        Ok(Subscription::new(heads, query.clone(), position, since))
     }
 }
 

@@ -192,6 +192,13 @@ impl<'b> BatchEncoder<'b> {
         self.close_record(frame)
     }
 
+    /// Adds a record that says that the one which stood here is lost: 24 bytes that any reader passes over.
+    pub fn lost(&mut self) {
+        let frame = self.buffer.len();
+        self.buffer.extend_from_slice(&record::lost_frame());
+        self.close_record(frame);
+    }
+
     #[inline]
     fn close_record(&mut self, frame: usize) -> usize {
         let position = self.first_position + u64::from(self.record_count);

@@ -4,7 +4,8 @@ mod control;
 mod encode;
 mod event;
 
-pub use control::ControlFrame;
+pub(crate) use control::lost_frame;
+pub use control::{CONTROL_LOST, ControlFrame};
 pub(crate) use encode::encode_event;
 pub use encode::encoded_len;
 pub use event::{EventFrame, EventLayout, Tags};

@@ -75,16 +75,18 @@ fn is_unsupported<T>(answer: &Result<T, Fault>) -> bool {
 }
 
 /// Where the three sets of flags lie, their width in bytes, and which bits are known.
-const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 17] = [
+const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 19] = [
     ("segment_header", [20, 24, 28], 4, [0, 0, 0]),
     ("mark", [20, 24, 28], 4, [0, 0, 1]),
     ("ring", [20, 24, 28], 4, [0, 0, 0]),
+    ("control", [20, 24, 28], 4, [0, 0, 0]),
     ("manifest", [20, 24, 28], 4, [0, 1, 0]),
     ("index", [20, 24, 28], 4, [0, 0, 0]),
     ("places", [20, 24, 28], 4, [0, 0, 0]),
     ("tier", [20, 24, 28], 4, [0, 0, 0]),
     ("directory", [20, 24, 28], 4, [0, 0, 0]),
     ("index_manifest", [20, 24, 28], 4, [0, 0, 0]),
+    ("backup_point", [20, 24, 28], 4, [0, 0, 0]),
     ("end_mark", [5, 6, 7], 1, [0, 0, 0]),
     // Typed sections follow: without one, damage.
     ("batch", [5, 6, 7], 1, [4, 0, 1]),
@@ -116,7 +118,7 @@ fn every_flag_is_obeyed() {
 }
 
 /// Kinds, algorithms and other choices of which version 1 knows one or few: place, width, values known.
-const CHOICES: [(&str, usize, usize, &[u64]); 37] = [
+const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
     ("segment_header", 36, 1, &[1]),
     ("segment_header", 37, 1, &[1]),
     ("segment_header", 38, 1, &[0]),
@@ -142,7 +144,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 37] = [
     ("manifest", 37, 1, &[1]),
     ("manifest", 38, 1, &[1]),
     ("manifest", 39, 1, &[1]),
-    ("manifest", 256, 4, &[1, 2]),
+    ("manifest", 256, 4, &[1, 2, 3, 7, 8]),
     // Behind header, section header, two incarnations of 24, section header: state and kind of the first entry.
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
@@ -156,6 +158,8 @@ const CHOICES: [(&str, usize, usize, &[u64]); 37] = [
     ("index_manifest", 93, 1, &[1]),
     ("segment_header", 8, 4, &[0, 1]),
     ("mark", 8, 4, &[0, 1]),
+    ("backup_point", 36, 1, &[1]),
+    ("backup_point", 8, 4, &[0, 1]),
 ];
 
 #[test]
@@ -204,7 +208,7 @@ fn control_kinds_are_unsupported_unless_skippable() {
 }
 
 /// Reserved bytes: from, to.
-const RESERVED: [(&str, usize, usize); 21] = [
+const RESERVED: [(&str, usize, usize); 25] = [
     ("segment_header", 160, 4096),
     ("end_mark", 18, 24),
     ("end_mark", 80, 112),
@@ -215,6 +219,7 @@ const RESERVED: [(&str, usize, usize); 21] = [
     ("consumer_file", 140, 144),
     ("mark", 112, 128),
     ("ring", 96, 128),
+    ("control", 72, 128),
     ("manifest", 172, 256),
     ("manifest", 256 + 8 + 48 + 8 + 102, 256 + 8 + 48 + 8 + 104),
     ("index", 69, 72),
@@ -226,6 +231,9 @@ const RESERVED: [(&str, usize, usize); 21] = [
     ("index_manifest", 94, 128),
     ("index_manifest", 128 + 60, 128 + 64),
     ("index_manifest", 128 + 2 * 64 + 44, 128 + 2 * 64 + 48),
+    ("backup_point", 37, 40),
+    ("backup_point", 108, 128),
+    ("backup_point", 128 + 24, 128 + 32),
 ];
 
 #[test]
@@ -325,9 +333,20 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    let names =
-        ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"];
-    for name in names.into_iter().chain(["consumer_file"]) {
+    for name in [
+        "segment_header",
+        "mark",
+        "ring",
+        "control",
+        "manifest",
+        "index",
+        "places",
+        "tier",
+        "directory",
+        "index_manifest",
+        "backup_point",
+        "consumer_file",
+    ] {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;

@@ -263,6 +263,7 @@ pub fn kind_of(name: &str) -> &'static str {
     match name {
         "MARK" => "mark",
         "RING" => "ring",
+        "CONTROL" => "control",
         _ if name.starts_with("manifest-") => "manifest",
         _ if name.ends_with(".idx") || name.starts_with("INDEX-") => "index",
         _ => "segment",

@@ -118,6 +118,7 @@ pub fn exercise(bytes: &[u8]) -> Outcome {
         .map(|(name, _)| name.clone())
         .collect();
     let read_only = look_only(&truth, &disk(), &changed, options());
+    follow(&truth, &disk(), options());
     let writing = write(truth, &disk(), &options);
     Outcome { changes, fixed, read_only, writing }
 }
@@ -141,6 +142,22 @@ fn look_only(truth: &look::Truth<'_>, disk: &SimDisk, changed: &[String], option
     // Reading writes nothing, not even repairs.
     assert_eq!(disk.unsynced(), 0, "a read-only opening wrote");
     seen
+}
+
+/// What a follower makes of it, in both views.
+fn follow(truth: &look::Truth<'_>, disk: &SimDisk, options: Options) {
+    for view in [View::Durable, View::Written] {
+        match options.clone().view(view).follow_storage(Arc::new(disk.clone())) {
+            Ok(follower) => {
+                truth.look_along(&follower.reader());
+                if let Err(error) = follower.refresh() {
+                    look::told(&error);
+                }
+            }
+            Err(error) => look::told(&error),
+        }
+    }
+    assert_eq!(disk.unsynced(), 0, "a follower wrote");
 }
 
 fn write(mut truth: look::Truth<'_>, disk: &SimDisk, options: &impl Fn() -> Options) -> Seen {

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use annals::{Durability, Expect, NewEvent, Options, Position, Query, QueryItem, Read, Seek};
+use annals::{Durability, Expect, MessageRef, NewEvent, Options, Position, Query, QueryItem, Read, Seek, View};
 use annals_tests::model::Ground;
 
 struct Counting;
@@ -146,4 +146,42 @@ fn an_append_of_one_event_to_a_known_stream_of_a_warm_store_makes_none_on_averag
         made as f64 * 1000.0 / appends as f64
     );
     assert!(made * 1000 < appends as u64, "{made} allocations in {appends} appends");
+}
+
+/// What is read allocates nothing; what is learnt of the segment that is being written grows an index by doubling.
+#[test]
+fn a_follower_allocates_nothing_per_event() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered).background(false));
+    let append = |count: usize| {
+        for n in 0..count {
+            let stream = ["a", "b", "c"][n % 3];
+            store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
+        }
+        store.sync().unwrap();
+    };
+    append(20_000);
+    for view in [View::Durable, View::Written] {
+        let follower = Options::new().view(view).follow_storage(ground.storage()).unwrap();
+        let mut subscription = follower.subscribe(&Query::all(), Seek::Beginning).unwrap();
+        let mut seen = 0;
+        let mut take = || {
+            let taken = subscription.for_each_ready(|message| {
+                seen += usize::from(matches!(message, MessageRef::Event(_)));
+                ControlFlow::<()>::Continue(())
+            });
+            taken.unwrap();
+        };
+        let made = allocations(&mut take);
+        println!("{view:?}: {made} allocations in what was there");
+        assert!(made < 200, "{made} allocations: some per segment, none per event");
+        append(20_000);
+        let made = allocations(&mut take);
+        println!("{view:?}: {made} allocations in 20,000 events that came");
+        assert!(made < 500, "{made} allocations: some per segment, none per event");
+        // Nothing came.
+        let made = allocations(|| (0..1000).for_each(|_| take()));
+        assert_eq!(made, 0, "{view:?}: looking when nothing came");
+        assert_eq!(seen, store.head() as usize);
+    }
 }

@@ -55,7 +55,9 @@ fn at(position: u64) -> Position {
 fn what_is_not_acknowledged_is_handed_out_again_and_nothing_else() {
     let disk = SimDisk::new();
     let store = open(&disk);
-    (0..5).for_each(|n| drop(append(&store, &format!("s-{n}"), "x")));
+    (0..5).for_each(|n| {
+        append(&store, &format!("s-{n}"), "x");
+    });
     let consumer = all(&store, "c");
     let given = rest(&consumer);
     assert_eq!(positions(&given), [1, 2, 3, 4, 5]);
@@ -115,7 +117,9 @@ fn acknowledgements_take_no_position_and_change_no_reading() {
 #[test]
 fn a_consumer_is_open_once_and_each_opening_fences_the_one_before() {
     let store = Store::in_memory().unwrap();
-    (0..3).for_each(|n| drop(append(&store, &format!("s-{n}"), "x")));
+    (0..3).for_each(|n| {
+        append(&store, &format!("s-{n}"), "x");
+    });
     let first = all(&store, "c");
     let busy = store.consumer("c", ConsumerOptions::new());
     assert!(matches!(busy, Err(Error::ConsumerBusy { consumer }) if consumer == "c"));
@@ -394,7 +398,9 @@ fn who_waits_is_handed_what_is_appended_meanwhile_and_told_of_the_end() {
 #[test]
 fn a_new_consumer_starts_where_it_is_told_and_a_known_one_where_it_was() {
     let store = Store::in_memory().unwrap();
-    (0..4).for_each(|_| drop(append(&store, "s", "x")));
+    (0..4).for_each(|_| {
+        append(&store, "s", "x");
+    });
     let start = |name: &str, seek| {
         let consumer = store.consumer(name, ConsumerOptions::new().start(seek)).unwrap();
         positions(&rest(&consumer))
@@ -420,7 +426,9 @@ fn a_new_consumer_starts_where_it_is_told_and_a_known_one_where_it_was() {
 fn reset_and_removal() {
     let disk = SimDisk::new();
     let store = open(&disk);
-    (0..6).for_each(|n| drop(append(&store, &format!("s-{n}"), "x")));
+    (0..6).for_each(|n| {
+        append(&store, &format!("s-{n}"), "x");
+    });
     let consumer = store.consumer("c", tried(1)).unwrap();
     let given = rest(&consumer);
     assert_eq!(consumer.fail(&given[1], "early").unwrap(), Failed::Parked);
@@ -477,7 +485,9 @@ fn a_durable_acknowledgement_survives_a_power_cut_and_a_buffered_one_a_kill() {
     for seed in 0..50 {
         let disk = SimDisk::new();
         let store = open(&disk);
-        (0..3).for_each(|n| drop(append(&store, &format!("s-{n}"), "x")));
+        (0..3).for_each(|n| {
+            append(&store, &format!("s-{n}"), "x");
+        });
         let consumer = all(&store, "c");
         let given = rest(&consumer);
         consumer.ack_with(&given[0], Durability::Durable).unwrap();
@@ -656,7 +666,9 @@ fn verify_and_dump_know_acknowledgements() {
 fn stores_that_never_had_a_consumer_have_nothing_of_it() {
     let disk = SimDisk::new();
     let store = open(&disk);
-    (0..100).for_each(|_| drop(append(&store, "s", &"x".repeat(2000))));
+    (0..100).for_each(|_| {
+        append(&store, "s", &"x".repeat(2000));
+    });
     assert!(store.consumers().is_empty() && !store.remove_consumer("c").unwrap());
     store.close().unwrap();
     assert!(read_only(&disk).consumers().unwrap().is_empty());
@@ -667,7 +679,9 @@ fn stores_that_never_had_a_consumer_have_nothing_of_it() {
 fn a_burst_of_acknowledgements_rolls_segments_of_their_own() {
     let disk = SimDisk::new();
     let store = open(&disk);
-    (0..2_000).for_each(|n| drop(append(&store, &format!("s-{}", n % 3), "x")));
+    (0..2_000).for_each(|n| {
+        append(&store, &format!("s-{}", n % 3), "x");
+    });
     let consumer = all(&store, "c");
     let mut done = 0;
     while let Some(delivery) = consumer.next(NOW).unwrap() {

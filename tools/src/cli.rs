@@ -3,7 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{append, cat, consumers, demo, dump, export, get, import, index, info, ls, segments, tail, verify};
+use crate::{
+    append, backup, cat, consumers, demo, dump, export, fork, get, import, index, info, ls, repair, restore, segments,
+    tail, verify,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -57,6 +60,14 @@ enum Verb {
     Verify(verify::Arguments),
     /// Check the files by which events are found, or make them anew
     Index(index::Arguments),
+    /// Add to a backup what is new in the store, beside a writer or alone
+    Backup(backup::Arguments),
+    /// Make a store from a backup, as of any position or time in it
+    Restore(restore::Arguments),
+    /// Make a new store that shares this one's history up to a moment
+    Fork(fork::Arguments),
+    /// Make a new store of all that can be read of a damaged one; exit code 3 if anything is lost
+    Repair(repair::Arguments),
 }
 
 impl Cli {
@@ -85,6 +96,10 @@ impl Cli {
             Verb::Dump(arguments) => dump::run(&arguments),
             Verb::Verify(arguments) => verify::run(&arguments),
             Verb::Index(arguments) => index::run(&arguments),
+            Verb::Backup(arguments) => backup::run(&arguments),
+            Verb::Restore(arguments) => restore::run(&arguments),
+            Verb::Fork(arguments) => fork::run(&arguments),
+            Verb::Repair(arguments) => repair::run(&arguments),
         }
     }
 }

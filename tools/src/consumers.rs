@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             store.reset_consumer(name, *seek).map_err(|error| opening::about(path, error))?;
             let found = store.consumers().into_iter().find(|info| info.name == *name);
             store.close()?;
-            for info in &found {
+            if let Some(info) = &found {
                 out.line(&if arguments.json { json(info) } else { text(info) })?;
             }
         }

@@ -95,6 +95,7 @@ impl From<Error> for Failure {
             Error::Corrupt(_) => (Code::Damage, "run `annals verify STORE` to see all damage"),
             Error::Unsupported { .. } => (Code::Operation, "use the version of annals that wrote it, or a newer one"),
             Error::NotAStore { .. } => (Code::Operation, "give the directory that `annals import` or a program made"),
+            Error::Occupied { .. } => (Code::Operation, "give a directory that does not exist yet"),
             Error::NoSpace { .. } => (Code::Operation, "make room or raise the limit, then run the same command again"),
             Error::ReadOnly { .. } => {
                 (Code::Operation, "check the permissions of the directory and of the disk's mount")

@@ -6,7 +6,7 @@ use annals_format::Fault;
 use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
 use annals_format::consumer::{ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable};
-use annals_format::manifest::{Manifest, SegmentEntry};
+use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
 use annals_format::scan;
 use annals_format::section::Section;
 use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
@@ -103,7 +103,8 @@ pub(crate) fn load_listed(storage: &dyn Storage, names: &[String], manifest: &Ma
     let mut is_missing = false;
     for entry in rest.iter().filter(|entry| entry.has_sections) {
         apply(&mut recovered.table, &changes_of(storage, entry)?);
-        is_missing |= begin == 0;
+        // Of what recovery has cut there is no file yet; sealing writes one.
+        is_missing |= begin == 0 && entry.state == SegmentState::Sealed;
     }
     if !rest.is_empty() && !recovered.table.is_empty() {
         recovered.to_save = Some(last.clone());

@@ -78,7 +78,7 @@ pub(super) fn is_of_index(name: &str) -> bool {
 
 /// Whether a store keeps a file of this name.
 pub(super) fn is_ours(name: &str) -> bool {
-    matches!(name, "LOCK" | "MARK" | "RING")
+    matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()
         || is_index_name(name)

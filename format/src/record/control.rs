@@ -2,10 +2,22 @@
 
 use super::RECORD_HEADER_LEN;
 use crate::Fault;
-use crate::field::{u16_at, u32_at};
+use crate::field::{put, u16_at, u32_at};
 
 /// Says that a reader that does not know the kind may pass over the record.
 pub(super) const SKIPPABLE: u16 = 0x8000;
+
+/// Kind of the record that stands where one was lost to damage before the store was made by repair.
+pub const CONTROL_LOST: u16 = 21;
+
+/// The frame of a lost record, its checksum still zero.
+pub(crate) fn lost_frame() -> [u8; RECORD_HEADER_LEN] {
+    let mut bytes = [0; RECORD_HEADER_LEN];
+    put(&mut bytes, 4, (RECORD_HEADER_LEN as u32).to_le_bytes());
+    bytes[8] = super::KIND_CONTROL;
+    put(&mut bytes, 12, (CONTROL_LOST | SKIPPABLE).to_le_bytes());
+    bytes
+}
 
 /// A control record of a kind that this version passes over: its position is a hole that shows nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,9 +6,11 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
+use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
@@ -228,6 +230,10 @@ pub fn ring() -> RingHeader {
     }
 }
 
+pub fn control() -> ControlHeader {
+    ControlHeader { store: STORE, incarnation: INCARNATION, session: 4 }
+}
+
 pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> SegmentEntry {
     SegmentEntry {
         number,
@@ -267,6 +273,8 @@ pub fn manifest() -> Manifest {
             IncarnationEntry { incarnation: INCARNATION, first_position: 21 },
         ],
         segments: vec![segment_entry(1, 1, 20), segment_entry(6, 21, FIRST - 1)],
+        ancestors: Vec::new(),
+        lost: Vec::new(),
     }
 }
 
@@ -384,6 +392,18 @@ pub fn index_manifest() -> IndexManifest {
         next_file: 19,
         tiers: vec![tier(11, 1, 1, 20), tier(3, 4, 21, FIRST - 1)],
         directories: vec![directory(4, 20), directory(18, FIRST - 1)],
+    }
+}
+
+/// A cut segment in one piece, a sealed one in two.
+pub fn backup_point() -> BackupPoint {
+    let piece = |segment, from, to| Piece { segment, from, to, checksum: 0x0A0B_0C0D };
+    BackupPoint {
+        number: 3,
+        written_by: 1 << 8,
+        taken_at: TIME,
+        manifest: manifest(),
+        pieces: vec![piece(0, 0, 8192), piece(1, 0, 4200), piece(1, 4200, 8192 + 128)],
     }
 }
 
@@ -508,6 +528,17 @@ pub fn all() -> Vec<Structure> {
             mask: |bytes| mask_header(bytes, 0),
         },
         Structure {
+            name: "control",
+            bytes: control().encode().to_vec(),
+            fix: |bytes| fix_header(bytes, 0, 128),
+            again: |bytes| {
+                let header = ControlHeader::decode(bytes)?;
+                Ok(header.map_or(vec![0; 128], |header| header.encode().to_vec()))
+            },
+            read: |bytes| ControlHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
             name: "manifest",
             bytes: manifest().encode(),
             fix: |bytes| fix_header(bytes, 0, usize::MAX),
@@ -555,6 +586,15 @@ pub fn all() -> Vec<Structure> {
             again: |bytes| IndexManifest::decode(bytes).map(|manifest| manifest.encode()),
             read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "backup_point",
+            bytes: backup_point().encode(),
+            fix: fix_backup_point,
+            again: |bytes| BackupPoint::decode(bytes).map(|point| point.encode()),
+            read: |bytes| BackupPoint::decode_for(bytes, Purpose::Read).map(|_| ()),
+            // As the manifest in it: its sections that may be ignored are not kept.
+            mask: |_| false,
         },
     ]
 }
@@ -624,6 +664,15 @@ pub fn fix_header(bytes: &mut [u8], seed: u32, end: usize) {
         let checksum = crc(seed, covered);
         set_u32(bytes, 16, checksum);
     }
+}
+
+/// The manifest's checksum, then that of the whole.
+pub fn fix_backup_point(bytes: &mut [u8]) {
+    let pieces_end = 128usize.saturating_add((u32_at(bytes, 104) as usize).saturating_mul(32));
+    if let Some(manifest) = bytes.get_mut(pieces_end..) {
+        fix_header(manifest, 0, usize::MAX);
+    }
+    fix_header(bytes, 0, usize::MAX);
 }
 
 pub fn fix_segment_header(bytes: &mut [u8]) {
