@@ -297,8 +297,7 @@ impl Selection {
             };
             let Some(found) = self.walk.event(core, segments, position)? else { continue };
             let mut judged = self.select.judge(&found.as_event_ref(), direction);
-            if matches!(judged, Judged::Hole(_))
-                && self.select.steps_over(&core.lost, &found.as_event_ref(), direction)
+            if matches!(judged, Judged::Hole(_)) && self.select.steps_over(&core.lost, &found.as_event_ref(), direction)
             {
                 judged = self.select.judge(&found.as_event_ref(), direction);
             }
