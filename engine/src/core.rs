@@ -18,16 +18,17 @@ use crate::name::{KeyKind, NameHash};
 use crate::options::{ReadMode, View};
 use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
+use crate::segments::Segments;
 use crate::tiers::{TierFile, Tiers};
 
 /// All segments, oldest first; replaced as a whole when one is added.
-pub(crate) type SegmentList = Arc<Vec<Arc<Segment>>>;
+pub(crate) type SegmentList = Arc<Segments>;
 
 /// The part of a store that reading needs.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) log: Log,
-    pub(crate) segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(crate) segments: ArcSwap<Segments>,
     /// What answers for many sealed segments at once. Replaced as a whole; what a tier leaves open its segments answer.
     pub(crate) tiers: ArcSwap<Tiers>,
     /// Where streams end, up to its coverage. Replaced as a whole.
@@ -72,16 +73,15 @@ impl Core {
 
     /// Adds a segment at the end. Only the writer does, under its lock.
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
-        let mut segments = Vec::clone(&self.segments.load());
+        let mut segments = self.segments.load().to_vec();
         segments.push(segment);
-        self.segments.store(Arc::new(segments));
+        self.segments.store(Arc::new(segments.into()));
     }
 
     /// The segment that holds `position`.
     pub(crate) fn segment_of(&self, position: u64) -> Option<Arc<Segment>> {
         let segments = self.segments.load();
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        segments.get(after.checked_sub(1)?).cloned()
+        segments.get(segments.index_of(position)?).cloned()
     }
 
     /// Whether only the segment that is being written stands after `position`, and has no event of the stream with this key:
@@ -107,6 +107,8 @@ impl Core {
                 Some(ids) => ids.candidates(hash),
                 None => SmallVec::new(),
             };
+            // One line of memory each: all at once.
+            tiers.iter().for_each(|tier| tier.prefetch_id(hash));
             for tier in tiers.iter() {
                 match tier.unless_broken(tier.candidates_of_id(hash))? {
                     Some(positions) => found.extend(positions),
@@ -133,13 +135,14 @@ impl Core {
     ) -> Result<()> {
         for segment in self.segments.load().iter().filter(|segment| is_asked(segment)) {
             let first = segment.first_position();
-            match &segment.opened()?.index {
+            match &segment.opened_with_keys()?.index {
                 SegmentIndex::Active(index) => {
                     found.extend(index.by_id(hash).into_iter().map(|record| first + u64::from(record)));
                 }
                 SegmentIndex::Sealed(index) => {
                     found.extend(index.by_id(hash)?.into_iter().map(|record| first + u64::from(record)));
                 }
+                SegmentIndex::Places(_) => unreachable!("opened with keys"),
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //!   Walk      from unit to unit of the index, in the direction of reading
 //!    └─ Join   a query in one unit: its items, each position once
 //!        └─ Item    the parts of an item, leapfrogging: the one with the fewest positions leads
-//!            └─ Part    one key, or any of several
+//!            └─ Part    one key, any of several, or several frequent ones together
 //!                └─ Cursor  the positions of one key in one unit
 //! ```
 //!
@@ -12,6 +12,7 @@
 //! confirms each event. Memory goes with the number of keys a query names, not with what they lead to; only the chain of
 //! a key in the segment that is being written is collected, once, when it is read forward.
 
+mod dense;
 mod join;
 mod keys;
 mod unit;
@@ -26,8 +27,9 @@ use crate::read::Direction;
 use crate::storage::Map;
 use crate::tiers::{PositionsAt, TierFile, TierPositions};
 
+pub(crate) use keys::prefetch as prefetch_query;
 pub(crate) use unit::Unit;
-pub(crate) use walk::{Sought, Walk};
+pub(crate) use walk::{AHEAD_MAX, Ahead, Sought, Walk};
 
 /// Something with positions in order. Seeks go one way only: each begins past what the one before answered.
 pub(crate) trait Seek {
@@ -309,19 +311,25 @@ impl Tiered {
         Ok(count)
     }
 
-    /// Step by step. Where that fails less is passed over, and whoever reads on meets the same failure.
+    /// Whether these are a bit map.
+    fn is_bitmap(&self) -> Result<bool> {
+        Ok(self.tier.positions_at(self.place)?.is_bitmap())
+    }
+
+    /// Where this fails nothing is passed over, and whoever reads on meets the same failure.
     fn pass(&mut self, direction: Direction, count: u64) {
-        for _ in 0..count {
-            let beyond = match direction {
-                Direction::Forward => self.seek_ge(self.span.first).map(|found| found.map(|at| at + 1)),
-                Direction::Backward => self.seek_le(self.span.last).map(|found| found.map(|at| at - 1)),
-            };
-            match (beyond, direction) {
-                (Ok(Some(at)), Direction::Forward) => self.span.first = at,
-                (Ok(Some(at)), Direction::Backward) => self.span.last = at,
-                _ => return,
-            }
+        let Ok(mut positions) = self.tier.positions_at(self.place) else { return };
+        match direction {
+            Direction::Forward => match positions.nth_ge(self.span.first, count) {
+                Ok(found) => self.span.first = found.unwrap_or(self.span.last.saturating_add(1)),
+                Err(_) => return,
+            },
+            Direction::Backward => match positions.nth_le(self.span.last, count) {
+                Ok(found) => self.span.last = found.unwrap_or(self.span.first.saturating_sub(1)),
+                Err(_) => return,
+            },
         }
+        self.place = positions.put_aside();
     }
 }
 

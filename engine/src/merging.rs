@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::directory::Pending;
+use crate::error::Error;
+use crate::places_file;
 use crate::prepare::index_name;
 use crate::recovery::{self, load_ids, rebuild_index_of};
 use crate::segment::Segment;
@@ -33,6 +35,8 @@ const PACE: u64 = 128 << 20;
 pub(crate) struct Merging {
     /// Numbers of broken tiers whose ids are in memory again: a tier that cannot be dropped yet is not loaded twice.
     loaded: Mutex<Vec<u64>>,
+    /// Up to this position the segments' index files hold no more than tiers do not, as far as was looked.
+    shrunk: Mutex<u64>,
     lock: Mutex<()>,
     wake: Condvar,
 }
@@ -78,6 +82,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
                 goes_on |= tiers_due && keep_tiers(inner, Due::BySize, &mut pace, &inner.stopping);
             }
         }
+        shrink_covered(inner);
         inner.merging.sleep(inner);
     }
 }
@@ -134,6 +139,7 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
     let renews = !damaged.is_empty();
     check.rebuilt.extend(damaged);
     while keep(inner) {}
+    shrink_all(inner);
     if renews {
         renew_manifests(inner);
     }
@@ -159,7 +165,8 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
     for entry in &manifest.segments {
         let of_entry = |segment: &&Arc<Segment>| segment.header.identity.segment == entry.number;
         let Some(segment) = segments.iter().find(of_entry) else { continue };
-        segment.set_index(rebuild_index_of(inner.storage.as_ref(), entry, inner.core.read_mode, inner.core.hash)?);
+        let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
+        segment.set_index(segment.replacing_index(|| rebuild_index_of(storage, entry, mode, hash))?);
         rebuilt.rebuilt.push(index_name(entry.number));
         rebuilt.files += 1;
         progress(rebuilt.files, all);
@@ -170,6 +177,7 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
         let covered = inner.core.tiers.load().covered_segments().min(all / 2);
         progress(all / 2 + covered, all);
     }
+    shrink_all(inner);
     rebuilt.rebuilt.extend(inner.core.tiers.load().iter().map(|tier| tier_name(tier.entry().number)));
     rebuilt.rebuilt.extend(inner.core.directory.load().iter().map(|file| file.name().to_owned()));
     renew_manifests(inner);
@@ -181,6 +189,7 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
 /// All that is due, in the calling thread.
 pub(crate) fn merge_all(inner: &Inner) {
     while keep(inner) {}
+    shrink_covered(inner);
 }
 
 /// Before a clean close: what ended segments hold beyond tiers and directory is written to them, if it is little, so that
@@ -260,6 +269,44 @@ fn install_directory(inner: &Inner, replaced: &ReplacedDirectory) {
     drop(forgotten);
     // What stays is removed at the next opening.
     let _ = replaced.remove_files(inner.storage.as_ref());
+}
+
+/// As [`shrink_covered`], from the first segment on.
+fn shrink_all(inner: &Inner) {
+    *inner.merging.shrunk.lock() = 0;
+    shrink_covered(inner);
+}
+
+/// Lets go of what tiers and directory hold as well: the index files of the segments that they cover keep places alone.
+/// Those of earlier openings are looked at once, and found small by their first bytes.
+fn shrink_covered(inner: &Inner) {
+    let mut shrunk = inner.merging.shrunk.lock();
+    let covered = inner.core.tiers.load().covered_until().min(inner.core.directory.load().coverage());
+    // Below a tier that was dropped meanwhile, segments have whole indexes again.
+    *shrunk = (*shrunk).min(covered);
+    if *shrunk == covered {
+        return;
+    }
+    let listed = inner.sealing.lock().manifest.segments.clone();
+    let segments = inner.core.segments.load_full();
+    for entry in &listed[listed.partition_point(|entry| entry.last_position <= *shrunk)..] {
+        if entry.last_position > covered || inner.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let number = |segment: &Arc<Segment>| segment.header.identity.segment;
+        let Ok(at) = segments.binary_search_by_key(&entry.number, number) else { return };
+        let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
+        match places_file::shrink(storage, &segments[at], entry, mode, hash) {
+            // What is missing or damaged is made anew when somebody comes to it.
+            Ok(_) | Err(Error::Corrupt { .. } | Error::Unsupported { .. }) => {
+                *shrunk = entry.last_position.max(*shrunk)
+            }
+            Err(_) => {
+                failed(inner);
+                return;
+            }
+        }
+    }
 }
 
 /// Number of segments, and of those that no sound tier covers.

@@ -15,15 +15,15 @@ use annals_format::{Fault, Purpose};
 
 use crate::Result;
 use crate::core::{Core, SegmentList};
-use crate::cursor::{Sought, Walk};
+use crate::cursor::{AHEAD_MAX, Ahead, Sought, Walk};
 use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
-use crate::name::KeyKind;
 use crate::prefetch::prefetch;
 use crate::query::Query;
 use crate::reader::RemovalReason;
 use crate::removal::Hidden;
-use crate::segment::{BatchFacts, Opened, Segment, Window};
+use crate::segment::{BatchFacts, Found, Opened, Segment, Window};
+use crate::segments::Segments;
 use crate::storage::Map;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +71,24 @@ pub struct Read {
 #[derive(Debug)]
 enum Plan {
     Scan(Scan),
-    Select { select: Select, walk: Walk },
+    Select(Selection),
 }
 
-/// What is chosen by the index, and how it is confirmed.
+/// What is chosen by the index: where a walk over it stands, and what it has found ahead of the event at hand.
+#[derive(Debug)]
+struct Selection {
+    select: Select,
+    walk: Walk,
+    /// The next of them is at `next`.
+    ahead: Ahead,
+    next: usize,
+    /// How many are looked for next.
+    width: usize,
+    /// What ended the walk, when those ahead have been handed out.
+    failed: Option<Error>,
+}
+
+/// What is sought, and how it is confirmed.
 #[derive(Debug)]
 enum Select {
     Query(Query),
@@ -131,33 +145,29 @@ impl Read {
         let plan = if query.is_all() && bounds.direction == Direction::Forward {
             Plan::Scan(Scan::from(bounds.from))
         } else {
-            Plan::Select { select: Select::Query(query), walk: Walk::new(bounds) }
+            Plan::Select(Selection::new(Select::Query(query), Walk::new(bounds), FIRST_WIDTH))
         };
         let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
         let done = bounds.until < bounds.from;
         Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
 
-    /// Of one stream: `revisions`, or where these are not known whatever lies within the bounds.
-    pub(crate) fn of_stream(
-        core: Arc<Core>,
-        stream: &str,
-        bounds: Bounds,
-        revisions: Option<(u64, u64)>,
-        head: u64,
-        state: StreamState,
-    ) -> Self {
-        let (next, last) = match (revisions, bounds.direction) {
-            (Some((first, last)), Direction::Forward) => (first, last),
-            (Some((first, last)), Direction::Backward) => (last, first),
-            (None, _) => (0, 0),
-        };
-        let key = core.hash.key(KeyKind::Stream, stream);
-        let select = Select::Stream { name: stream.to_owned(), key, next, last, passed: 0 };
-        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+    /// A read of a stream, by what [`StreamBegun`] has looked for in its bounds: of `revisions`, or where these are not known
+    /// of whatever lies within the bounds.
+    pub(crate) fn of_stream(begun: StreamBegun, revisions: Option<(u64, u64)>, head: u64, state: StreamState) -> Self {
+        let StreamBegun { core, segments, bounds, mut selection } = begun;
+        if let Select::Stream { next, last, .. } = &mut selection.select {
+            (*next, *last) = match (revisions, bounds.direction) {
+                (Some((first, last)), Direction::Forward) => (first, last),
+                (Some((first, last)), Direction::Backward) => (last, first),
+                // Where a time falls in the stream is learnt from the first event found.
+                (None, _) => (0, 0),
+            };
+        }
+        let hidden = core.removals.hidden(head);
         let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
-        let plan = Plan::Select { select, walk: Walk::new(bounds) };
-        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }
+        let (plan, skipped) = (Plan::Select(selection), Skipping::default());
+        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped, done }
     }
 
     /// So many events were passed over before the first.
@@ -200,8 +210,14 @@ impl Read {
                 Some(_) => ControlFlow::Continue(()),
             });
         }
-        for event in self {
-            if let ControlFlow::Break(value) = each(event?.as_event_ref()) {
+        let Self { core, segments, bounds, plan: Plan::Select(selection), hidden, done: false, .. } = &mut self else {
+            return Ok(None);
+        };
+        while let Some(found) = selection.next(core, segments, bounds.direction)? {
+            if hidden.as_ref().is_some_and(|hidden| hidden.reason(found.as_event_ref()).is_some()) {
+                continue;
+            }
+            if let ControlFlow::Break(value) = each(found.as_event_ref()) {
                 return Ok(Some(value));
             }
         }
@@ -241,31 +257,10 @@ impl Read {
     fn advance_any(&mut self) -> Result<Option<Event>> {
         match &mut self.plan {
             Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
-            Plan::Select { select, walk } => loop {
-                if select.is_complete(self.bounds.direction) {
-                    return Ok(None);
-                }
-                let Some(position) = walk.next(&self.core, &self.segments, select.sought())? else {
-                    return select.check_complete(&self.core.lost, self.bounds.direction).map(|()| None);
-                };
-                let Some(event) = walk.event(&self.core, &self.segments, position)? else { continue };
-                match select.judge(&event, self.bounds.direction) {
-                    Judged::Wanted => return Ok(Some(event)),
-                    Judged::Other => {}
-                    // Where records are lost, so many revisions may be fewer events.
-                    Judged::Early(_) if !self.core.lost.is_empty() => {}
-                    Judged::Early(revisions) => walk.pass(revisions),
-                    Judged::Hole(_) if select.steps_over(&self.core.lost, &event, self.bounds.direction) => {
-                        if let Judged::Wanted = select.judge(&event, self.bounds.direction) {
-                            return Ok(Some(event));
-                        }
-                    }
-                    Judged::Hole(what) => {
-                        let segment = walk.segment().expect("an event comes from a segment");
-                        return Err(segment.damaged(0, Some(position), what));
-                    }
-                }
-            },
+            Plan::Select(selection) => {
+                let found = selection.next(&self.core, &self.segments, self.bounds.direction)?;
+                Ok(found.map(Found::into_event))
+            }
         }
     }
 }
@@ -324,6 +319,104 @@ impl Iterator for Read {
 
 impl std::iter::FusedIterator for Read {}
 
+/// A stream whose first positions are being looked for, while its state is not known yet.
+#[derive(Debug)]
+pub(crate) struct StreamBegun {
+    core: Arc<Core>,
+    segments: SegmentList,
+    bounds: Bounds,
+    selection: Selection,
+}
+
+impl StreamBegun {
+    /// Begins to read a stream whose key is `key`. `is_from_end`: the first position in these bounds is wanted, and those
+    /// after it; else it tells how many are to be passed over.
+    pub(crate) fn new(core: &Arc<Core>, stream: &str, key: u64, bounds: Bounds, is_from_end: bool) -> Self {
+        let select = Select::Stream { name: stream.to_owned(), key, next: 0, last: 0, passed: 0 };
+        let mut selection = Selection::new(select, Walk::new(bounds), if is_from_end { AHEAD_MAX } else { 1 });
+        let segments = core.segments.load_full();
+        if is_from_end && bounds.from <= bounds.until {
+            selection.look_ahead(core, &segments);
+        }
+        Self { core: core.clone(), segments, bounds, selection }
+    }
+}
+
+/// How many positions are looked for at first where nobody knows how many will be wanted.
+const FIRST_WIDTH: usize = 4;
+
+impl Selection {
+    fn new(select: Select, walk: Walk, width: usize) -> Self {
+        Self { select, walk, ahead: Ahead::new(), next: 0, width, failed: None }
+    }
+
+    /// Looks for the next positions; those before have all been looked at.
+    fn look_ahead(&mut self, core: &Core, segments: &Segments) {
+        self.next = 0;
+        self.ahead.clear();
+        let found = self.walk.look_ahead(core, segments, self.select.sought(), self.width, &mut self.ahead);
+        self.failed = found.err();
+    }
+
+    /// The next position that may be one. `None` at the end.
+    #[inline]
+    fn position(&mut self, core: &Core, segments: &Segments) -> Result<Option<u64>> {
+        if self.next == self.ahead.len() {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            self.look_ahead(core, segments);
+            if self.ahead.is_empty() {
+                return self.failed.take().map_or(Ok(None), Err);
+            }
+        }
+        let position = self.ahead[self.next];
+        self.next += 1;
+        Ok(Some(position))
+    }
+
+    fn next(&mut self, core: &Core, segments: &Segments, direction: Direction) -> Result<Option<Found>> {
+        loop {
+            if self.select.is_complete(direction) {
+                return Ok(None);
+            }
+            let Some(position) = self.position(core, segments)? else {
+                return self.select.check_complete(&core.lost, direction).map(|()| None);
+            };
+            let Some(found) = self.walk.event(core, segments, position)? else { continue };
+            let mut judged = self.select.judge(&found.as_event_ref(), direction);
+            if matches!(judged, Judged::Hole(_)) && self.select.steps_over(&core.lost, &found.as_event_ref(), direction)
+            {
+                judged = self.select.judge(&found.as_event_ref(), direction);
+            }
+            match judged {
+                Judged::Wanted => {
+                    // Those after it are wanted as well, or most of them.
+                    if self.next == self.ahead.len() {
+                        self.width = (self.width * 2).min(AHEAD_MAX);
+                    }
+                    return Ok(Some(found));
+                }
+                Judged::Other => {}
+                // Where records are lost, so many revisions may be fewer events.
+                Judged::Early(_) if !core.lost.is_empty() => {}
+                Judged::Early(revisions) => {
+                    // Each position holds one revision of the stream at most.
+                    let over = (revisions - 1).min((self.ahead.len() - self.next) as u64);
+                    self.next += over as usize;
+                    if self.next == self.ahead.len() {
+                        self.walk.pass(revisions - over);
+                    }
+                }
+                Judged::Hole(what) => {
+                    let segment = self.walk.segment(segments).expect("an event comes from a segment");
+                    return Err(segment.damaged(0, Some(position), what));
+                }
+            }
+        }
+    }
+}
+
 /// What becomes of an event that the index led to.
 enum Judged {
     Wanted,
@@ -345,9 +438,9 @@ impl Select {
 
     /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
     #[inline]
-    fn judge(&mut self, event: &Event, direction: Direction) -> Judged {
+    fn judge(&mut self, event: &EventRef<'_>, direction: Direction) -> Judged {
         let (name, next, last, passed) = match self {
-            Self::Query(query) if query.matches(&event.as_event_ref()) => return Judged::Wanted,
+            Self::Query(query) if query.matches(event) => return Judged::Wanted,
             Self::Query(_) => return Judged::Other,
             Self::Stream { name, next, last, passed, .. } => (name, next, last, passed),
         };
@@ -396,7 +489,7 @@ impl Select {
     /// Whether revisions before this event may be missing because records between it and the one before it were lost
     /// when the store was repaired; then it is the next.
     #[cold]
-    fn steps_over(&mut self, lost: &[LostEntry], event: &Event, direction: Direction) -> bool {
+    fn steps_over(&mut self, lost: &[LostEntry], event: &EventRef<'_>, direction: Direction) -> bool {
         let Self::Stream { next, passed, .. } = self else { return false };
         let position = event.position().get();
         let is_explained = match direction {
@@ -498,8 +591,8 @@ impl Scan {
 
     /// Finds the batch that holds the first position by the index, and the frame in it.
     fn start(&mut self, core: &Core, segments: &SegmentList) -> Result<()> {
-        let holding = segments.partition_point(|s| s.first_position() <= self.position).checked_sub(1);
-        let segment = holding.and_then(|index| segments.get(index));
+        let holding = segments.index_of(self.position);
+        let segment = holding.map(|index| &segments[index]);
         let place = match segment {
             Some(segment) => segment.place(&*segment.opened()?, self.position)?,
             None => None,

@@ -219,7 +219,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     let removals = before.map(|core| core.removals.clone()).filter(|removals| removals.is_of(run));
     let mut core = Core {
         log: Log::new(None, Watermark::fixed(head, known_durable)),
-        segments: ArcSwap::from_pointee(segments),
+        segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,
@@ -240,12 +240,12 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
 
 /// The same with a longer live segment.
 fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
-    let mut segments = Vec::clone(&core.segments.load());
+    let mut segments = core.segments.load().to_vec();
     segments.pop();
     segments.push(live.segment.clone());
     let mut grown = Core {
         log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
-        segments: ArcSwap::from_pointee(segments),
+        segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::new(core.tiers.load_full()),
         directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),

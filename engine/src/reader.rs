@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use crate::consumer::Checkpoint;
 use crate::core::Core;
-use crate::cursor::{Sought, Span, Unit, Walk};
+use crate::cursor::{Sought, Span, Unit, Walk, prefetch_query};
 use crate::directory::{self, StreamTip};
 use crate::error::{Error, StreamState};
-use crate::event::Event;
+use crate::event::{Event, EventRef};
 use crate::log::Log;
 use crate::name::{self, KeyKind};
 use crate::options::View;
 use crate::query::{Query, Seek};
-use crate::read::{Bounds, Direction, Read};
+use crate::read::{Bounds, Direction, Read, StreamBegun};
 use crate::removal::{self, Hidden, Marks, StreamFacts};
 use crate::segment::Segment;
 use crate::{EventId, Follower, Position, Result};
@@ -204,9 +204,20 @@ impl Reader {
     fn stream_read(&self, stream: &str, seek: Seek, direction: Direction) -> Result<Read> {
         check_stream_name(stream)?;
         let head = self.head();
-        let facts = self.facts_at(stream, head)?;
-        let StreamFacts { state, first, last, forgotten, .. } = facts;
+        let key = self.core.hash.key(KeyKind::Stream, stream);
+        self.core.tiers.load().prefetch_key(key, 1, head);
+        let whole = Bounds { from: 1, until: head, direction };
+        let is_from_end = matches!(
+            (seek, direction),
+            (Seek::Beginning | Seek::At(0 | 1), Direction::Forward) | (Seek::End, Direction::Backward)
+        );
+        // Before the state is asked for: what both wait for comes at once.
+        let mut begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
+        let StreamFacts { state, first, last, forgotten, .. } = self.facts_at(stream, head)?;
         let positions = Bounds { from: forgotten + 1, until: head, direction };
+        if forgotten > 0 {
+            begun = StreamBegun::new(&self.core, stream, key, positions, is_from_end);
+        }
         let (from, until) = match (seek, direction) {
             (Seek::Beginning, Direction::Forward) | (Seek::End, Direction::Backward) => (1, last),
             (Seek::Beginning, Direction::Backward) | (Seek::End, Direction::Forward) => (1, 0),
@@ -220,12 +231,13 @@ impl Reader {
                 // Where a time falls in the stream is learnt from the first event found.
                 let is_all = within.from == positions.from && within.until == head;
                 let revisions = is_all.then_some((first, last));
-                return Ok(Read::of_stream(self.core.clone(), stream, within, revisions, head, state));
+                let begun = StreamBegun::new(&self.core, stream, key, within, true);
+                return Ok(Read::of_stream(begun, revisions, head, state));
             }
         };
         let skipped = (until.min(first - 1) + 1).saturating_sub(from);
         let revisions = Some((from.max(first), until));
-        Ok(Read::of_stream(self.core.clone(), stream, positions, revisions, head, state).past(skipped))
+        Ok(Read::of_stream(begun, revisions, head, state).past(skipped))
     }
 
     /// The event with this id.
@@ -410,15 +422,16 @@ impl Reader {
 }
 
 /// Hands every hidden event that still stands in the log to `each`, once.
-fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMut(&Event)) -> Result<()> {
+fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMut(&EventRef<'_>)) -> Result<()> {
     let segments = core.segments.load_full();
     // Up to here cuts of prefixes hide: all is looked at. Beyond, only what was removed by the name of its stream.
     let last_cut = hidden.last_cut().min(head);
     let mut look = |sought: Sought<'_>, from: u64, until: u64| -> Result<()> {
         let mut walk = Walk::new(Bounds { from, until, direction: Direction::Forward });
         while let Some(position) = walk.next(core, &segments, sought)? {
-            let Some(event) = walk.event(core, &segments, position)? else { continue };
-            if hidden.reason(event.as_event_ref()).is_some() {
+            let Some(found) = walk.event(core, &segments, position)? else { continue };
+            let event = found.as_event_ref();
+            if hidden.reason(event).is_some() {
                 each(&event);
             } else if let Sought::Stream(_) = sought
                 && hidden.marks(event.stream()) != Marks::default()
@@ -457,9 +470,9 @@ pub(crate) fn newest_match(
     after: u64,
     hidden: Option<&Hidden>,
 ) -> Result<Option<Event>> {
+    prefetch_query(core, query, after + 1, head);
     newest(core, Sought::Query(query), head, after, |event| {
-        let event = event.as_event_ref();
-        query.matches(&event) && hidden.is_none_or(|hidden| hidden.reason(event).is_none())
+        query.matches(event) && hidden.is_none_or(|hidden| hidden.reason(*event).is_none())
     })
 }
 
@@ -508,7 +521,7 @@ pub(crate) fn newest(
     sought: Sought<'_>,
     head: u64,
     after: u64,
-    confirms: impl Fn(&Event) -> bool,
+    confirms: impl Fn(&EventRef<'_>) -> bool,
 ) -> Result<Option<Event>> {
     next_within(core, sought, Bounds { from: after + 1, until: head, direction: Direction::Backward }, confirms)
 }
@@ -518,15 +531,15 @@ fn next_within(
     core: &Core,
     sought: Sought<'_>,
     bounds: Bounds,
-    confirms: impl Fn(&Event) -> bool,
+    confirms: impl Fn(&EventRef<'_>) -> bool,
 ) -> Result<Option<Event>> {
     let segments = core.segments.load();
     let mut walk = Walk::new(bounds);
     while let Some(position) = walk.next(core, &segments, sought)? {
-        if let Some(event) = walk.event(core, &segments, position)?
-            && confirms(&event)
+        if let Some(found) = walk.event(core, &segments, position)?
+            && confirms(&found.as_event_ref())
         {
-            return Ok(Some(event));
+            return Ok(Some(found.into_event()));
         }
     }
     Ok(None)

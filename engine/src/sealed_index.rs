@@ -1,21 +1,25 @@
 //! Index of a sealed segment: one file, mapped, checked once, looked up without decoding.
 
 use std::io::IoSlice;
+use std::sync::Arc;
 
+use annals_format::Fault;
+use annals_format::index::u32_le;
 use annals_format::index::{
     self, ArchivedIndexRoot, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow,
 };
 use annals_format::manifest::SegmentEntry;
-use annals_format::segment::SegmentHeader;
 
 use crate::Result;
-use crate::active_index::{ActiveIndex, Place, StreamInSegment};
+use crate::active_index::{ActiveIndex, StreamInSegment};
 use crate::cursor::Run;
 use crate::error::Error;
 use crate::event::Event;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
 use crate::options::ReadMode;
+use crate::place_table::PlaceTable;
+use crate::places_file;
 use crate::prepare::{index_name, no_room};
 use crate::reader::event_of_record;
 use crate::segment::{Segment, SegmentIndex};
@@ -31,47 +35,6 @@ pub(crate) struct SealedIndex {
 }
 
 impl SealedIndex {
-    /// Opens and verifies the index of a listed segment. Any error means: rebuild it.
-    pub(crate) fn load(
-        storage: &dyn Storage,
-        header: &SegmentHeader,
-        entry: &SegmentEntry,
-        mode: ReadMode,
-        hash: NameHash,
-    ) -> Result<Self> {
-        let expected = IndexHeader {
-            store: header.identity.store,
-            segment: entry.number,
-            generation: entry.generation,
-            final_checksum: entry.final_checksum,
-            name_hash_seed: hash.seed,
-        };
-        let name = index_name(entry.number);
-        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-        Self::of_file(&*file, name, &expected, mode)
-    }
-
-    fn of_file(file: &dyn StorageFile, name: String, expected: &IndexHeader, mode: ReadMode) -> Result<Self> {
-        let len = file.len().map_err(Error::io("measure", &name))?;
-        if len > INDEX_LEN_MAX {
-            return Err(Error::corrupt(&name, INDEX_LEN_MAX, None, format!("the file is {len} bytes long")));
-        }
-        // Read by ordinary calls to be verified: a block that cannot be read is an error here, and not a signal.
-        let mut bytes = vec![0; len as usize];
-        let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
-        bytes.truncate(got);
-        let read = Map::from(bytes);
-        let (header, _) = index::open(&read).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
-        if header != *expected {
-            return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
-        }
-        let map = match mode {
-            ReadMode::Mapped => file.map().map_err(Error::io("map", &name))?,
-            ReadMode::Pread => read,
-        };
-        Ok(Self { name, map })
-    }
-
     /// Makes the index file of an ended segment from its index in memory, and opens it.
     pub(crate) fn build(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
         let (expected, bytes) = Self::encoded(log, hash, segment)?;
@@ -102,7 +65,9 @@ impl SealedIndex {
         };
         let root = match &segment.opened()?.index {
             SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
-            SegmentIndex::Sealed(_) => return Err(Error::corrupt(&name, 0, None, "the segment has an index already")),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => {
+                return Err(Error::corrupt(&name, 0, None, "the segment has an index already"));
+            }
         };
         let bytes = index::encode(&expected, &root).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
         Ok((expected, bytes))
@@ -122,12 +87,24 @@ impl SealedIndex {
         self.map.len() as u64
     }
 
-    pub(crate) fn place(&self, record: u32) -> Result<Option<Place>> {
-        let root = self.root()?;
-        Ok(root.offset(record).zip(root.batch_of(record)).map(|(frame, batch)| Place { frame, batch: batch.offset }))
+    /// Where its records lie, for who keeps that at hand.
+    pub(crate) fn places(&self) -> Option<PlaceTable> {
+        let root = self.root().ok()?;
+        let place = |start: *const u8, len: usize| {
+            let start = start.addr().checked_sub(self.map[..].as_ptr().addr())?;
+            Some(start..start.checked_add(len)?)
+        };
+        let offsets = place(root.offsets.as_ptr().cast(), size_of_val(root.offsets.as_slice()))?;
+        let batches = place(root.batches.as_ptr().cast(), size_of_val(root.batches.as_slice()))?;
+        PlaceTable::new(self.map.clone(), offsets, batches)
     }
 
-    /// Records of a key, ascending.
+    /// Records of a key, ascending; none if it is absent.
+    pub(crate) fn records(&self, key: u64) -> Result<&[u32_le]> {
+        Ok(self.root()?.find_key(key).unwrap_or_default())
+    }
+
+    /// The same, to be kept.
     pub(crate) fn run(&self, key: u64) -> Result<Option<Run>> {
         let Some(records) = self.root()?.find_key(key) else { return Ok(None) };
         let start = records.as_ptr().addr() - self.map[..].as_ptr().addr();
@@ -171,8 +148,78 @@ impl SealedIndex {
     }
 }
 
+/// What the index file of a segment holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IndexFile {
+    /// Places, keys, ids and names.
+    Whole,
+    /// Places alone: a tier holds the rest.
+    Places,
+}
+
+impl IndexFile {
+    /// By its first bytes; `None` if it is neither.
+    pub(crate) fn kind(bytes: &[u8]) -> Option<Self> {
+        match bytes.get(..8)? {
+            b"ANNALIDX" => Some(Self::Whole),
+            b"ANNALIXF" => Some(Self::Places),
+            _ => None,
+        }
+    }
+
+    /// By what is read of the file.
+    pub(crate) fn kind_of(file: &dyn StorageFile, name: &str) -> Result<Option<Self>> {
+        let mut magic = [0; 8];
+        let got = file.read_at(0, &mut magic).map_err(Error::io("read", name))?;
+        Ok(Self::kind(&magic[..got]))
+    }
+}
+
+/// Opens and verifies the index file of a listed segment, whichever it is. Any error but `Unsupported` means: rebuild it.
+pub(crate) fn load(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    mode: ReadMode,
+    hash: NameHash,
+) -> Result<SegmentIndex> {
+    let name = index_name(entry.number);
+    let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+    let len = file.len().map_err(Error::io("measure", &name))?;
+    if len > INDEX_LEN_MAX {
+        return Err(Error::corrupt(&name, INDEX_LEN_MAX, None, format!("the file is {len} bytes long")));
+    }
+    // Read by ordinary calls to be verified: a block that cannot be read is an error here, and not a signal.
+    let mut bytes = vec![0; len as usize];
+    let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
+    bytes.truncate(got);
+    let read = Map::from(bytes);
+    let damaged = |fault| Error::damaged(&name, 0, None, &fault, 0);
+    let map = |read: Map| match mode {
+        ReadMode::Mapped => file.map().map_err(Error::io("map", &name)),
+        ReadMode::Pread => Ok(read),
+    };
+    if IndexFile::kind(&read) == Some(IndexFile::Places) {
+        let layout = places_file::verified(&read, entry, hash).map_err(damaged)?;
+        let table = places_file::table(map(read)?, &layout);
+        return table.map(SegmentIndex::Places).ok_or_else(|| damaged(Fault::Structure { what: "archive" }));
+    }
+    let (header, _) = index::open(&read).map_err(damaged)?;
+    let expected = IndexHeader {
+        store: entry.store,
+        segment: entry.number,
+        generation: entry.generation,
+        final_checksum: entry.final_checksum,
+        name_hash_seed: hash.seed,
+    };
+    if header != expected {
+        return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
+    }
+    let map = map(read)?;
+    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map })))
+}
+
 /// Writes beside, syncs, renames. The directory is not synced: an index that is lost is made anew.
-fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
     let beside = format!("{name}.new");
     let _ = storage.remove(&beside);
     let file = storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;

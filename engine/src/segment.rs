@@ -4,13 +4,14 @@
 //! kept until too many are open. The one that is written, and those not yet listed, stay open.
 
 mod cache;
+mod found;
 mod opened;
 mod tally;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
+use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::SegmentEntry;
 use annals_format::record;
@@ -19,16 +20,22 @@ use annals_format::segment::SegmentHeader;
 use crate::Result;
 use crate::active_index::Place;
 use crate::error::Error;
-use crate::event::Event;
 use crate::log::Log;
 use crate::options::ReadMode;
+use crate::place_table::PlaceTable;
+use crate::prefetch::prefetch;
 use crate::storage::{Map, StorageFile};
 
 use cache::Slot;
 
 pub(crate) use cache::{Rebuild, SegmentCache};
+pub(crate) use found::Found;
 pub(crate) use opened::{Opened, OpenedGuard, SegmentIndex, Window};
 pub(crate) use tally::{BatchFacts, Closing, RunningTally, Tally};
+
+/// Length of a cache line, and how many of a record are asked for ahead: the processor goes on by itself from there.
+const LINE: u64 = 64;
+const RECORD_LINES: u64 = 6;
 
 /// How much of the ring whoever reads on copies at once, at most.
 const RING_AHEAD: u64 = 64 << 10;
@@ -188,6 +195,33 @@ impl Segment {
         cache.open(self, &self.slot, entry).map(OpenedGuard::of_arc)
     }
 
+    /// As [`Segment::opened`], with an index that knows keys, ids and names. Where the file holds places alone, because a tier
+    /// held the rest, the whole index is made anew from the log: one to two microseconds an event.
+    ///
+    /// # Errors
+    /// As there, and `Corrupt` if the segment is not sound.
+    #[inline]
+    pub(crate) fn opened_with_keys(&self) -> Result<OpenedGuard> {
+        let opened = self.opened()?;
+        if !matches!(opened.index, SegmentIndex::Places(_)) {
+            return Ok(opened);
+        }
+        drop(opened);
+        let Listed { entry, cache } = self.listed.get().expect("only a listed segment has places alone");
+        cache.open_with_keys(self, &self.slot, entry).map(OpenedGuard::of_arc)
+    }
+
+    /// Does what replaces the index file while nobody opens the segment and makes the file anew. `replace` must not open it.
+    pub(crate) fn replacing_index<R>(&self, replace: impl FnOnce() -> R) -> R {
+        let _opening = self.slot.opening();
+        replace()
+    }
+
+    /// Puts places alone in the place of the whole index, if the segment is open.
+    pub(crate) fn set_places(&self, table: PlaceTable) {
+        self.slot.change_if_held(|opened| opened.with_index(SegmentIndex::Places(table)));
+    }
+
     /// The file of a segment that is not listed.
     pub(crate) fn live_file(&self) -> Arc<dyn StorageFile> {
         let opened = self.slot.get().expect("a segment that is not listed is open");
@@ -245,7 +279,40 @@ impl Segment {
         let Some(record) = position.checked_sub(self.header.first_position).and_then(|n| u32::try_from(n).ok()) else {
             return Ok(None);
         };
-        opened.place(record)
+        Ok(opened.place(record))
+    }
+
+    /// Begins to load what a look at this segment needs first.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.slot);
+        prefetch(&self.closing);
+        prefetch(&self.header);
+    }
+
+    /// Begins to load where it says what is open of it; looks at the segment itself.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self) {
+        prefetch(&*self.slot);
+    }
+
+    /// What is open of it, if it is open: nothing is opened for this look.
+    #[inline]
+    pub(crate) fn if_opened(&self) -> Option<OpenedGuard> {
+        self.slot.get()
+    }
+
+    /// Begins to load the record at `position`, as far as `place` and the map tell: the frame's first lines and the header
+    /// of its batch.
+    #[inline]
+    pub(crate) fn prefetch_record(&self, opened: &Opened, position: u64) {
+        let Some(map) = opened.map() else { return };
+        let Ok(Some(Place { frame, batch })) = self.place(opened, position) else { return };
+        let lines = (0..RECORD_LINES).map(|line| frame + line * LINE);
+        for at in lines.chain([batch]) {
+            let byte = usize::try_from(at).ok().and_then(|at| map.get(at..at + 1)?.first());
+            byte.into_iter().for_each(prefetch);
+        }
     }
 
     /// A window that holds at least `offset .. offset + len`, however far the bytes have come.
@@ -364,36 +431,6 @@ impl Segment {
     /// The batch header at `offset`, verified.
     pub(crate) fn batch_header(&self, window: &Window, offset: u64) -> Result<BatchHeader> {
         BatchHeader::decode(window.from(offset), self.seed).map_err(|fault| self.faulty(offset, None, &fault))
-    }
-
-    /// The event at `position`, verified; `None` for a control record.
-    pub(crate) fn event_at(&self, opened: &Opened, log: &Log, position: u64, place: Place) -> Result<Option<Event>> {
-        let header_len = BATCH_HEADER_LEN as u64;
-        let facts = {
-            let window = self.window(opened, log, place.batch, header_len)?;
-            BatchFacts::from(&self.batch_header(&window, place.batch)?)
-        };
-        let in_batch = position.checked_sub(facts.first_position).is_some_and(|n| n < u64::from(facts.record_count));
-        if !in_batch {
-            return Err(self.damaged(place.batch, Some(position), "the index points to a batch without this position"));
-        }
-        let head = self.window(opened, log, place.frame, record::RECORD_HEADER_LEN as u64)?;
-        let frame_len = record::frame_len(head.from(place.frame))
-            .map_err(|fault| self.faulty(place.frame, Some(position), &fault))?;
-        let window = if head.holds(place.frame, frame_len as u64) {
-            head
-        } else {
-            self.window(opened, log, place.frame, frame_len as u64)?
-        };
-        match record::decode(window.from(place.frame), self.seed, position) {
-            Ok(record::Record::Event(frame)) => {
-                let layout = frame.layout();
-                let start = (place.frame - window.start) as usize;
-                Ok(Some(Event::new(window.map, start, layout, facts)))
-            }
-            Ok(record::Record::Control(_)) => Ok(None),
-            Err(fault) => Err(self.faulty(place.frame, Some(position), &fault)),
-        }
     }
 
     /// Hands the record at `position`, verified, to `each`.

@@ -14,6 +14,7 @@ use crate::field::{array_at, check_known, check_reserved, number_at, numbered_at
 use crate::header::{Header, Purpose, Reach, check_crc};
 
 pub use lookup::{BatchAt, Ids, NameAt, Names};
+pub use rkyv::rend::u32_le;
 
 /// Length of the header; the archive follows.
 pub const INDEX_HEADER_LEN: usize = 128;

@@ -138,6 +138,16 @@ impl PlacesLayout {
         self.batches.len()
     }
 
+    /// Where the offsets lie in the file: u32 each, one for each record.
+    pub fn offsets(&self) -> std::ops::Range<usize> {
+        self.offsets.place(0..self.offsets.len())
+    }
+
+    /// Where the batches lie in the file, 16 bytes each.
+    pub fn batches(&self) -> std::ops::Range<usize> {
+        self.batches.place(0..self.batches.len())
+    }
+
     /// Questions to the file this was read from; `touch` is told what is read.
     #[inline]
     pub fn over<'a, T: Touch>(&'a self, file: &'a [u8], touch: T) -> Places<'a, T> {

@@ -18,7 +18,7 @@ use rkyv::{Archive, Serialize};
 use crate::Fault;
 use crate::checksum::crc;
 use crate::field::{u32_at, u64_at};
-use crate::index_file::{Buckets, FileHeader, FileKind, Flat, Section, Touch, View, checked_root};
+use crate::index_file::{Buckets, FileHeader, FileKind, Flat, Section, Touch, Verified, View, checked_root};
 
 pub use ids::Ids;
 pub use measure::TierMeasure;
@@ -163,6 +163,32 @@ impl TierLayout {
     pub fn filter_place(&self, hash: u64) -> Range<usize> {
         let word = filter::word_of(hash, self.id_filter.len());
         self.id_filter.place(word..word.saturating_add(1))
+    }
+
+    /// Where the bytes lie that [`Tier::find_key`] reads first for this hash.
+    #[inline]
+    pub fn bucket_place(&self, hash: u64) -> Range<usize> {
+        self.key_buckets.place(hash)
+    }
+
+    /// Where the bytes lie that it reads next, by what stands at the first; verified or not, nothing but places comes of it.
+    #[inline]
+    pub fn rows_place(&self, file: &[u8], hash: u64) -> Range<usize> {
+        let Ok(rows) = self.key_buckets.row_numbers(&View::new(file, Verified), hash);
+        self.keys.place(rows)
+    }
+
+    /// Where the key's positions begin, by what stands at the first two; at most a cache line of them, and none if the row
+    /// itself holds the only one.
+    #[inline]
+    pub fn positions_place(&self, file: &[u8], hash: u64) -> Range<usize> {
+        let view = View::new(file, Verified);
+        let Ok(rows) = self.key_buckets.rows(&view, self.keys, hash);
+        let row = rows.get(rows.partition_point(|row| u64_at(row, 0) < hash)).filter(|row| u64_at(*row, 0) == hash);
+        row.map_or(0..0, |row| match (u32_at(row, 8), u32_at(row, 12)) {
+            (_, 1) => 0..0,
+            (start, count) => self.postings.place(start..start.saturating_add(count.min(16))),
+        })
     }
 
     /// Questions to the file this was read from; `touch` is told what is read.

@@ -304,7 +304,8 @@ fn live_places(files: &Files) -> Vec<Live> {
             "mark" => &[(0, 128), (4096, 4224)],
             "ring" => &[(0, 128), (512, 640)],
             "manifest" => &[(0, len)],
-            "index" if name.starts_with("segment-") => &[(0, 128), (128, len)],
+            // A whole index; places are as the other files of the index.
+            "index" if bytes.starts_with(b"ANNALIDX") => &[(0, 128), (128, len)],
             "index" => &[(0, len)],
             _ => continue,
         };

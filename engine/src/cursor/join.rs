@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
+use super::dense::Dense;
 use super::{Cursor, Seek};
 use crate::Result;
 use crate::read::Direction;
@@ -75,6 +76,7 @@ impl<S: Seek> Seek for Any<S> {
 pub(super) enum Part {
     One(Cursor),
     Any(Any<Cursor>),
+    Dense(Dense),
 }
 
 impl Seek for Part {
@@ -83,6 +85,7 @@ impl Seek for Part {
         match self {
             Self::One(cursor) => cursor.seek(direction, at),
             Self::Any(any) => any.seek(direction, at),
+            Self::Dense(dense) => dense.seek(direction, at),
         }
     }
 
@@ -90,6 +93,7 @@ impl Seek for Part {
         match self {
             Self::One(cursor) => cursor.count(),
             Self::Any(any) => any.count(),
+            Self::Dense(dense) => dense.count(),
         }
     }
 }
@@ -108,8 +112,28 @@ impl Item {
         parts.sort_by_key(|part| std::cmp::Reverse(part.count()));
         let lead = parts.pop().expect("an item has parts");
         parts.reverse();
+        // Where the one with the fewest is frequent, all are.
+        let (lead, parts) = if is_dense(&lead) { together(lead, parts) } else { (lead, parts) };
         Self { lead, others: parts }
     }
+}
+
+fn is_dense(part: &Part) -> bool {
+    // One that cannot be told answers its error when it is sought in.
+    matches!(part, Part::One(Cursor::Tiered(tiered)) if tiered.is_bitmap().unwrap_or(false))
+}
+
+/// All that are bit maps as one part, and the others.
+fn together(lead: Part, others: Vec<Part>) -> (Part, Vec<Part>) {
+    if !others.iter().any(is_dense) {
+        return (lead, others);
+    }
+    let (dense, others): (Vec<Part>, Vec<Part>) = [lead].into_iter().chain(others).partition(is_dense);
+    let members = dense.into_iter().filter_map(|part| match part {
+        Part::One(Cursor::Tiered(tiered)) => Some(tiered),
+        _ => None,
+    });
+    (Part::Dense(Dense::new(members.collect())), others)
 }
 
 impl Seek for Item {

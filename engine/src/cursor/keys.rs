@@ -28,6 +28,18 @@ pub(super) fn join(
     Ok((!joined.is_empty()).then(|| Join::Items(Any::new(joined))))
 }
 
+/// Begins to load what each tier of these positions is first asked for by the query.
+pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
+    let tiers = core.tiers.load();
+    for item in query.items.iter().flatten() {
+        let kinds = [(KeyKind::Tag, &item.tags_all), (KeyKind::Tag, &item.tags_any), (KeyKind::Type, &item.types)];
+        let names = kinds.into_iter().chain([(KeyKind::Stream, &item.streams)]);
+        if let Some((kind, name)) = names.filter_map(|(kind, names)| Some((kind, names.first()?))).next() {
+            tiers.prefetch_key(core.hash.key(kind, name), first, last);
+        }
+    }
+}
+
 struct Scope<'a> {
     core: &'a Core,
     unit: &'a Unit<'a>,

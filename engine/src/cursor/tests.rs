@@ -256,3 +256,51 @@ fn the_rarest_part_leads_and_an_absent_one_ends_an_item() {
         }
     }
 }
+
+/// Tags that meet never, here and there, and often, so frequent that tiers hold them as bit maps.
+#[test]
+fn frequent_keys_are_joined_as_sets_are() {
+    let options = Options::new().durability(Durability::Buffered).background(false).segment_bytes_max(64 << 10);
+    let store = options.ring_bytes(64 << 10).open_storage(Arc::new(Memory::new())).unwrap();
+    let payload = [0; 100];
+    let has = |tag: &str, number: u64| match tag {
+        "third" => number % 3 == 0,
+        "after a third" => number % 3 == 1,
+        "half" => number % 2 == 0,
+        "seldom half" => number % 2 == 0 && number.is_multiple_of(14),
+        "early" => number < 700,
+        _ => number >= 5_500,
+    };
+    let tags = ["third", "after a third", "half", "seldom half", "early", "late"];
+    for number in 1..=6_000u64 {
+        let of_event: Vec<&str> = tags.into_iter().filter(|tag| has(tag, number)).collect();
+        store.append("s", Expect::Any, &[NewEvent::new("T", &payload).tags(&of_event)]).unwrap();
+    }
+    let core = &store.inner().core;
+    let tiers = core.tiers.load_full();
+    assert!(tiers.covered_until() > 3_000, "tiers were made of {} events", tiers.covered_until());
+    let dense = |tag: &str| {
+        let key = core.hash.key(KeyKind::Tag, tag);
+        tiers.iter().any(|tier| tier.positions(key).unwrap().is_some_and(|positions| positions.is_bitmap()))
+    };
+    assert!(dense("third") && dense("half") && dense("early"));
+    for first in tags {
+        for second in tags {
+            for third in [None, Some("half")] {
+                let all: Vec<&str> = [Some(first), Some(second), third].into_iter().flatten().collect();
+                let query = Query::item(QueryItem::new().tags_all(all.clone()));
+                let wanted: Vec<u64> = (1..=6_000).filter(|number| all.iter().all(|tag| has(tag, *number))).collect();
+                for from in [1, 64, 65, 1_000, 5_999] {
+                    let found = store.read_all(&query, crate::Seek::At(from)).unwrap();
+                    let found: Vec<u64> = found.map(|event| event.unwrap().position().get()).collect();
+                    let onward: Vec<u64> = wanted.iter().copied().filter(|number| *number >= from).collect();
+                    assert_eq!(found, onward, "{all:?} from {from}");
+                    let found = store.read_all_back(&query, crate::Seek::At(from)).unwrap();
+                    let found: Vec<u64> = found.map(|event| event.unwrap().position().get()).collect();
+                    let back: Vec<u64> = wanted.iter().rev().copied().filter(|number| *number <= from).collect();
+                    assert_eq!(found, back, "{all:?} back from {from}");
+                }
+            }
+        }
+    }
+}

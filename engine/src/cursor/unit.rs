@@ -10,6 +10,7 @@ use crate::name::KeyKind;
 use crate::read::Direction;
 use crate::reader::event_in;
 use crate::segment::{OpenedGuard, Segment, SegmentIndex};
+use crate::segments::Segments;
 use crate::tiers::TierFile;
 
 /// What answers for the positions of its span: a tier, or the index of one segment.
@@ -31,20 +32,17 @@ impl<'a> Unit<'a> {
     ///
     /// # Errors
     /// Those of opening it.
-    pub(crate) fn of(core: &Core, segments: &'a [Arc<Segment>], position: u64, head: u64) -> Result<Self> {
+    pub(crate) fn of(core: &Core, segments: &'a Segments, position: u64, head: u64) -> Result<Self> {
         if let Some(tier) = core.tiers.load().tier_at(position) {
             let span = Span { first: tier.first_position(), last: tier.last_position().min(head) };
             return Ok(Self { span, source: Source::Tier(tier.clone()) });
         }
-        let after = segments.partition_point(|segment| segment.first_position() <= position);
-        let segment = after.checked_sub(1).and_then(|index| segments.get(index));
-        let Some(segment) = segment else {
+        let Some(index) = segments.index_of(position) else {
             return Err(Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
         };
-        // One that was left before anything was written to it begins where the next one does: it is never chosen.
-        let last = segments.get(after).map_or(head, |next| head.min(next.first_position() - 1));
-        let span = Span { first: segment.first_position(), last };
-        Ok(Self { span, source: Source::Segment { segment, opened: segment.opened()? } })
+        let segment = &segments[index];
+        let span = Span { first: segment.first_position(), last: head.min(segments.next_first(index) - 1) };
+        Ok(Self { span, source: Source::Segment { segment, opened: segment.opened_with_keys()? } })
     }
 
     /// The tier that this is, if it is one: on an error whoever asks looks whether it is broken, and asks for the unit of
@@ -80,6 +78,7 @@ impl<'a> Unit<'a> {
                     records.reverse();
                     Cursor::Collected(Window::new(records, base, span))
                 }
+                (SegmentIndex::Places(_), _) => unreachable!("opened with keys"),
             },
         };
         let first = match direction {
@@ -136,6 +135,7 @@ impl<'a> Unit<'a> {
                 }
                 Ok(true)
             }
+            SegmentIndex::Places(_) => unreachable!("opened with keys"),
         }
     }
 
@@ -162,6 +162,7 @@ impl<'a> Unit<'a> {
                 }
                 Ok(())
             }
+            SegmentIndex::Places(_) => unreachable!("opened with keys"),
         }
     }
 }

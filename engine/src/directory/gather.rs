@@ -82,9 +82,9 @@ impl Pending {
 
 pub(crate) fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc<SealedIndex>> {
     let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
-    match &segments[at].opened().ok()?.index {
+    match &segments[at].opened_with_keys().ok()?.index {
         SegmentIndex::Sealed(index) => Some(index.clone()),
-        SegmentIndex::Active(_) => None,
+        SegmentIndex::Active(_) | SegmentIndex::Places(_) => None,
     }
 }
 

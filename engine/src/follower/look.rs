@@ -112,7 +112,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     let shown = if view == View::Durable { durable.min(last.0) } else { last.0 };
     let mut core = Core {
         log: Log::new(kept, Watermark::start(shown, durable.min(last.0), end)),
-        segments: ArcSwap::from_pointee(segments),
+        segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,

@@ -10,7 +10,7 @@ use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::{index_name, segment_name};
 use crate::recovery::scan::Scanned;
-use crate::sealed_index::SealedIndex;
+use crate::sealed_index;
 use crate::storage::{Access, Storage};
 
 pub(super) fn segments(storage: &dyn Storage) -> Result<Vec<SegmentInfo>> {
@@ -42,7 +42,7 @@ fn look_at(storage: &dyn Storage, number: u64) -> (u64, Option<SegmentHeader>) {
 }
 
 fn listed(storage: &dyn Storage, survey: &Survey, manifest: &Manifest, entry: &SegmentEntry) -> SegmentInfo {
-    let (len, header) = look_at(storage, entry.number);
+    let (len, _) = look_at(storage, entry.number);
     let has_records = entry.last_position >= entry.first_position;
     let index = index_name(entry.number);
     SegmentInfo {
@@ -59,20 +59,14 @@ fn listed(storage: &dyn Storage, survey: &Survey, manifest: &Manifest, entry: &S
         events: entry.event_count,
         first_time: has_records.then_some(entry.first_time),
         last_time: has_records.then_some(entry.last_time),
-        index: if survey.has(&index) { index_state(storage, manifest, entry, header) } else { IndexState::Missing },
+        index: if survey.has(&index) { index_state(storage, manifest, entry) } else { IndexState::Missing },
         incarnation: entry.incarnation,
     }
 }
 
-fn index_state(
-    storage: &dyn Storage,
-    manifest: &Manifest,
-    entry: &SegmentEntry,
-    header: Option<SegmentHeader>,
-) -> IndexState {
-    let Some(header) = header else { return IndexState::Damaged };
+fn index_state(storage: &dyn Storage, manifest: &Manifest, entry: &SegmentEntry) -> IndexState {
     let hash = NameHash { seed: manifest.name_hash_seed };
-    match SealedIndex::load(storage, &header, entry, ReadMode::Pread, hash) {
+    match sealed_index::load(storage, entry, ReadMode::Pread, hash) {
         Ok(_) => IndexState::Present,
         Err(_) => IndexState::Damaged,
     }

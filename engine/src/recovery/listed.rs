@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::segment_name;
-use crate::sealed_index::SealedIndex;
+use crate::sealed_index::{self, SealedIndex};
 use crate::segment::{Closing, Opened, Segment, SegmentIndex};
 use crate::storage::{Access, Storage, StorageFile};
 
@@ -51,6 +51,34 @@ pub(crate) fn open_listed(
     mode: ReadMode,
     hash: NameHash,
 ) -> Result<Opened> {
+    let (file, header) = open_segment(storage, entry, name)?;
+    let index = match sealed_index::load(storage, entry, mode, hash) {
+        Ok(index) => index,
+        Err(error @ Error::Unsupported { .. }) => return Err(error),
+        Err(_) => SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?),
+    };
+    Opened::new(name, file, mode, index, header.written_by)
+}
+
+/// The same, with the index made anew in memory whatever its file holds.
+pub(crate) fn open_listed_anew(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    name: &str,
+    mode: ReadMode,
+    hash: NameHash,
+) -> Result<Opened> {
+    let (file, header) = open_segment(storage, entry, name)?;
+    let index = SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?);
+    Opened::new(name, file, mode, index, header.written_by)
+}
+
+/// Opens a listed segment's file and checks it by length, header and end mark.
+fn open_segment(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    name: &str,
+) -> Result<(Arc<dyn StorageFile>, SegmentHeader)> {
     let file = storage.open(name, Access::Read).map_err(|error| missing(name, entry, error))?;
     let len = file.len().map_err(Error::io("measure", name))?;
     if len != entry.len {
@@ -69,12 +97,7 @@ pub(crate) fn open_listed(
         return Err(Error::corrupt(name, 40, None, "the header is that of another segment"));
     }
     check_end_mark(entry, &header, &*file, name)?;
-    let index = match SealedIndex::load(storage, &header, entry, mode, hash) {
-        Ok(index) => SegmentIndex::Sealed(Arc::new(index)),
-        Err(error @ Error::Unsupported { .. }) => return Err(error),
-        Err(_) => SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?),
-    };
-    Opened::new(name, file, mode, index, header.written_by)
+    Ok((file, header))
 }
 
 /// Makes the index file of a listed segment anew from its batches, which are verified.

@@ -205,7 +205,7 @@ impl Opening {
         let run = active.segment.header.identity.incarnation;
         let mut core = Core {
             log,
-            segments: ArcSwap::from_pointee(segments),
+            segments: ArcSwap::from_pointee(segments.into()),
             tiers: ArcSwap::new(shared_tiers.clone()),
             directory: ArcSwap::from_pointee(tiers.directory),
             cache,

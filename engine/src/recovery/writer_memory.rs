@@ -9,7 +9,7 @@ use crate::segment::{Segment, SegmentIndex};
 pub(crate) fn load_ids(segment: &Segment, ids: &mut IdWriter) -> Result<()> {
     let first = segment.first_position();
     check_positions(segment, segment.closing().map_or(0, |closing| closing.tally.last_position))?;
-    match &segment.opened()?.index {
+    match &segment.opened_with_keys()?.index {
         SegmentIndex::Active(index) => {
             check_positions(segment, (first - 1).saturating_add(index.record_count().into()))?;
             let with_ids = index.id_hashes().zip(first..).filter(|(hash, _)| *hash != 0);
@@ -17,6 +17,7 @@ pub(crate) fn load_ids(segment: &Segment, ids: &mut IdWriter) -> Result<()> {
             Ok(())
         }
         SegmentIndex::Sealed(index) => index.each_id(|hash, record| ids.insert(hash, first + u64::from(record))),
+        SegmentIndex::Places(_) => unreachable!("opened with keys"),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use annals_format::manifest::SegmentEntry;
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Opened, OpenedGuard, Segment, SegmentIndex};
 use crate::Result;
@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::open_listed;
+use crate::recovery::{open_listed, open_listed_anew, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
 use crate::storage::Storage;
 
@@ -70,6 +70,22 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Nobody else opens or makes an index anew until this is dropped.
+    pub(super) fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock()
+    }
+
+    /// As [`Slot::change`], unless what is held is let go of meanwhile: then nothing is put there, which nobody would
+    /// count.
+    pub(super) fn change_if_held(&self, change: impl FnOnce(&Opened) -> Opened) {
+        let held = self.held.load();
+        if let Some(opened) = &*held {
+            self.held.compare_and_swap(&held, Some(Arc::new(change(opened))));
+        }
+    }
+}
+
 /// Opens listed segments and bounds how many of them are open.
 #[derive(Debug)]
 pub(crate) struct SegmentCache {
@@ -115,7 +131,7 @@ impl SegmentCache {
             return Ok(opened.into_arc());
         }
         let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
-        let has_file = matches!(opened.index, SegmentIndex::Sealed(_));
+        let has_file = !matches!(opened.index, SegmentIndex::Active(_));
         let mut opened = Arc::new(opened.without_file());
         slot.held.store(Some(opened.clone()));
         if !has_file && self.rebuild == Rebuild::Write {
@@ -128,6 +144,37 @@ impl SegmentCache {
         }
         drop(opening);
         self.admit(slot);
+        Ok(opened)
+    }
+
+    /// The same with a whole index, made anew if the file holds places alone.
+    pub(super) fn open_with_keys(
+        &self,
+        segment: &Segment,
+        slot: &Arc<Slot>,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<Opened>> {
+        let opening = slot.opening.lock();
+        if let Some(opened) = slot.get().filter(|opened| !matches!(opened.index, SegmentIndex::Places(_))) {
+            return Ok(opened.into_arc());
+        }
+        let (storage, name) = (&*self.storage, &segment.name);
+        let made = match self.rebuild {
+            Rebuild::Write => rebuild_index_of(storage, entry, self.mode, self.hash).is_ok(),
+            Rebuild::Memory => false,
+        };
+        // Without room for the file the index serves from memory. A segment that is damaged answers that now.
+        let opened = match made {
+            true => open_listed(storage, entry, name, self.mode, self.hash)?,
+            false => open_listed_anew(storage, entry, name, self.mode, self.hash)?,
+        };
+        let opened = Arc::new(opened.without_file());
+        // Who was there before is counted already.
+        let is_counted = slot.held.swap(Some(opened.clone())).is_some();
+        drop(opening);
+        if !is_counted {
+            self.admit(slot);
+        }
         Ok(opened)
     }
 

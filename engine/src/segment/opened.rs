@@ -10,6 +10,8 @@ use crate::Result;
 use crate::active_index::{ActiveIndex, Place};
 use crate::error::Error;
 use crate::options::ReadMode;
+use crate::place_table::PlaceTable;
+use crate::prefetch::prefetch;
 use crate::sealed_index::SealedIndex;
 use crate::storage::{Map, StorageFile};
 
@@ -18,6 +20,18 @@ use crate::storage::{Map, StorageFile};
 pub(crate) enum SegmentIndex {
     Active(Arc<ActiveIndex>),
     Sealed(Arc<SealedIndex>),
+    /// Where the records lie: a tier knows the rest.
+    Places(PlaceTable),
+}
+
+impl SegmentIndex {
+    fn places(&self) -> Option<PlaceTable> {
+        match self {
+            Self::Active(_) => None,
+            Self::Sealed(index) => index.places(),
+            Self::Places(table) => Some(table.clone()),
+        }
+    }
 }
 
 /// Bytes of a segment that a reader may look at: `map[0]` is the segment's byte `start`.
@@ -52,6 +66,8 @@ impl Window {
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) index: SegmentIndex,
+    /// Where the records lie, if a file says so: beside `index`, so that a look-up need not go through it.
+    places: Option<PlaceTable>,
     /// Version of the library that wrote the segment.
     pub(crate) written_by: u32,
     /// `None` once the map alone is enough.
@@ -71,12 +87,12 @@ impl Opened {
             ReadMode::Mapped => Some(file.map().map_err(Error::io("map", name))?),
             ReadMode::Pread => None,
         };
-        Ok(Self { index, written_by, file: Some(file), map })
+        Ok(Self { places: index.places(), index, written_by, file: Some(file), map })
     }
 
     /// The same with another index.
     pub(super) fn with_index(&self, index: SegmentIndex) -> Self {
-        Self { index, ..self.clone() }
+        Self { places: index.places(), index, ..self.clone() }
     }
 
     /// Without the file, where a map serves all reading: a descriptor less.
@@ -99,11 +115,26 @@ impl Opened {
 
     /// Place of a record by its number in the segment, if the index knows it.
     #[inline]
-    pub(crate) fn place(&self, record: u32) -> Result<Option<Place>> {
-        match &self.index {
-            SegmentIndex::Active(index) => Ok(index.place(record)),
-            SegmentIndex::Sealed(index) => index.place(record),
+    pub(crate) fn place(&self, record: u32) -> Option<Place> {
+        match (&self.places, &self.index) {
+            (Some(places), _) => places.place(record),
+            (None, SegmentIndex::Active(index)) => index.place(record),
+            // Its arrays do not lie in the file, which checksums exclude.
+            (None, SegmentIndex::Sealed(_) | SegmentIndex::Places(_)) => None,
         }
+    }
+
+    /// Begins to load what is kept here of the files.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.places);
+        prefetch(&self.map);
+    }
+
+    /// Begins to load what [`Opened::place`] will look at.
+    #[inline]
+    pub(crate) fn prefetch_place(&self, record: u32) {
+        self.places.iter().for_each(|places| places.prefetch(record));
     }
 }
 
@@ -117,7 +148,7 @@ impl OpenedGuard {
         guard.is_some().then(|| Self(guard))
     }
 
-    pub(super) fn of_arc(opened: Arc<Opened>) -> Self {
+    pub(crate) fn of_arc(opened: Arc<Opened>) -> Self {
         Self(Guard::from_inner(Some(opened)))
     }
 

@@ -191,6 +191,34 @@ impl TierFile {
         }
     }
 
+    /// Begins to load the first that [`TierFile::positions`] looks at, if the file was read before; this and the next two
+    /// look at what the step before has loaded, and verify nothing.
+    #[inline]
+    pub(super) fn prefetch_bucket(&self, key_hash: u64) {
+        self.prefetch_bytes(|layout, _| layout.bucket_place(key_hash));
+    }
+
+    /// The second.
+    #[inline]
+    pub(super) fn prefetch_rows(&self, key_hash: u64) {
+        self.prefetch_bytes(|layout, file| layout.rows_place(file, key_hash));
+    }
+
+    /// The third.
+    #[inline]
+    pub(super) fn prefetch_positions(&self, key_hash: u64) {
+        self.prefetch_bytes(|layout, file| layout.positions_place(file, key_hash));
+    }
+
+    #[inline]
+    fn prefetch_bytes(&self, place: impl FnOnce(&TierLayout, &[u8]) -> std::ops::Range<usize>) {
+        let Some(opened) = self.opened.get() else { return };
+        let file = opened.blocks.bytes();
+        // Not more lines than a look-up reads.
+        let bytes = file.get(place(&opened.layout, file)).unwrap_or_default();
+        bytes.iter().step_by(64).take(3).chain(bytes.last()).for_each(prefetch);
+    }
+
     /// Streams whose name begins with `prefix`, in order of their bytes.
     pub(crate) fn streams_from(&self, prefix: &str) -> Result<TierNames<'_>> {
         Ok(TierNames { names: self.tier()?.streams_from(prefix.as_bytes())?, of: self })
@@ -301,6 +329,41 @@ impl<'a> TierPositions<'a> {
     pub(crate) fn seek_le(&mut self, to: u64) -> Result<Option<u64>> {
         let Some(to) = self.place.at_or_before(to) else { return Ok(None) };
         Ok(self.positions.seek_le(to)?.map(|found| self.place.first + u64::from(found)))
+    }
+
+    /// The one that stands `count` places after the smallest that is `from` or larger.
+    pub(crate) fn nth_ge(&mut self, from: u64, count: u64) -> Result<Option<u64>> {
+        let (Some(from), Ok(count)) = (self.place.at_or_after(from), u32::try_from(count)) else { return Ok(None) };
+        Ok(self.positions.nth_ge(from, count)?.map(|found| self.place.first + u64::from(found)))
+    }
+
+    /// The one that stands `count` places before the largest that is `to` or smaller.
+    pub(crate) fn nth_le(&mut self, to: u64, count: u64) -> Result<Option<u64>> {
+        let (Some(to), Ok(count)) = (self.place.at_or_before(to), u32::try_from(count)) else { return Ok(None) };
+        Ok(self.positions.nth_le(to, count)?.map(|found| self.place.first + u64::from(found)))
+    }
+
+    /// Whether they are so many that they are a bit map.
+    #[inline]
+    pub(crate) fn is_bitmap(&self) -> bool {
+        self.positions.is_bitmap()
+    }
+
+    /// Of a bit map: the words from that of position `at` on, as many as were verified together, and the position of the
+    /// first bit of the first one.
+    #[inline]
+    pub(crate) fn words_from(&mut self, at: u64) -> Result<Option<(u64, &'a [[u8; 8]])>> {
+        let Some(number) = self.place.at_or_after(at).map(|at| at / u64::BITS) else { return Ok(None) };
+        let first = self.place.first + u64::from(number) * u64::from(u64::BITS);
+        Ok(self.positions.words_from(number)?.map(|words| (first, words)))
+    }
+
+    /// The same up to the word of position `at`, which is the last; and the position of its first bit.
+    #[inline]
+    pub(crate) fn words_to(&mut self, at: u64) -> Result<Option<(u64, &'a [[u8; 8]])>> {
+        let Some(number) = self.place.at_or_before(at).map(|at| at / u64::BITS) else { return Ok(None) };
+        let first = self.place.first + u64::from(number) * u64::from(u64::BITS);
+        Ok(self.positions.words_to(number)?.map(|words| (first, words)))
     }
 
     /// All from `from` on, ascending.

@@ -95,7 +95,7 @@ impl Closed {
         let (mut segments, mut indexes) = (Vec::new(), Vec::new());
         for entry in &manifest.segments {
             let segment = Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
-            if let SegmentIndex::Sealed(index) = &segment.opened().expect("a listed segment").index {
+            if let SegmentIndex::Sealed(index) = &segment.opened_with_keys().expect("a listed segment").index {
                 indexes.push(index.clone());
             }
             segments.push(segment);
@@ -205,6 +205,18 @@ impl Held {
                 let before = wanted.iter().copied().rfind(|position| *position <= bound);
                 assert_eq!((walking.seek_ge(bound)?, walking.seek_le(bound)?), (after, before));
                 aside = walking.put_aside();
+                for count in [0, 1, 2, 7, 70] {
+                    let mut walking = tier.positions_at(aside)?;
+                    let onward = wanted.iter().copied().filter(|position| *position >= bound).nth(count as usize);
+                    assert_eq!(walking.nth_ge(bound, count)?, onward, "{count} from {bound}");
+                    let mut walking = tier.positions_at(aside)?;
+                    let back = wanted.iter().rev().copied().filter(|position| *position <= bound).nth(count as usize);
+                    assert_eq!(walking.nth_le(bound, count)?, back, "{count} before {bound}");
+                }
+            }
+            if positions.is_bitmap() {
+                assert_eq!(&by_words(positions.clone(), tier)?, wanted);
+                assert_eq!(&by_words_back(positions, tier)?, wanted);
             }
         }
         for absent in self.keys.keys().map(|hash| hash ^ 1).filter(|hash| !self.keys.contains_key(hash)) {
@@ -223,6 +235,40 @@ impl Held {
         }
         Ok(())
     }
+}
+
+fn bits_of(first: u64, word: &[u8; 8]) -> impl Iterator<Item = u64> + use<> {
+    let word = u64::from_le_bytes(*word);
+    (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| first + bit)
+}
+
+/// All positions of a bit map, as its words tell.
+fn by_words(mut positions: TierPositions<'_>, tier: &TierFile) -> Result<Vec<u64>> {
+    let (mut found, mut at) = (Vec::new(), tier.first_position());
+    while let Some((first, words)) = positions.words_from(at)? {
+        assert!(!words.is_empty());
+        found.extend((first..).step_by(64).zip(words).flat_map(|(first, word)| bits_of(first, word)));
+        at = first + 64 * words.len() as u64;
+    }
+    found.retain(|position| *position <= tier.last_position());
+    Ok(found)
+}
+
+fn by_words_back(mut positions: TierPositions<'_>, tier: &TierFile) -> Result<Vec<u64>> {
+    let (mut found, mut at) = (Vec::new(), tier.last_position());
+    while let Some((first, words)) = positions.words_to(at)? {
+        assert!(!words.is_empty());
+        let firsts = (0..).map(|number| first - 64 * number);
+        found.extend(firsts.zip(words.iter().rev()).flat_map(|(first, word)| bits_of(first, word)));
+        let Some(before) = (first - 64 * (words.len() as u64 - 1)).checked_sub(1) else { break };
+        if before < tier.first_position() {
+            break;
+        }
+        at = before;
+    }
+    found.retain(|position| *position <= tier.last_position());
+    found.sort_unstable();
+    Ok(found)
 }
 
 fn all(mut names: TierNames<'_>) -> Result<Vec<String>> {

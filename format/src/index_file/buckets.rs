@@ -45,8 +45,14 @@ impl Buckets {
         rows: Flat<WIDTH>,
         hash: u64,
     ) -> Result<&'a [[u8; WIDTH]], T::Error> {
+        view.rows(rows, self.row_numbers(view, hash)?)
+    }
+
+    /// Numbers of the rows that may have this hash.
+    #[inline]
+    pub(crate) fn row_numbers<T: Touch>(&self, view: &View<'_, T>, hash: u64) -> Result<Range<u32>, T::Error> {
         let pair = view.bytes(self.place(hash))?;
-        view.rows(rows, u32_at(pair, 0)..u32_at(pair, 4))
+        Ok(u32_at(pair, 0)..u32_at(pair, 4))
     }
 }
 

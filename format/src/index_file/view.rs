@@ -169,6 +169,24 @@ impl<'a, T: Touch, const WIDTH: usize> Window<'a, T, WIDTH> {
         Ok(self.view.file.get(place))
     }
 
+    /// At most `most` elements from this one on, one or more, as many as are announced with it; `None` if it is not there.
+    #[inline]
+    pub(crate) fn from(&mut self, row: u32, most: u32) -> Result<Option<&'a [u8]>, T::Error> {
+        let Some(first) = self.get(row, 1)?.map(|_| self.flat.place(row..row + 1)) else { return Ok(None) };
+        let end = self.flat.place(row..row.saturating_add(most)).end.min(self.announced.end);
+        Ok(self.view.file.get(first.start..end))
+    }
+
+    /// At most `most` elements in front of this one, one or more, as many as are announced with the last of them; `None`
+    /// if that is not there.
+    #[inline]
+    pub(crate) fn to(&mut self, row: u32, most: u32) -> Result<Option<&'a [u8]>, T::Error> {
+        let Some(last) = row.checked_sub(1) else { return Ok(None) };
+        let Some(end) = self.get(last, 1)?.map(|_| self.flat.place(last..row).end) else { return Ok(None) };
+        let start = self.flat.place(row.saturating_sub(most)..row).start.max(self.announced.start);
+        Ok(self.view.file.get(start..end))
+    }
+
     /// `count` elements from this one on, as many of them as there are, announced at once.
     pub(crate) fn all(&self, row: u32, count: u32) -> Result<&'a [[u8; WIDTH]], T::Error> {
         self.view.rows(self.flat, row..row.saturating_add(count))

@@ -170,6 +170,98 @@ impl<'a, T: Touch + Copy> Positions<'a, T> {
         }
     }
 
+    /// The one that stands `count` places after the smallest that is `from` or larger: as so many steps, at the cost of one
+    /// in a list, and of a word for every 64 positions in a bit map.
+    ///
+    /// # Errors
+    /// Those of `touch`.
+    pub fn nth_ge(&mut self, from: u32, count: u32) -> Result<Option<u32>, T::Error> {
+        match &mut self.held {
+            Held::One(position) => Ok(Some(*position).filter(|position| *position >= from && count == 0)),
+            Held::List { list, start, hint } => {
+                let at = partition(list, *start, self.count, hint.unwrap_or(0), from.into())?.saturating_add(count);
+                *hint = Some(at.min(self.count));
+                Ok(number_at(list, *start, self.count, at)?.filter(|position| *position >= from))
+            }
+            Held::Bitmap { words, start, position_count } => {
+                let (mut number, mut left, mut mask) = (from / WORD, count, u64::MAX << (from % WORD));
+                while u64::from(number) * u64::from(WORD) < u64::from(*position_count) {
+                    let Some(bits) = word_at(words, *start, number)? else { return Ok(None) };
+                    let mut bits = bits & mask;
+                    if bits.count_ones() > left {
+                        (0..left).for_each(|_| bits &= bits - 1);
+                        let found = number * WORD + bits.trailing_zeros();
+                        return Ok(Some(found).filter(|found| found < position_count));
+                    }
+                    left -= bits.count_ones();
+                    number += 1;
+                    mask = u64::MAX;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The one that stands `count` places before the largest that is `to` or smaller, as [`Positions::nth_ge`].
+    ///
+    /// # Errors
+    /// Those of `touch`.
+    pub fn nth_le(&mut self, to: u32, count: u32) -> Result<Option<u32>, T::Error> {
+        match &mut self.held {
+            Held::One(position) => Ok(Some(*position).filter(|position| *position <= to && count == 0)),
+            Held::List { list, start, hint } => {
+                let near = hint.unwrap_or(self.count.saturating_sub(1));
+                let after = partition(list, *start, self.count, near, u64::from(to) + 1)?;
+                let Some(at) = after.checked_sub(1).and_then(|at| at.checked_sub(count)) else { return Ok(None) };
+                *hint = Some(at);
+                Ok(number_at(list, *start, self.count, at)?.filter(|position| *position <= to))
+            }
+            Held::Bitmap { words, start, position_count } => {
+                let Some(last) = position_count.checked_sub(1) else { return Ok(None) };
+                let to = to.min(last);
+                let (mut left, mut mask) = (count, u64::MAX >> (WORD - 1 - to % WORD));
+                for number in (0..=to / WORD).rev() {
+                    let Some(bits) = word_at(words, *start, number)? else { return Ok(None) };
+                    let mut bits = bits & mask;
+                    if bits.count_ones() > left {
+                        (0..left).for_each(|_| bits &= !(1 << bits.ilog2()));
+                        return Ok(Some(number * WORD + bits.ilog2()));
+                    }
+                    left -= bits.count_ones();
+                    mask = u64::MAX;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Of a bit map: its words from `number` on, as far as they were announced together; in little-endian bytes. `None`
+    /// beyond the end, and if it is no bit map. Bits of positions that the tier does not cover may be set.
+    ///
+    /// # Errors
+    /// Those of `touch`.
+    #[inline]
+    pub fn words_from(&mut self, number: u32) -> Result<Option<&'a [[u8; 8]]>, T::Error> {
+        let Held::Bitmap { words, start, position_count } = &mut self.held else { return Ok(None) };
+        let left = position_count.div_ceil(WORD).saturating_sub(number);
+        let Some(row) = number.checked_mul(2).and_then(|row| row.checked_add(*start)) else { return Ok(None) };
+        if left == 0 { Ok(None) } else { Ok(words.from(row, left * 2)?.map(|bytes| bytes.as_chunks().0)) }
+    }
+
+    /// The same up to and with `number`: the last one is it.
+    ///
+    /// # Errors
+    /// Those of `touch`.
+    #[inline]
+    pub fn words_to(&mut self, number: u32) -> Result<Option<&'a [[u8; 8]]>, T::Error> {
+        let Held::Bitmap { words, start, position_count } = &mut self.held else { return Ok(None) };
+        let Some(row) = number.checked_mul(2).and_then(|row| row.checked_add(*start)) else { return Ok(None) };
+        if number >= position_count.div_ceil(WORD) {
+            return Ok(None);
+        }
+        Ok(words.to(row + 2, (number + 1) * 2)?.map(|bytes| bytes.as_rchunks().1))
+    }
+
     /// Of a bit map: which of the positions `64 * number ..` are here, the first in the lowest bit. `None` beyond the
     /// end, and if it is no bit map.
     ///

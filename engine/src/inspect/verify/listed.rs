@@ -16,9 +16,10 @@ use crate::log::Log;
 use crate::manifest::file_name;
 use crate::name::NameHash;
 use crate::options::ReadMode;
+use crate::places_file;
 use crate::prepare::{index_name, segment_name};
 use crate::recovery;
-use crate::sealed_index::SealedIndex;
+use crate::sealed_index::{IndexFile, SealedIndex};
 use crate::segment::{Closing, Segment, SegmentIndex, Tally};
 use crate::storage::Access;
 
@@ -196,11 +197,19 @@ impl Check<'_> {
         let Some(bytes) = self.read_or(Severity::Notice, &name) else { return };
         let mut aligned = IndexBytes::new();
         aligned.extend_from_slice(&bytes);
-        if let Err(fault) = index::open(&aligned) {
+        let hash = NameHash { seed: manifest.name_hash_seed };
+        let is_places = IndexFile::kind(&bytes) == Some(IndexFile::Places);
+        let opened = match is_places {
+            true => places_file::verified(&aligned, entry, hash).map(drop),
+            false => index::open(&aligned).map(drop),
+        };
+        if let Err(fault) = opened {
             return self.notice(&name, fault_offset(&fault), told(&fault));
         }
         let Some((header, bytes)) = segment else { return };
-        match self.made_anew(manifest, entry, header, bytes) {
+        let made = self.made_anew(manifest, entry, header, bytes);
+        let made = if is_places { made.and_then(|whole| places_file::of_whole(&whole, entry, hash)) } else { made };
+        match made {
             Ok(made) if made[..] == aligned[..] => {}
             Ok(made) => {
                 let place = made.iter().zip(aligned.iter()).position(|(a, b)| a != b);
