@@ -164,8 +164,12 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
         rebuilt.files += 1;
         progress(rebuilt.files, all);
     }
-    inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
-    inner.core.directory.load().iter().for_each(|file| file.set_broken());
+    {
+        // What is being made meanwhile of indexes of before is in place when the lock is had.
+        let _keeper = inner.tier_keeper.lock();
+        inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
+        inner.core.directory.load().iter().for_each(|file| file.set_broken());
+    }
     while keep(inner) {
         let covered = inner.core.tiers.load().covered_segments().min(all / 2);
         progress(all / 2 + covered, all);
