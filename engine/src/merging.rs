@@ -231,7 +231,8 @@ fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -
     let mut keeper = inner.tier_keeper.lock();
     let storage = inner.storage.as_ref();
     let directory = inner.core.directory.load_full();
-    let replaced = if directory.is_broken() {
+    let must_drop = directory.is_broken();
+    let replaced = if must_drop {
         keeper.drop_broken_directory(storage, &directory).map(Some)
     } else if behind(inner) == 0 {
         return false;
@@ -250,7 +251,7 @@ fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -
         }
         Ok(None) => false,
         // One that turned out to be broken is dropped by the next call.
-        Err(_) => directory.is_broken() || failed(inner),
+        Err(_) => (!must_drop && directory.is_broken()) || failed(inner),
     }
 }
 
