@@ -171,8 +171,12 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
         rebuilt.files += 1;
         progress(rebuilt.files, all);
     }
-    inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
-    inner.core.directory.load().iter().for_each(|file| file.set_broken());
+    {
+        // What is being made meanwhile of indexes of before is in place when the lock is had.
+        let _keeper = inner.tier_keeper.lock();
+        inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
+        inner.core.directory.load().iter().for_each(|file| file.set_broken());
+    }
     while keep(inner) {
         let covered = inner.core.tiers.load().covered_segments().min(all / 2);
         progress(all / 2 + covered, all);
@@ -236,7 +240,8 @@ fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -
     let mut keeper = inner.tier_keeper.lock();
     let storage = inner.storage.as_ref();
     let directory = inner.core.directory.load_full();
-    let replaced = if directory.is_broken() {
+    let must_drop = directory.is_broken();
+    let replaced = if must_drop {
         keeper.drop_broken_directory(storage, &directory).map(Some)
     } else if behind(inner) == 0 {
         return false;
@@ -255,7 +260,7 @@ fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -
         }
         Ok(None) => false,
         // One that turned out to be broken is dropped by the next call.
-        Err(_) => directory.is_broken() || failed(inner),
+        Err(_) => (!must_drop && directory.is_broken()) || failed(inner),
     }
 }
 

@@ -11,6 +11,9 @@ use crate::error::Error;
 use crate::storage::Storage;
 use crate::{Result, VERSION};
 
+/// After so many drops the directory is left as it is until the next opening.
+const DROPS_MAX: u32 = 64;
+
 /// The directory that holds from now on. Put it in place, then [remove](ReplacedDirectory::remove_files) the files of the
 /// one before.
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl TierKeeper {
         stop: &AtomicBool,
     ) -> Result<Option<ReplacedDirectory>> {
         let coverage = directory.coverage();
-        if self.refused_directory == Some(coverage) {
+        if self.refused_directory == Some(coverage) || self.directory_drops > DROPS_MAX {
             return Ok(None);
         }
         let plan = DirectoryPlan {
@@ -83,6 +86,7 @@ impl TierKeeper {
         storage: &dyn Storage,
         directory: &Directory,
     ) -> Result<ReplacedDirectory> {
+        self.directory_drops += 1;
         self.replace_directory(storage, directory, Directory::new(directory.sound().to_vec()))
     }
 

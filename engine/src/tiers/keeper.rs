@@ -31,6 +31,8 @@ pub(crate) struct TierKeeper {
     refused: Vec<(u64, u64)>,
     /// From which coverage the directory could not be written on: not tried again before the next opening.
     pub(super) refused_directory: Option<u64>,
+    /// How often files of the directory were dropped: on a disk that damages what it is given they are not made for ever.
+    pub(super) directory_drops: u32,
     /// The newest index manifest on disk names what is not used any more.
     pub(super) is_stale: bool,
 }
@@ -107,7 +109,7 @@ impl Neighbour<'_> {
 impl TierKeeper {
     /// Goes on from what an opening [loaded](super::load).
     pub(crate) fn new(index: IndexManifest, mode: ReadMode, is_stale: bool) -> Self {
-        Self { index, mode, refused: Vec::new(), refused_directory: None, is_stale }
+        Self { index, mode, refused: Vec::new(), refused_directory: None, directory_drops: 0, is_stale }
     }
 
     /// Whether there is something to [drop](TierKeeper::drop_broken).
