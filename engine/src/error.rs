@@ -108,12 +108,25 @@ pub enum Error {
         reason: String,
     },
 
+    /// The directory given for something new holds something already. Nothing in it was touched.
+    #[error("{path} is not free: {reason}; give a directory that does not exist yet")]
+    Occupied {
+        /// The directory.
+        path: String,
+        /// What it holds.
+        reason: String,
+    },
+
     /// The store was opened for reading only, or its directory cannot be written.
     #[error("the store is read-only: {reason}")]
     ReadOnly {
         /// Why.
         reason: String,
     },
+
+    /// The store was made to keep everything: nothing is ever removed from it.
+    #[error("removal is forbidden in this store; that was chosen when it was created and cannot be changed")]
+    RemovalForbidden,
 
     /// `try_submit` found the bytes in flight at their limit. Nothing written; wait for a ticket and submit again.
     #[error("{in_flight} bytes are in flight; wait for a ticket")]
@@ -247,9 +260,9 @@ pub enum Refusal {
         index: usize,
         /// The `after` given.
         after: Option<Position>,
-        /// Position of the newest match.
+        /// Position of the newest match, or of the removal that hid one since.
         newest: Position,
-        /// Id of the newest match.
+        /// Id of that match.
         id: EventId,
     },
 }
@@ -260,9 +273,9 @@ pub enum Refusal {
 pub enum StreamState {
     /// Never written.
     Absent,
-    /// Has live events.
+    /// Was written, and is neither deleted nor ended.
     Live {
-        /// First revision that can be read.
+        /// First revision that can be read; one more than the last if all was truncated.
         first: Revision,
         /// Last revision.
         last: Revision,
@@ -333,6 +346,10 @@ impl Error {
             return Self::Unsupported { file: file.to_owned(), what, written_by };
         }
         Self::corrupt(file, offset, position, fault.to_string())
+    }
+
+    pub(crate) fn occupied(reason: impl Into<String>) -> Self {
+        Self::Occupied { path: "the directory".to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn corrupt(file: &str, offset: u64, position: Option<u64>, what: impl Into<String>) -> Self {

@@ -3,7 +3,10 @@
 
 mod active_index;
 mod append;
+mod as_of;
 mod background;
+pub mod backup;
+mod batches;
 mod clock;
 mod commit;
 mod consumer;
@@ -14,6 +17,8 @@ mod directory;
 mod error;
 mod event;
 mod follower;
+mod fork;
+mod founding;
 mod id_table;
 mod input;
 pub mod inspect;
@@ -34,6 +39,8 @@ mod read_events;
 mod read_only;
 mod reader;
 mod recovery;
+mod removal;
+pub mod repair;
 mod ring;
 mod sealed_index;
 mod segment;
@@ -45,6 +52,7 @@ mod tiers;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use as_of::AsOf;
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     Progress, Retry,
@@ -52,6 +60,8 @@ pub use consumer::{
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
 pub use follower::Follower;
+pub use fork::{ForkOptions, ForkReport};
+pub use founding::Sharing;
 pub use merging::IndexCheck;
 pub use name::NAME_LEN_MAX;
 pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
@@ -62,6 +72,7 @@ pub use read_events::ReadEvents;
 pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
+pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
 pub use subscription::{Message, MessageRef, Next, Subscription};

@@ -128,6 +128,11 @@ impl Segment {
         self.listed.get().is_some()
     }
 
+    /// What the manifest says of it, once it is listed.
+    pub(crate) fn entry(&self) -> Option<&SegmentEntry> {
+        self.listed.get().map(|listed| &listed.entry)
+    }
+
     /// A segment that this opening writes: its newest bytes may be in the ring.
     pub(crate) fn written_here(mut self) -> Self {
         self.base = Some(self.header.base);
@@ -389,6 +394,25 @@ impl Segment {
             Ok(record::Record::Control(_)) => Ok(None),
             Err(fault) => Err(self.faulty(place.frame, Some(position), &fault)),
         }
+    }
+
+    /// Hands the record at `position`, verified, to `each`.
+    pub(crate) fn record_at(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        position: u64,
+        each: impl FnOnce(record::Record<'_>),
+    ) -> Result<()> {
+        let Some(Place { frame, .. }) = self.place(opened, position)? else {
+            return Err(self.damaged(0, Some(position), "the index knows no record at this position"));
+        };
+        let faulty = |fault| self.faulty(frame, Some(position), &fault);
+        let head = self.window(opened, log, frame, record::RECORD_HEADER_LEN as u64)?;
+        let len = record::frame_len(head.from(frame)).map_err(faulty)? as u64;
+        let window = if head.holds(frame, len) { head } else { self.window(opened, log, frame, len)? };
+        each(record::decode(window.from(frame), self.seed, position).map_err(faulty)?);
+        Ok(())
     }
 
     pub(crate) fn faulty(&self, offset: u64, position: Option<u64>, fault: &annals_format::Fault) -> Error {

@@ -17,6 +17,7 @@
 //! | [`index`] | the index of a sealed segment |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
 //! | [`places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
+//! | [`backup_point`] | what a backup holds at one moment |
 //! | [`index_manifest`] | which tiers and directories make up the index |
 //!
 //! Every decoder takes the part of a writer and refuses flags that *must be understood to write*. Each has a
@@ -43,6 +44,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod backup_point;
 pub mod batch;
 pub mod checksum;
 pub mod consumer;

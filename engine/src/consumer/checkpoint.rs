@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use annals_format::manifest::IncarnationEntry;
+use annals_format::manifest::{AncestorEntry, IncarnationEntry, Manifest};
 
 use crate::Result;
 use crate::error::Error;
@@ -101,9 +101,20 @@ pub(crate) struct Lineage {
     pub(crate) store: [u8; 16],
     /// Oldest first, at least one.
     pub(crate) incarnations: Vec<IncarnationEntry>,
+    /// Stores that this one was forked from: their checkpoints are good as far as both share the log.
+    pub(crate) ancestors: Vec<AncestorEntry>,
 }
 
 impl Lineage {
+    pub(crate) fn of(manifest: &Manifest) -> Self {
+        let (incarnations, ancestors) = (manifest.incarnations.clone(), manifest.ancestors.clone());
+        Self { store: manifest.store, incarnations, ancestors }
+    }
+
+    fn is_of(&self, store: [u8; 16]) -> bool {
+        store == self.store || self.ancestors.iter().any(|ancestor| ancestor.store == store)
+    }
+
     /// The place behind `position`, as the newest incarnation knows it.
     pub(crate) fn checkpoint(&self, position: u64) -> Checkpoint {
         let newest = self.incarnations.last().expect("a store has an incarnation");
@@ -113,7 +124,7 @@ impl Lineage {
     /// Where to go on from a checkpoint.
     pub(crate) fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
         let known = || self.incarnations.iter().position(|entry| entry.incarnation == checkpoint.incarnation);
-        let Some(index) = Some(()).filter(|()| checkpoint.store == self.store).and_then(|()| known()) else {
+        let Some(index) = Some(()).filter(|()| self.is_of(checkpoint.store)).and_then(|()| known()) else {
             return Err(Error::Diverged { position: checkpoint.position, common: 0 });
         };
         // What this incarnation wrote ends where the next one began.
@@ -132,7 +143,11 @@ mod tests {
 
     fn lineage() -> Lineage {
         let entry = |id: u8, first_position| IncarnationEntry { incarnation: [id; 16], first_position };
-        Lineage { store: [9; 16], incarnations: vec![entry(1, 1), entry(2, 11), entry(3, 11), entry(4, 20)] }
+        Lineage {
+            store: [9; 16],
+            incarnations: vec![entry(1, 1), entry(2, 11), entry(3, 11), entry(4, 20)],
+            ancestors: Vec::new(),
+        }
     }
 
     fn at(incarnation: u8, position: u64) -> Checkpoint {

@@ -68,7 +68,7 @@ impl Continuation {
 
     /// As [`Continuation::judge`], of what the ring has for log offset `at`, and the bytes of it. `room` is what the
     /// segment could still hold.
-    pub(super) fn judge_ring(&self, ring: &impl RingBytes, at: u64, room: u64) -> Result<(Next, Vec<u8>)> {
+    pub(crate) fn judge_ring(&self, ring: &impl RingBytes, at: u64, room: u64) -> Result<(Next, Vec<u8>)> {
         let room = room.min(ring.len()) as usize;
         let mut copy = ring.copy(at, room.min(END_MARK_LEN))?;
         if let Ok(header) = BatchHeader::decode(&copy, self.seed) {

@@ -16,7 +16,7 @@ use super::end::{Found, find_end, is_clean};
 use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
 use super::writer_memory::load_ids;
-use super::{RecoveryReport, durability, list};
+use super::{RecoveryReport, durability};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
@@ -25,6 +25,7 @@ use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
 use crate::directory::MetStreams;
 use crate::error::Error;
+use crate::founding::UNFINISHED_NAME;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
@@ -33,6 +34,7 @@ use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
 use crate::publish::{Lock, Watermark};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
@@ -63,12 +65,12 @@ enum Live {
 }
 
 impl Opening {
-    pub(super) fn run(mut self, begun: Instant) -> Result<Inner> {
+    /// `names` are those of the directory.
+    pub(super) fn run(mut self, names: &[String], begun: Instant) -> Result<Inner> {
         // A store keeps its own durability, limits and sizes.
         self.options.durability = durability(self.manifest.default_durability);
         self.options.segment_bytes_max = self.manifest.segment_len_max;
-        let names = list(&*self.storage)?;
-        let numbers = segment_numbers(&names);
+        let numbers = segment_numbers(names);
         let found = find_end(&*self.storage, &self.manifest, &numbers)?;
         self.report.notices.extend(found.notices.iter().cloned());
         let Found { tail, mark, ring, known_durable, .. } = found;
@@ -84,9 +86,9 @@ impl Opening {
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
-        let mut listed = self.load_listed(cache, &names)?;
+        let mut listed = self.load_listed(cache, names)?;
         // Before anything is written: a segment that cannot be read must be found here.
-        let consumers = self.consumers(&names, &tail)?;
+        let consumers = self.consumers(names, &tail)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -98,8 +100,11 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        if names.iter().any(|name| name == UNFINISHED_NAME) {
+            let _ = self.storage.remove(UNFINISHED_NAME);
+        }
         // What stays is removed by the next opening.
-        let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
+        let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, consumers, mark, session, next_number, begun)
     }
 
@@ -197,20 +202,26 @@ impl Opening {
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
-        let core = Arc::new(Core {
+        let run = active.segment.header.identity.incarnation;
+        let mut core = Core {
             log,
             segments: ArcSwap::from_pointee(segments),
             tiers: ArcSwap::new(shared_tiers.clone()),
             directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
+            removals: Arc::new(Removals::new(hash, run)),
+            removal_forbidden: self.manifest.removal_forbidden,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
-            lineage: Lineage { store: self.manifest.store, incarnations: self.manifest.incarnations.clone() },
+            lineage: Lineage::of(&self.manifest),
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
-        });
+            lost: self.manifest.lost.as_slice().into(),
+        };
+        removal::load(&mut core)?;
+        let core = Arc::new(core);
         let plan = SegmentPlan {
             store: self.manifest.store,
             incarnation: active.segment.header.identity.incarnation,

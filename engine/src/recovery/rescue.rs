@@ -5,17 +5,18 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use annals_format::Fault;
-use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
+use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Identity;
 use annals_format::manifest::{IncarnationEntry, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::record::Record;
-use annals_format::scan::{verify_batch, verify_sections};
+use annals_format::scan::verify_batch;
 use annals_format::segment::{END_MARK_LEN, Link, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::create::fill;
 use super::listed::segment_entry;
 use super::opening::Opening;
+use super::reencode::reencode;
 use super::reindex::{index_batch, index_of};
 use super::scan::{Scanned, Tail};
 use crate::active_index::ActiveIndex;
@@ -146,22 +147,8 @@ impl Opening {
             let damaged = |fault: Fault| Error::damaged(&name, at as u64, None, &fault, old.written_by);
             let header = BatchHeader::decode(&batches[at..], old.seed()).map_err(damaged)?;
             staging.clear();
-            let mut batch = BatchEncoder::begin(&mut staging, seed, header.first_position);
-            verify_batch(&batches[at..], &header, old.seed(), |_, _, record| match record {
-                Record::Event(event) => {
-                    let tags: Vec<&str> = event.tags().collect();
-                    batch.event(&event.parts(&tags), event.revision());
-                }
-                Record::Control(control) => {
-                    batch.control(&control);
-                }
-            })
-            .map_err(damaged)?;
-            if header.has_sections {
-                verify_sections(&batches[at..], &header, old.seed(), |_, section| batch.section(&section))
-                    .map_err(damaged)?;
-            }
-            let new = batch.finish(header.recorded_at, trusted, header.as_batch);
+            let (new, _) =
+                reencode(&batches[at..], &header, old.seed(), seed, trusted, &mut staging).map_err(damaged)?;
             let controls =
                 index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
             active.tally.add(&new, &staging, controls);

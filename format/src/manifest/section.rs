@@ -1,43 +1,62 @@
 //! The manifest's sections: lists of entries, each behind its kind and length.
 
-use super::{IncarnationEntry, SegmentEntry, SegmentState};
+use super::{AncestorEntry, IncarnationEntry, LostEntry, Manifest, SegmentEntry, SegmentState};
 use crate::Fault;
 use crate::field::{array_at, check_reserved, number_at, numbered_at, put, u8_at, u32_at, u64_at};
 use crate::segment::SegmentKind;
 
-/// Sections that an encoder writes, be they empty.
-const ALWAYS: u32 = 2;
 const KIND_INCARNATIONS: u32 = 1;
 const KIND_SEGMENTS: u32 = 2;
+const KIND_ANCESTORS: u32 = 3;
 /// Numbers of the segments that hold typed sections.
 const KIND_SECTIONED: u32 = 7;
+const KIND_LOST: u32 = 8;
 /// A section that may be passed over by who does not know its kind.
 const MAY_IGNORE: u32 = 1 << 31;
 const SECTION_HEADER_LEN: usize = 8;
 const INCARNATION_LEN: usize = 24;
 const SEGMENT_LEN: usize = 112;
+const ANCESTOR_LEN: usize = 48;
+const LOST_LEN: usize = 16;
 const NUMBER_LEN: usize = 8;
 
-pub(super) fn encode(bytes: &mut Vec<u8>, incarnations: &[IncarnationEntry], segments: &[SegmentEntry]) {
-    begin(bytes, KIND_INCARNATIONS, incarnations.len() * INCARNATION_LEN);
-    for entry in incarnations {
+/// Appends the sections and answers how many there are: two, and each other one that is not empty.
+pub(super) fn encode(bytes: &mut Vec<u8>, manifest: &Manifest) -> u32 {
+    let mut count = 2;
+    begin(bytes, KIND_INCARNATIONS, manifest.incarnations.len() * INCARNATION_LEN);
+    for entry in &manifest.incarnations {
         bytes.extend_from_slice(&entry.incarnation);
         bytes.extend_from_slice(&entry.first_position.to_le_bytes());
     }
-    begin(bytes, KIND_SEGMENTS, segments.len() * SEGMENT_LEN);
-    for entry in segments {
+    begin(bytes, KIND_SEGMENTS, manifest.segments.len() * SEGMENT_LEN);
+    for entry in &manifest.segments {
         bytes.extend_from_slice(&encode_segment(entry));
     }
-    let sectioned = || segments.iter().filter(|entry| entry.has_sections);
+    let sectioned = || manifest.segments.iter().filter(|entry| entry.has_sections);
     if sectioned().next().is_some() {
+        count += 1;
         begin(bytes, KIND_SECTIONED, sectioned().count() * NUMBER_LEN);
         sectioned().for_each(|entry| bytes.extend_from_slice(&entry.number.to_le_bytes()));
     }
-}
-
-/// How many sections [`encode`] writes.
-pub(super) fn count(segments: &[SegmentEntry]) -> u32 {
-    ALWAYS + u32::from(segments.iter().any(|entry| entry.has_sections))
+    if !manifest.ancestors.is_empty() {
+        count += 1;
+        begin(bytes, KIND_ANCESTORS, manifest.ancestors.len() * ANCESTOR_LEN);
+        for entry in &manifest.ancestors {
+            bytes.extend_from_slice(&entry.store);
+            bytes.extend_from_slice(&entry.incarnation);
+            bytes.extend_from_slice(&entry.last_position.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
+        }
+    }
+    if !manifest.lost.is_empty() {
+        count += 1;
+        begin(bytes, KIND_LOST, manifest.lost.len() * LOST_LEN);
+        for entry in &manifest.lost {
+            bytes.extend_from_slice(&entry.first_position.to_le_bytes());
+            bytes.extend_from_slice(&entry.last_position.to_le_bytes());
+        }
+    }
+    count
 }
 
 fn begin(bytes: &mut Vec<u8>, kind: u32, len: usize) {
@@ -99,10 +118,28 @@ fn decode_incarnation(bytes: &[u8]) -> Result<IncarnationEntry, Fault> {
     })
 }
 
+fn decode_ancestor(bytes: &[u8]) -> Result<AncestorEntry, Fault> {
+    check_reserved(bytes, 40, ANCESTOR_LEN, "reserved bytes of an ancestor")?;
+    Ok(AncestorEntry {
+        store: array_at(bytes, 0),
+        incarnation: array_at(bytes, 16),
+        last_position: number_at(bytes, 32, "last position of an ancestor")?,
+    })
+}
+
+fn decode_lost(bytes: &[u8]) -> Result<LostEntry, Fault> {
+    Ok(LostEntry {
+        first_position: numbered_at(bytes, 0, "first position of a lost range")?,
+        last_position: numbered_at(bytes, 8, "last position of a lost range")?,
+    })
+}
+
 /// What the known sections hold.
 pub(super) struct Sections {
     pub(super) incarnations: Vec<IncarnationEntry>,
     pub(super) segments: Vec<SegmentEntry>,
+    pub(super) ancestors: Vec<AncestorEntry>,
+    pub(super) lost: Vec<LostEntry>,
 }
 
 impl Sections {
@@ -110,6 +147,8 @@ impl Sections {
     pub(super) fn decode(mut bytes: &[u8], count: u32) -> Result<Self, Fault> {
         let mut incarnations = None;
         let mut segments = None;
+        let mut ancestors = None;
+        let mut lost = None;
         let mut sectioned = None;
         for _ in 0..count {
             if bytes.len() < SECTION_HEADER_LEN {
@@ -124,6 +163,8 @@ impl Sections {
             match kind {
                 KIND_INCARNATIONS => fill(&mut incarnations, entries(section, INCARNATION_LEN, decode_incarnation)?)?,
                 KIND_SEGMENTS => fill(&mut segments, entries(section, SEGMENT_LEN, decode_segment)?)?,
+                KIND_ANCESTORS => fill(&mut ancestors, entries(section, ANCESTOR_LEN, decode_ancestor)?)?,
+                KIND_LOST => fill(&mut lost, entries(section, LOST_LEN, decode_lost)?)?,
                 KIND_SECTIONED => fill(
                     &mut sectioned,
                     entries(section, NUMBER_LEN, |bytes| numbered_at(bytes, 0, "segment number"))?,
@@ -139,7 +180,12 @@ impl Sections {
         if let Some(numbers) = sectioned {
             note_sectioned(&mut segments, &numbers)?;
         }
-        Ok(Self { incarnations: incarnations.unwrap_or_default(), segments })
+        Ok(Self {
+            incarnations: incarnations.unwrap_or_default(),
+            segments,
+            ancestors: ancestors.unwrap_or_default(),
+            lost: lost.unwrap_or_default(),
+        })
     }
 }
 

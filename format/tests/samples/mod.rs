@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
@@ -17,7 +18,9 @@ use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
 use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::places::{self, PlacesLayout};
-use annals_format::record::{self, EventParts, OccurredAt, Record};
+use annals_format::record::{
+    self, Control, EventParts, Forgotten, OccurredAt, Policy, Record, Scope, StreamCut, Sweep, SweptPart,
+};
 use annals_format::ring::RingHeader;
 use annals_format::scan;
 use annals_format::section::Section;
@@ -98,6 +101,34 @@ pub fn control_frame() -> Vec<u8> {
     frame[12..14].copy_from_slice(&0x8309u16.to_le_bytes());
     frame[24..30].copy_from_slice(b"action");
     frame
+}
+
+/// A frame of each kind of control record at position [`FIRST`].
+pub fn control_frames() -> Vec<Vec<u8>> {
+    let cut = StreamCut { stream: "order-1", first: 3, upto: 9, last: 9 };
+    let policy = Policy { scope: Scope::Prefix("order-"), max_age: Some(1 << 40), max_count: Some(9), max_bytes: None };
+    let parts = [
+        SweptPart::Stream { name: "order-1", first: 3, upto: 9 },
+        SweptPart::Prefix { prefix: "order-", first: 1, upto: FIRST - 1 },
+    ];
+    let forgotten = Forgotten { stream: "order-1", upto: 9 };
+    let controls = [
+        Control::Truncate(cut),
+        Control::Delete(cut),
+        Control::Tombstone(cut),
+        Control::Retain(policy),
+        Control::Sweep(Sweep::of(&parts)),
+        Control::ForgetIds(forgotten),
+        Control::ForgetStream(forgotten),
+    ];
+    let frame = |control: &Control<'_>| {
+        let mut bytes = Vec::new();
+        let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+        encoder.control_record(control);
+        encoder.finish(TIME, 0, false);
+        bytes.split_off(BATCH_HEADER_LEN)
+    };
+    controls.iter().map(frame).collect()
 }
 
 /// Two events and a control record.
@@ -272,6 +303,8 @@ pub fn manifest() -> Manifest {
             IncarnationEntry { incarnation: INCARNATION, first_position: 21 },
         ],
         segments: vec![segment_entry(1, 1, 20), segment_entry(6, 21, FIRST - 1)],
+        ancestors: Vec::new(),
+        lost: Vec::new(),
     }
 }
 
@@ -389,6 +422,18 @@ pub fn index_manifest() -> IndexManifest {
         next_file: 19,
         tiers: vec![tier(11, 1, 1, 20), tier(3, 4, 21, FIRST - 1)],
         directories: vec![directory(4, 20), directory(18, FIRST - 1)],
+    }
+}
+
+/// A cut segment in one piece, a sealed one in two.
+pub fn backup_point() -> BackupPoint {
+    let piece = |segment, from, to| Piece { segment, from, to, checksum: 0x0A0B_0C0D };
+    BackupPoint {
+        number: 3,
+        written_by: 1 << 8,
+        taken_at: TIME,
+        manifest: manifest(),
+        pieces: vec![piece(0, 0, 8192), piece(1, 0, 4200), piece(1, 4200, 8192 + 128)],
     }
 }
 
@@ -572,6 +617,15 @@ pub fn all() -> Vec<Structure> {
             read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
         },
+        Structure {
+            name: "backup_point",
+            bytes: backup_point().encode(),
+            fix: fix_backup_point,
+            again: |bytes| BackupPoint::decode(bytes).map(|point| point.encode()),
+            read: |bytes| BackupPoint::decode_for(bytes, Purpose::Read).map(|_| ()),
+            // As the manifest in it: its sections that may be ignored are not kept.
+            mask: |_| false,
+        },
     ]
 }
 
@@ -640,6 +694,15 @@ pub fn fix_header(bytes: &mut [u8], seed: u32, end: usize) {
         let checksum = crc(seed, covered);
         set_u32(bytes, 16, checksum);
     }
+}
+
+/// The manifest's checksum, then that of the whole.
+pub fn fix_backup_point(bytes: &mut [u8]) {
+    let pieces_end = 128usize.saturating_add((u32_at(bytes, 104) as usize).saturating_mul(32));
+    if let Some(manifest) = bytes.get_mut(pieces_end..) {
+        fix_header(manifest, 0, usize::MAX);
+    }
+    fix_header(bytes, 0, usize::MAX);
 }
 
 pub fn fix_segment_header(bytes: &mut [u8]) {
@@ -746,6 +809,15 @@ fn add(encoder: &mut BatchEncoder<'_>, record: Record<'_>) {
         }
         Record::Control(control) => {
             assert_eq!(control.frame_len(), control.bytes().len());
+            // What is known has one encoding, but for flags that may be ignored.
+            if let Some(known) = control.control() {
+                let mut again = Vec::new();
+                let mut alone = BatchEncoder::begin(&mut again, seed(), control.position());
+                alone.control_record(&known);
+                alone.finish(0, 0, false);
+                let (written, read) = (&again[BATCH_HEADER_LEN..], control.bytes());
+                assert_eq!((&written[4..11], &written[12..]), (&read[4..11], &read[12..]), "{known:?}");
+            }
             encoder.control(&control);
         }
     }

@@ -4,7 +4,7 @@ use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
 use annals_format::consumer::ConsumerTable;
-use annals_format::record::{self, Record};
+use annals_format::record::{self, CONTROL_LOST, Control, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
@@ -33,6 +33,8 @@ pub(super) struct Walk {
     pub(super) consumers: ConsumerTable,
     /// Records were passed over: positions and revisions may jump forward from here on.
     pub(super) has_gap: bool,
+    /// Records stand in it that say that others are lost: revisions may be missing from there on.
+    has_losses: bool,
 }
 
 /// What a walk through one segment found.
@@ -56,6 +58,7 @@ impl Walk {
             streams: StreamTable::new(hash),
             consumers: ConsumerTable::default(),
             has_gap: false,
+            has_losses: false,
         }
     }
 
@@ -113,7 +116,13 @@ impl Walk {
                     wrong(at + offset as u64, position, what);
                 }
             }
-            Record::Control(_) => controls += 1,
+            Record::Control(control) => {
+                controls += 1;
+                self.has_losses |= control.kind() == CONTROL_LOST;
+                if let Some(Control::ForgetStream(forgotten)) = control.control() {
+                    self.streams.set(forgotten.stream, StreamTip::NONE);
+                }
+            }
         });
         match whole {
             Ok(()) => {
@@ -142,7 +151,7 @@ impl Walk {
         if revision >= expected {
             self.streams.set(stream, StreamTip { revision, position });
         }
-        let is_right = revision == expected || (revision > expected && self.has_gap);
+        let is_right = revision == expected || (revision > expected && (self.has_gap || self.has_losses));
         (!is_right).then(|| format!("stream {stream:?} has revision {revision} where {expected} belongs"))
     }
 }
