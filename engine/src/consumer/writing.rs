@@ -15,6 +15,9 @@ use crate::input::Input;
 use crate::writer::{Appended, Refused, Writer};
 use crate::{Position, Result};
 
+/// Positions that were answered for, each with its ticket.
+type Answers = Vec<(u64, u64)>;
+
 /// What the writer knows of consumers.
 #[derive(Debug, Default)]
 pub(crate) struct ConsumerMemory {
@@ -61,7 +64,7 @@ impl ConsumerMemory {
     fn stage(&mut self, acknowledgements: &[Acknowledgement]) -> Result<()> {
         self.changes.clear();
         self.staged.clear();
-        let mut by_consumer: Vec<(Arc<Shared>, Vec<(u64, u64)>)> = Vec::new();
+        let mut by_consumer: Vec<(Arc<Shared>, Answers)> = Vec::new();
         for acknowledgement in acknowledgements {
             let Acknowledgement { shared, position, ticket, generation } = acknowledgement;
             if self.state_of(&shared.name, *generation).is_none() {

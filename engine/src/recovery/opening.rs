@@ -56,6 +56,7 @@ struct Loaded {
     cache: Arc<SegmentCache>,
     tiers: tiers::Loaded,
     ids: IdWriter,
+    consumers: ConsumerTable,
 }
 
 /// The segment to go on with.
@@ -88,7 +89,7 @@ impl Opening {
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
         let mut listed = self.load_listed(cache, names)?;
         // Before anything is written: a segment that cannot be read must be found here.
-        let consumers = self.consumers(names, &tail)?;
+        listed.consumers = self.consumers(names, &tail)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -105,7 +106,7 @@ impl Opening {
         }
         // What stays is removed by the next opening.
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
-        self.finish(live, listed, consumers, mark, session, next_number, begun)
+        self.finish(live, listed, mark, session, next_number, begun)
     }
 
     /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
@@ -120,7 +121,7 @@ impl Opening {
             load_ids(segment, &mut ids)?;
         }
         self.report.rebuilt_indexes.extend(cache.take_rebuilt());
-        Ok(Loaded { segments, cache, tiers, ids })
+        Ok(Loaded { segments, cache, tiers, ids, consumers: ConsumerTable::default() })
     }
 
     /// Where the consumers stand at the end of the log: as the listed segments say, and the batches behind them, all of
@@ -167,14 +168,13 @@ impl Opening {
         mut self,
         live: Live,
         listed: Loaded,
-        consumers: ConsumerTable,
         mark: Option<Mark>,
         session: u64,
         next_number: u64,
         begun: Instant,
     ) -> Result<Inner> {
         let hash = NameHash { seed: self.manifest.name_hash_seed };
-        let Loaded { mut segments, cache, tiers, mut ids } = listed;
+        let Loaded { mut segments, cache, tiers, mut ids, consumers } = listed;
         let shared_tiers = Arc::new(tiers.tiers);
         let begun_anew = matches!(&live, Live::Continue(tail) if tail.segments.is_empty());
         let active = match live {

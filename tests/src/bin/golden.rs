@@ -4,8 +4,10 @@
 //! It leaves alone what is there. Golden stores of a version that was published are never written again.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use annals_tests::model::golden;
+use annals_tests::sim_disk::SimDisk;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let version = std::env::args().nth(1).ok_or("which version? for example: golden v1")?;
@@ -18,6 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         store.save(&directory.join(name))?;
         println!("{name} {}", golden::sha256(store.file_list().as_bytes()));
+        let opened = golden::options().open_storage(Arc::new(SimDisk::from_files(&store.files)))?;
+        println!("{name}: {:?}", golden::consumers_of(&opened));
     }
     Ok(())
 }
