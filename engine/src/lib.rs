@@ -54,7 +54,7 @@ pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use stats::Stats;
 pub use store::{Store, Ticket};
-pub use subscription::{Delivery, DeliveryRef, Next, Subscription};
+pub use subscription::{Deliveries, Delivery, DeliveryRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

@@ -104,8 +104,25 @@ pub(crate) struct Scan {
     /// The next one.
     position: u64,
     place: Option<ScanPlace>,
-    /// Memory of an earlier copy of the ring's newest bytes, for the next one.
-    used: Option<Map>,
+    /// Memory of earlier copies of the ring's newest bytes, for the next ones.
+    used: UsedCopies,
+}
+
+/// Memory that may serve another copy: two, since one is the window and the one before may still be held.
+#[derive(Debug, Default)]
+pub(crate) struct UsedCopies([Option<Map>; 2]);
+
+impl UsedCopies {
+    pub(crate) fn take(&mut self) -> Option<Map> {
+        self.0.iter_mut().find_map(Option::take)
+    }
+
+    fn keep(&mut self, map: Map) {
+        if map.is_copy() {
+            self.0.rotate_right(1);
+            self.0[0] = Some(map);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -316,7 +333,7 @@ impl Select {
 impl Scan {
     /// Begins with this position.
     pub(crate) fn from(position: u64) -> Self {
-        Self { segment_index: 0, position, place: None, used: None }
+        Self { segment_index: 0, position, place: None, used: UsedCopies::default() }
     }
 
     /// The next position.
@@ -490,7 +507,7 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
-    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut Option<Map>) -> Result<Self> {
+    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut UsedCopies) -> Result<Self> {
         let opened = segment.opened()?.into_arc();
         let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
@@ -500,7 +517,7 @@ impl ScanPlace {
     }
 
     #[inline]
-    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut Option<Map>) -> Result<()> {
+    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut UsedCopies) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
             self.move_window(core, offset, BATCH_HEADER_LEN as u64, used)?;
         }
@@ -520,12 +537,9 @@ impl ScanPlace {
     }
 
     /// Another window; the memory of the one before may serve the one after.
-    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut Option<Map>) -> Result<()> {
+    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut UsedCopies) -> Result<()> {
         let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
-        let before = std::mem::replace(&mut self.window, window);
-        if before.map.is_copy() {
-            *used = Some(before.map);
-        }
+        used.keep(std::mem::replace(&mut self.window, window).map);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod feed;
 mod heads;
 
+use std::borrow::BorrowMut;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::task::{Context, Poll};
@@ -78,7 +79,7 @@ pub enum Next {
 /// them can be open; each costs the writer nothing while it reads, and next to nothing while it waits. What it shows is what
 /// its view shows: that of the [`Reader`] it was made of.
 ///
-/// As an iterator it blocks until something comes. It ends (`None`) when the store is closed, by whichever of its handles,
+/// In a `for` it blocks until something comes. It ends when the store is closed, by whichever of its handles,
 /// and at once: what was not handed out by then is there again for who resumes behind [`Subscription::position`]. After a
 /// failure of the writer it hands out what is durable, then the error, then nothing more. An error of reading ends it too.
 ///
@@ -87,7 +88,7 @@ pub enum Next {
 /// # fn main() -> annals::Result<()> {
 /// let store = Store::in_memory()?;
 /// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
-/// for delivery in store.subscribe(&Query::types(["OrderPlaced"]), Seek::Beginning)? {
+/// for delivery in store.subscribe(&Query::event_type("OrderPlaced"), Seek::Beginning)? {
 ///     match delivery? {
 ///         Delivery::Event(event) => println!("{} {}", event.position(), event.stream()),
 ///         // A program that runs on would wait here for what comes.
@@ -179,6 +180,23 @@ impl Subscription {
         }
         // One beyond all clocks is as good as none.
         self.wait_for_next(Instant::now().checked_add(timeout))
+    }
+
+    /// The next thing, waited for as long as it takes; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Subscription::try_next`].
+    pub fn next_delivery(&mut self) -> Result<Option<Delivery>> {
+        let next = match self.try_next()? {
+            Next::NotYet => self.wait_for_next(None)?,
+            next => next,
+        };
+        Ok(if let Next::Delivery(delivery) = next { Some(delivery) } else { None })
+    }
+
+    /// What comes, waited for, as an iterator; the same as `for delivery in &mut subscription`.
+    pub fn iter(&mut self) -> Deliveries<&mut Self> {
+        Deliveries(self)
     }
 
     fn wait_for_next(&mut self, deadline: Option<Instant>) -> Result<Next> {
@@ -363,23 +381,37 @@ impl futures_core::Stream for Subscription {
     }
 }
 
-impl Iterator for Subscription {
+/// The deliveries of a subscription, waited for; ends with it. Made by [`Subscription::iter`] and by `for`.
+#[derive(Debug)]
+pub struct Deliveries<S>(S);
+
+impl<S: BorrowMut<Subscription>> Iterator for Deliveries<S> {
     type Item = Result<Delivery>;
 
     fn next(&mut self) -> Option<Result<Delivery>> {
-        let next = match self.try_next() {
-            Ok(Next::NotYet) => self.wait_for_next(None),
-            next => next,
-        };
-        match next {
-            Ok(Next::Delivery(delivery)) => Some(Ok(delivery)),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        }
+        self.0.borrow_mut().next_delivery().transpose()
     }
 }
 
-impl std::iter::FusedIterator for Subscription {}
+impl<S: BorrowMut<Subscription>> std::iter::FusedIterator for Deliveries<S> {}
+
+impl IntoIterator for Subscription {
+    type Item = Result<Delivery>;
+    type IntoIter = Deliveries<Self>;
+
+    fn into_iter(self) -> Deliveries<Self> {
+        Deliveries(self)
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Subscription {
+    type Item = Result<Delivery>;
+    type IntoIter = Deliveries<Self>;
+
+    fn into_iter(self) -> Deliveries<Self> {
+        Deliveries(self)
+    }
+}
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,6 +16,7 @@ macro_rules! example {
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
+example!(order_totals, "../../engine/examples/order_totals.rs");
 example!(retry, "../../engine/examples/retry.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
 
@@ -27,6 +28,13 @@ fn every_example_is_run() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    let named = ["bank_account.rs", "course_subscriptions.rs", "idempotent_consumer.rs", "retry.rs", "unique_name.rs"];
+    let named = [
+        "bank_account.rs",
+        "course_subscriptions.rs",
+        "idempotent_consumer.rs",
+        "order_totals.rs",
+        "retry.rs",
+        "unique_name.rs",
+    ];
     assert_eq!(files, named);
 }

@@ -151,7 +151,9 @@ fn is_invented(verdict: &Result<Outcome, String>) -> bool {
     let Err(text) = verdict else { return false };
     text.lines().any(|line| {
         let is_event = line.contains("Event") || line.contains("position");
-        (is_event && line.contains("instead of")) || line.contains("beyond the end") || line.contains("not a clear error")
+        (is_event && line.contains("instead of"))
+            || line.contains("beyond the end")
+            || line.contains("not a clear error")
     })
 }
 
@@ -185,7 +187,11 @@ fn what_was_forged_is_found_and_invents_nothing() {
         let verdict = sample.judge_read_only(&disk, &mut dice, effort);
         assert!(!is_invented(&verdict), "{told}: {verdict:?}");
         // What no look-up depends on, such as a bit more in a filter, need not be found.
-        assert!(is_found || verdict == Ok(Outcome::Right), "{told}: {verdict:?}, and the check finds {:?}", found.findings);
+        assert!(
+            is_found || verdict == Ok(Outcome::Right),
+            "{told}: {verdict:?}, and the check finds {:?}",
+            found.findings
+        );
         *outcomes.entry((class, if is_found { "found" } else { "harmless" })).or_default() += 1;
         let store = options().open_storage(Arc::new(disk.clone())).unwrap();
         store.rebuild_index(&mut |_, _| ()).unwrap();

@@ -59,9 +59,7 @@ impl Directory {
         let mut coverage = 0;
         for entry in entries {
             let file = match covered(&store.segments, coverage, entry.coverage) {
-                Some(segments) => {
-                    DirectoryFile::listed(storage, entry, coverage + 1, expected(store, segments), mode)
-                }
+                Some(segments) => DirectoryFile::listed(storage, entry, coverage + 1, expected(store, segments), mode),
                 None => {
                     let what = "the positions it covers are not those of the manifest's segments";
                     Err(Error::corrupt(&directory_name(entry.number), 80, None, what))

@@ -102,7 +102,11 @@ impl MetStreams {
     ///
     /// # Errors
     /// Those of `ask`.
-    pub(crate) fn tip_of<E>(&self, stream: &str, ask: impl FnOnce(u64) -> Result<StreamTip, E>) -> Result<StreamTip, E> {
+    pub(crate) fn tip_of<E>(
+        &self,
+        stream: &str,
+        ask: impl FnOnce(u64) -> Result<StreamTip, E>,
+    ) -> Result<StreamTip, E> {
         let hash = self.hash_of(stream);
         match self.find(hash, stream) {
             Some(number) => Ok(self.tip(number)),
@@ -158,7 +162,8 @@ mod tests {
     fn ask(streams: &mut MetStreams, stream: &str, known: Option<StreamTip>) -> StreamTip {
         let hash = streams.hash_of(stream);
         let number = streams.find(hash, stream).unwrap_or_else(|| {
-            let answer: Result<_, Infallible> = streams.meet(hash, stream, |_| Ok(known.expect("nobody need be asked")));
+            let answer: Result<_, Infallible> =
+                streams.meet(hash, stream, |_| Ok(known.expect("nobody need be asked")));
             answer.expect("no error")
         });
         streams.tip(number)

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use annals_format::FORMAT_VERSION;
 
-use super::{IndexSizes, StoreInfo};
 use super::survey::{End, Survey, Unchanged};
+use super::{IndexSizes, StoreInfo};
 use crate::Result;
 use crate::directory::directory_number;
 use crate::error::Error;

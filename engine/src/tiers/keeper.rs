@@ -13,11 +13,11 @@ use super::list::Tiers;
 use super::merge::{MergePlan, merge};
 use super::source::{INPUTS_MAX, MergeInput};
 use super::stored::{expected, remove, save, tier_name};
+use crate::directory::sealed_index;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::sealed_index::SealedIndex;
 use crate::segment::Segment;
-use crate::directory::sealed_index;
 use crate::storage::Storage;
 use crate::{Result, VERSION};
 

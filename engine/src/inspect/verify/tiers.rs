@@ -39,12 +39,10 @@ impl Check<'_> {
         for entry in newest.iter().flat_map(|index| &index.tiers) {
             let name = tiers::tier_name(entry.number);
             match tiers::listed(self.storage, manifest, entry, ReadMode::Pread).map(Arc::new) {
-                Ok(tier) => {
-                    match tier.check_all() {
-                        Ok(()) => self.tier_content(manifest, &name, &tier),
-                        Err(error) => self.error(Severity::Notice, &name, &error),
-                    }
-                }
+                Ok(tier) => match tier.check_all() {
+                    Ok(()) => self.tier_content(manifest, &name, &tier),
+                    Err(error) => self.error(Severity::Notice, &name, &error),
+                },
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     self.notice(&name, 0, "the file is missing; it is made anew");
                 }
@@ -67,8 +65,7 @@ impl Check<'_> {
     /// Every file of the directory must be whole and that of these segments. Of what follows one that is not there nothing
     /// can be said: it will be made anew.
     fn directories(&mut self, manifest: &Manifest, index: &IndexManifest, named: &mut Vec<String>) {
-        let (directory, unusable) =
-            Directory::listed(self.storage, &index.directories, manifest, ReadMode::Pread);
+        let (directory, unusable) = Directory::listed(self.storage, &index.directories, manifest, ReadMode::Pread);
         for file in directory.iter() {
             match file.check_all() {
                 Ok(()) => self.directory_content(manifest, file),
