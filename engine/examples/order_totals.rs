@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use annals::{Delivery, Event, Expect, NewEvent, Query, Seek, Store};
+use annals::{Event, Expect, Message, NewEvent, Query, Seek, Store};
 
 /// Totals by customer, and the last position that they hold. A program keeps both in one file or one transaction.
 #[derive(Debug, Default, PartialEq)]
@@ -26,10 +26,10 @@ fn keep_up_to_date(store: &Store, mut totals: Totals) -> annals::Result<Totals> 
     let mut orders = store.subscribe(&Query::event_type("OrderPlaced"), Seek::after(totals.position))?;
     for delivery in &mut orders {
         match delivery? {
-            Delivery::Event(event) => totals.add(&event),
+            Message::Event(event) => totals.add(&event),
             // Nothing more for now: a good moment to show or save the table.
-            Delivery::CaughtUp { head } => println!("up to {head}: {:?}", totals.cents),
-            Delivery::Gap { first, last, why } => println!("{first} to {last} were removed: {why:?}"),
+            Message::CaughtUp { head } => println!("up to {head}: {:?}", totals.cents),
+            Message::Gap { first, last, why } => println!("{first} to {last} were removed: {why:?}"),
             _ => {}
         }
     }

@@ -1,6 +1,8 @@
 //! What a caller hands to the writer: events, batches, expectations, conditions.
 
+use crate::consumer::{Acknowledgement, Delivery};
 use crate::query::Query;
+use crate::removal::{Removal, Removed};
 use crate::{EventId, Position, Revision};
 pub use annals_format::record::OccurredAt;
 
@@ -117,11 +119,11 @@ pub enum Expect {
     NoStream,
     /// The stream is absent or deleted.
     Vacant,
-    /// The stream has live events.
+    /// The stream was written and is neither deleted nor ended; all of its events may have been truncated.
     Exists,
-    /// The stream's last revision is this one.
+    /// The stream's last revision is this one, and it is neither deleted nor ended.
     At(Revision),
-    /// The stream was deleted.
+    /// The stream was deleted and not written since.
     Deleted,
 }
 
@@ -152,7 +154,7 @@ pub struct Condition {
     pub after: Option<Position>,
 }
 
-/// Events to one or many streams that are appended wholly or not at all.
+/// Events to one or many streams, and removals, that are written wholly or not at all.
 ///
 /// ```
 /// use annals::{Batch, Expect, NewEvent};
@@ -167,6 +169,8 @@ pub struct Batch<'a> {
     pub(crate) events: Vec<(&'a str, NewEvent<'a>)>,
     pub(crate) expectations: Vec<(&'a str, Expect)>,
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) removals: Vec<Removal<'a>>,
+    pub(crate) acknowledgements: Vec<Acknowledgement>,
     pub(crate) durability: Option<Durability>,
     pub(crate) as_batch: bool,
 }
@@ -180,7 +184,7 @@ impl Default for Batch<'_> {
 impl<'a> Batch<'a> {
     /// An empty batch, marked as written by the caller as one.
     pub fn new() -> Self {
-        Self { events: Vec::new(), expectations: Vec::new(), conditions: Vec::new(), durability: None, as_batch: true }
+        Self::with_capacity(0)
     }
 
     /// An empty batch with room for this many events, to be filled by [`Batch::push`] and used again after
@@ -190,16 +194,55 @@ impl<'a> Batch<'a> {
             events: Vec::with_capacity(events),
             expectations: Vec::with_capacity(events),
             conditions: Vec::new(),
+            removals: Vec::new(),
+            acknowledgements: Vec::new(),
             durability: None,
             as_batch: true,
         }
     }
 
-    /// Takes out all events, expectations and conditions; durability and mark stay.
+    /// Takes out all events, expectations, conditions, removals and acknowledgements; durability and mark stay.
     pub fn clear(&mut self) {
         self.events.clear();
         self.expectations.clear();
         self.conditions.clear();
+        self.removals.clear();
+        self.acknowledgements.clear();
+    }
+
+    /// Acknowledges what a consumer handed out, in this batch: it counts as finished if and only if the batch is written.
+    /// So what the batch does happens exactly once for it, whatever fails in between.
+    ///
+    /// The batch is refused ([`crate::Error::Fenced`]) if the event is no longer the caller's to answer for. A batch may
+    /// acknowledge events of several consumers, and hold acknowledgements and no event.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use annals::{Batch, ConsumerOptions, Expect, NewEvent, Store};
+    /// # fn main() -> annals::Result<()> {
+    /// let store = Store::in_memory()?;
+    /// store.append("order-1", Expect::NoStream, &[NewEvent::new("Placed", b"12 pencils")])?;
+    /// let consumer = store.consumer("shipping", ConsumerOptions::new())?;
+    /// while let Some(order) = consumer.next(Duration::ZERO)? {
+    ///     let batch = Batch::new().acknowledge(&order);
+    ///     let batch = match order.event_type() {
+    ///         "Placed" => batch.event("shipment-1", NewEvent::new("Prepared", order.payload())),
+    ///         _ => batch,
+    ///     };
+    ///     store.commit(&batch)?;
+    /// }
+    /// # assert_eq!(consumer.lag(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn acknowledge(mut self, delivery: &Delivery) -> Self {
+        self.acknowledgements.push(delivery.acknowledgement());
+        self
+    }
+
+    /// Adds an acknowledgement in place; the same as [`Batch::acknowledge`] for loops.
+    pub fn push_acknowledgement(&mut self, delivery: &Delivery) {
+        self.acknowledgements.push(delivery.acknowledgement());
     }
 
     /// Adds an expectation in place; the same as [`Batch::expect`] for loops.
@@ -257,6 +300,7 @@ impl<'a> Batch<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) events: smallvec::SmallVec<[Committed; 1]>,
+    pub(crate) removals: Option<Box<[Removed]>>,
     pub(crate) already_committed: bool,
     pub(crate) durability: Durability,
 }
@@ -277,7 +321,7 @@ pub struct Committed {
 impl Receipt {
     /// That of a batch which is still to be written.
     pub(crate) fn new(durability: Durability) -> Self {
-        Self { events: smallvec::SmallVec::new(), already_committed: false, durability }
+        Self { events: smallvec::SmallVec::new(), removals: None, already_committed: false, durability }
     }
 
     /// Every event in the order given.
@@ -285,27 +329,51 @@ impl Receipt {
         &self.events
     }
 
+    /// What became of the batch's removals, in the order given; none if the batch was stored before.
+    pub fn removals(&self) -> &[Removed] {
+        self.removals.as_deref().unwrap_or_default()
+    }
+
+    /// Position of the last record that was written, `None` if a batch without events changed nothing.
+    pub fn last_position(&self) -> Option<Position> {
+        let of_events = self.events.last().map(|event| event.position);
+        of_events.or_else(|| self.removals().iter().filter_map(|removed| removed.position).next_back())
+    }
+
     /// The first event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn first(&self) -> &Committed {
         &self.events[0]
     }
 
     /// The last event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn last(&self) -> &Committed {
         &self.events[self.events.len() - 1]
     }
 
     /// Position of the last event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn position(&self) -> Position {
         self.last().position
     }
 
     /// Revision of the last event in its stream.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn revision(&self) -> Revision {
         self.last().revision
     }
 
-    /// True when all events were stored before (a retry); positions, revisions and times are those of the first time.
+    /// True when nothing was written: all events were stored before (a retry), or a batch without events found all of its
+    /// removals done; positions, revisions and times are those of the first time.
     pub fn already_committed(&self) -> bool {
         self.already_committed
     }

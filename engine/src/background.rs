@@ -16,11 +16,13 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer;
 use crate::log::page_floor;
 use crate::manifest;
 use crate::merging;
 use crate::options::Options;
 use crate::recovery::segment_entry;
+use crate::removal;
 use crate::sealed_index::SealedIndex;
 use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::store::Inner;
@@ -72,6 +74,11 @@ impl Committer {
 
     pub(crate) fn set_durable_end(&self, end: u64) {
         self.durable_end.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Log offset below which everything is durable.
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.durable_end.load(Ordering::Acquire)
     }
 
     /// Bytes written and not yet durable; what holds no record, such as the header of a segment, counts only with one.
@@ -213,14 +220,20 @@ fn commit_once(inner: &Inner) -> bool {
 fn keep_loop(inner: &Inner) {
     let mut synced_at = Instant::now();
     let mut synced_end = inner.core.log.watermark.written_end();
+    let mut swept_at = Instant::now();
     while !inner.stopping.load(Ordering::Acquire) {
-        inner.preparer.wait(synced_at + inner.options.sync_interval);
+        let sweep_at = inner.options.sweep_interval.map(|interval| swept_at + interval);
+        let sync_at = synced_at + inner.options.sync_interval;
+        inner.preparer.wait(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
         inner.preparer.make_wanted();
         inner.core.ids.iter().for_each(|ids| ids.make_ahead());
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {
-            if inner.core.log.watermark.written() > inner.core.log.watermark.durable() {
+            // Acknowledgements move the end of the log and no position.
+            let is_behind = inner.core.log.watermark.written() > inner.core.log.watermark.durable()
+                || (end > inner.committer.durable_end() && !inner.core.log.watermark.is_poisoned());
+            if is_behind {
                 inner.commit.sync_if_idle(&inner.committing());
             }
             synced_at = Instant::now();
@@ -229,6 +242,11 @@ fn keep_loop(inner: &Inner) {
         if let Some(segment) = inner.preparer.next_to_seal() {
             seal(inner, &segment);
             merging::ended(inner);
+        }
+        if sweep_at.is_some_and(|at| Instant::now() >= at) {
+            // What fails stays until the next time.
+            let _ = removal::sweep(inner);
+            swept_at = Instant::now();
         }
     }
 }
@@ -293,6 +311,10 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
             inner.preparer.set_manifest_generation(next.generation);
             sealing.manifest = next;
             segment.enlist(&entry, &inner.core.cache);
+            if consumer::save_ended(inner, &entry).is_err() {
+                // The next opening reads the segment instead.
+                sealing.failures += 1;
+            }
         }
         Err(_) => {
             // Listed with the next one that is sealed, in order.

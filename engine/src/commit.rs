@@ -14,6 +14,7 @@ use crate::background::Committer;
 use crate::core::Core;
 use crate::error::Error;
 use crate::mark::MarkFile;
+use crate::options::{Clock, SystemClock};
 use crate::prepare::Preparer;
 use crate::publish::Lock;
 use crate::writer::{Tip, Writer};
@@ -37,6 +38,8 @@ pub(crate) struct Commit {
     last_group: AtomicU32,
     mark: Mutex<MarkFile>,
     pub(crate) sync_count: AtomicU64,
+    /// When the durable head was shown last, in nanoseconds since 1970 UTC; 0: not yet.
+    pub(crate) shown_at: AtomicU64,
 }
 
 impl Commit {
@@ -47,6 +50,7 @@ impl Commit {
             last_group: AtomicU32::new(1),
             mark: Mutex::new(mark),
             sync_count: AtomicU64::new(0),
+            shown_at: AtomicU64::new(0),
         }
     }
 
@@ -75,6 +79,25 @@ impl Commit {
                 watermark.sync_waiters().wait(None, is_over);
             }
         }
+    }
+
+    /// Returns when the log is durable up to log offset `end`: for what has no position. Else as
+    /// [`Commit::wait_durable`].
+    pub(crate) fn wait_durable_end(&self, log: &Committing<'_>, end: u64) -> Result<(), Error> {
+        let watermark = &log.core.log.watermark;
+        let is_durable = || log.committer.durable_end() >= end;
+        while !is_durable() {
+            log.core.log.check_poison()?;
+            if self.begin_leading() {
+                if !is_durable() {
+                    self.lead(log);
+                }
+                self.finish_leading(log);
+            } else {
+                watermark.sync_waiters().wait(None, || is_durable() || watermark.is_poisoned() || self.nobody_leads());
+            }
+        }
+        Ok(())
     }
 
     /// Returns when everything up to `position` is durable, leaving the syncs to the committer thread: whoever waits for
@@ -159,7 +182,9 @@ impl Commit {
     /// One group: flush, sync, mark, show. A failure poisons the log.
     fn lead(&self, log: &Committing<'_>) {
         let tip = log.writer.lock().tip();
-        if tip.head == log.core.log.watermark.durable() && tip.ended.is_empty() {
+        // What was written without a position moves the end alone.
+        let is_synced = tip.head == log.core.log.watermark.durable() && tip.end <= log.committer.durable_end();
+        if is_synced && tip.ended.is_empty() {
             return;
         }
         if cfg!(annals_plant = "watermark-early") {
@@ -170,6 +195,7 @@ impl Commit {
             return;
         }
         log.committer.set_durable_end(tip.end);
+        self.shown_at.store(SystemClock.now(), Ordering::Relaxed);
         log.core.log.watermark.show_durable(tip.head);
     }
 

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::Limits;
+use annals_format::manifest::{Limits, LostEntry};
 use arc_swap::ArcSwap;
 
 use smallvec::SmallVec;
 
 use crate::Result;
 use crate::append::Durability;
+use crate::consumer::{EndedConsumers, Lineage};
 use crate::directory::Directory;
+use crate::error::Error;
 use crate::id_table::IdTable;
 use crate::log::Log;
-use crate::name::NameHash;
+use crate::name::{KeyKind, NameHash};
 use crate::options::{ReadMode, View};
+use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::tiers::{TierFile, Tiers};
 
@@ -32,11 +35,20 @@ pub(crate) struct Core {
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
+    /// What is hidden of the log.
+    pub(crate) removals: Arc<Removals>,
+    pub(crate) removal_forbidden: bool,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
+    /// Which openings wrote which positions.
+    pub(crate) lineage: Lineage,
+    /// Where the consumers stood when segments ended, until that is written beside them.
+    pub(crate) ended_consumers: EndedConsumers,
     /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
+    /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
+    pub(crate) lost: Arc<[LostEntry]>,
 }
 
 impl Core {
@@ -53,6 +65,11 @@ impl Core {
         self.log.watermark.head(view)
     }
 
+    /// `RemovalForbidden` if that was chosen.
+    pub(crate) fn check_removal_allowed(&self) -> Result<()> {
+        if self.removal_forbidden { Err(Error::RemovalForbidden) } else { Ok(()) }
+    }
+
     /// Adds a segment at the end. Only the writer does, under its lock.
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
         let mut segments = Vec::clone(&self.segments.load());
@@ -65,6 +82,18 @@ impl Core {
         let segments = self.segments.load();
         let after = segments.partition_point(|segment| segment.first_position() <= position);
         segments.get(after.checked_sub(1)?).cloned()
+    }
+
+    /// Whether only the segment that is being written stands after `position`, and has no event of the stream with this key:
+    /// what is nearly always so is told without a walk. A reader loads its head before.
+    #[inline]
+    pub(crate) fn has_none_in_live_segment(&self, stream: u64, position: u64) -> bool {
+        let segments = self.segments.load();
+        let Some(live) = segments.last().filter(|live| live.first_position() <= position + 1) else { return false };
+        match live.opened().as_deref().map(|opened| &opened.index) {
+            Ok(SegmentIndex::Active(index)) => index.postings(KeyKind::Stream, stream).next().is_none(),
+            _ => false,
+        }
     }
 
     /// Every position whose event may have an id with this hash, in no order; a hash match is no equality.

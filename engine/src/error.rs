@@ -108,6 +108,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The directory given for something new holds something already. Nothing in it was touched.
+    #[error("{path} is not free: {reason}; give a directory that does not exist yet")]
+    Occupied {
+        /// The directory.
+        path: String,
+        /// What it holds.
+        reason: String,
+    },
+
     /// The store was opened for reading only, or its directory cannot be written.
     #[error("the store is read-only: {reason}")]
     ReadOnly {
@@ -115,11 +124,42 @@ pub enum Error {
         reason: String,
     },
 
+    /// The store was made to keep everything: nothing is ever removed from it.
+    #[error("removal is forbidden in this store; that was chosen when it was created and cannot be changed")]
+    RemovalForbidden,
+
     /// `try_submit` found the bytes in flight at their limit. Nothing written; wait for a ticket and submit again.
     #[error("{in_flight} bytes are in flight; wait for a ticket")]
     Full {
         /// Bytes written and not yet synced.
         in_flight: u64,
+    },
+
+    /// The consumer is open in this process already.
+    #[error("consumer {consumer:?} is open already; close that one, or open it to take it over")]
+    ConsumerBusy {
+        /// Its name.
+        consumer: String,
+    },
+
+    /// An answer for an event that is no longer the caller's: another opening took the consumer over, it was reset or
+    /// removed, or an earlier event of the stream failed. Nothing written; what is unfinished is handed out again.
+    #[error("consumer {consumer:?} no longer waits for this answer{}; take what `next` hands out", at(.position))]
+    Fenced {
+        /// The consumer.
+        consumer: String,
+        /// Where the event stands, if it was about one.
+        position: Option<Position>,
+    },
+
+    /// What was seen up to a position, by a follower or under a checkpoint, is not of this store's history: beyond `common`
+    /// it was taken back, or other events stand there now. Whoever acted on it has to go back to `common`.
+    #[error("position {position} is not of this store's history, which is the same up to position {common} alone")]
+    Diverged {
+        /// The position seen.
+        position: u64,
+        /// The last position that both histories are known to share; 0: none.
+        common: u64,
     },
 
     /// The operating system refused.
@@ -132,6 +172,10 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn at(position: &Option<Position>) -> String {
+    position.map(|position| format!(" for position {position}")).unwrap_or_default()
 }
 
 fn holder(pid: &Option<u32>) -> String {
@@ -216,9 +260,9 @@ pub enum Refusal {
         index: usize,
         /// The `after` given.
         after: Option<Position>,
-        /// Position of the newest match.
+        /// Position of the newest match, or of the removal that hid one since.
         newest: Position,
-        /// Id of the newest match.
+        /// Id of that match.
         id: EventId,
     },
 }
@@ -229,9 +273,9 @@ pub enum Refusal {
 pub enum StreamState {
     /// Never written.
     Absent,
-    /// Has live events.
+    /// Was written, and is neither deleted nor ended.
     Live {
-        /// First revision that can be read.
+        /// First revision that can be read; one more than the last if all was truncated.
         first: Revision,
         /// Last revision.
         last: Revision,
@@ -302,6 +346,10 @@ impl Error {
             return Self::Unsupported { file: file.to_owned(), what, written_by };
         }
         Self::corrupt(file, offset, position, fault.to_string())
+    }
+
+    pub(crate) fn occupied(reason: impl Into<String>) -> Self {
+        Self::Occupied { path: "the directory".to_owned(), reason: reason.into() }
     }
 
     pub(crate) fn corrupt(file: &str, offset: u64, position: Option<u64>, what: impl Into<String>) -> Self {

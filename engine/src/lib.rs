@@ -3,14 +3,22 @@
 
 mod active_index;
 mod append;
+mod as_of;
 mod background;
+pub mod backup;
+mod batches;
 mod clock;
 mod commit;
+mod consumer;
+mod control;
 mod core;
 mod cursor;
 mod directory;
 mod error;
 mod event;
+mod follower;
+mod fork;
+mod founding;
 mod id_table;
 mod input;
 pub mod inspect;
@@ -27,9 +35,12 @@ mod prepare;
 mod publish;
 mod query;
 mod read;
+mod read_events;
 mod read_only;
 mod reader;
 mod recovery;
+mod removal;
+pub mod repair;
 mod ring;
 mod sealed_index;
 mod segment;
@@ -41,20 +52,30 @@ mod tiers;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
+pub use as_of::AsOf;
+pub use consumer::{
+    Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
+    Progress, Retry,
+};
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};
+pub use follower::Follower;
+pub use fork::{ForkOptions, ForkReport};
+pub use founding::Sharing;
 pub use merging::IndexCheck;
 pub use name::NAME_LEN_MAX;
 pub use options::{Clock, Limits, Options, ReadMode, SystemClock, View};
 pub use position::{EventId, InvalidEventId, Position, Revision};
 pub use query::{Query, QueryItem, Seek};
 pub use read::Read;
+pub use read_events::ReadEvents;
 pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
+pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
-pub use subscription::{Deliveries, Delivery, DeliveryRef, Next, Subscription};
+pub use subscription::{Message, MessageRef, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

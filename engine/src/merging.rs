@@ -11,10 +11,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::directory::Pending;
 use crate::prepare::index_name;
-use crate::recovery::{load_ids, rebuild_index_of};
+use crate::recovery::{self, load_ids, rebuild_index_of};
 use crate::segment::Segment;
 use crate::store::Inner;
-use crate::tiers::{Due, Replaced, ReplacedDirectory, tier_name};
+use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
@@ -119,8 +119,35 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
             check.rebuilt.push(file.name().to_owned());
         }
     }
+    // One that is not the newest is never read; all the same nothing that is damaged stays.
+    let names = recovery::list(inner.storage.as_ref())?;
+    let store = inner.sealing.lock().manifest.clone();
+    let manifests = tiers::manifests(inner.storage.as_ref(), &names, &store);
+    check.files += manifests.len() as u64;
+    let mut damaged: Vec<String> =
+        manifests.iter().filter(|(_, found)| found.is_err()).map(|(name, _)| name.clone()).collect();
+    if let [(_, Ok(only))] = &manifests[..]
+        && only.generation > 1
+    {
+        damaged.push(tiers::index_manifest_name(only.generation - 1));
+    }
+    let renews = !damaged.is_empty();
+    check.rebuilt.extend(damaged);
     while keep(inner) {}
+    if renews {
+        renew_manifests(inner);
+    }
     Ok(check)
+}
+
+/// Writes the index manifest so often that none of those before is kept.
+fn renew_manifests(inner: &Inner) {
+    for _ in 0..tiers::MANIFESTS_KEPT {
+        let mut keeper = inner.tier_keeper.lock();
+        if keeper.renew(inner.storage.as_ref()).is_err() {
+            failed(inner);
+        }
+    }
 }
 
 /// Makes all of the index anew: first that of each segment, then what stands above them.
@@ -145,6 +172,7 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
     }
     rebuilt.rebuilt.extend(inner.core.tiers.load().iter().map(|tier| tier_name(tier.entry().number)));
     rebuilt.rebuilt.extend(inner.core.directory.load().iter().map(|file| file.name().to_owned()));
+    renew_manifests(inner);
     rebuilt.files = rebuilt.rebuilt.len() as u64;
     progress(all, all);
     Ok(rebuilt)
@@ -259,7 +287,7 @@ fn keep_tiers(inner: &Inner, which: Due, pace: &mut dyn FnMut(u64), stop: &Atomi
     }
     let segments = inner.core.segments.load_full();
     let manifest = inner.sealing.lock().manifest.clone();
-    match keeper.merge_next(storage, &tiers, &segments, &manifest, which, pace, stop) {
+    match keeper.merge_next(storage, &tiers, &segments, &manifest, (which, stop), pace) {
         Ok(Some(replaced)) => {
             install(inner, &replaced);
             true

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::append::Durability;
 use crate::error::Error;
 use crate::storage::{Disk, Storage};
-use crate::{ReadOnly, Result, Store, read_only, recovery};
+use crate::{Follower, ReadOnly, Result, Store, follower, read_only, recovery};
 pub use annals_format::manifest::Limits;
 
 /// The store's clock: nanoseconds since 1970 UTC. Tests bring their own.
@@ -81,7 +81,11 @@ pub struct Options {
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) limits: Limits,
     pub(crate) removal_forbidden: bool,
+    pub(crate) sweep_interval: Option<Duration>,
     pub(crate) background: bool,
+    /// The view a follower shows; `None`: the durable one.
+    pub(crate) view: Option<View>,
+    pub(crate) wait_for_store: Duration,
 }
 
 impl Default for Options {
@@ -110,7 +114,10 @@ impl Options {
             clock: None,
             limits: Limits::default(),
             removal_forbidden: false,
+            sweep_interval: None,
             background: true,
+            view: None,
+            wait_for_store: Duration::ZERO,
         }
     }
 
@@ -204,6 +211,25 @@ impl Options {
         self
     }
 
+    /// Lets go of what is beyond the limits of policies by itself, this often: a background thread calls
+    /// [`Store::sweep`](crate::Store::sweep). By default nobody does but the caller. What fails is tried again next time.
+    pub fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = Some(interval);
+        self
+    }
+
+    /// Which view a [`Follower`] shows: the durable one unless told otherwise, whatever the store's durability.
+    pub fn view(mut self, view: View) -> Self {
+        self.view = Some(view);
+        self
+    }
+
+    /// How long opening a [`Follower`] waits for a store that is not there yet; not at all unless told otherwise.
+    pub fn wait_for_store(mut self, limit: Duration) -> Self {
+        self.wait_for_store = limit;
+        self
+    }
+
     /// Without background threads everything happens inside the calls, in one order: for simulations.
     #[doc(hidden)]
     pub fn background(mut self, background: bool) -> Self {
@@ -247,6 +273,23 @@ impl Options {
     /// As there.
     pub fn open_read_only_storage(self, storage: Arc<dyn Storage>) -> Result<ReadOnly> {
         read_only::open(storage, self)
+    }
+
+    /// Follows the store in directory `path`, beside a writer in this or another process, or alone. Takes no lock, writes
+    /// nothing, needs no right but to read; verifies and indexes what no sealed segment holds.
+    ///
+    /// # Errors
+    /// `NotAStore` if there is none, at once or after [`Options::wait_for_store`]; `Corrupt`, `Unsupported`, `Io`.
+    pub fn follow(self, path: impl AsRef<Path>) -> Result<Follower> {
+        follower::open(path.as_ref(), self)
+    }
+
+    /// As [`Options::follow`], on any storage.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn follow_storage(self, storage: Arc<dyn Storage>) -> Result<Follower> {
+        follower::open_storage(storage, self)
     }
 }
 

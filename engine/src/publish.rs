@@ -74,10 +74,9 @@ mod sync;
 mod waiters;
 mod watermark;
 
-#[allow(unused_imports, reason = "the seam to those who follow from outside of the process")]
 pub(crate) use announce::Announce;
 pub(crate) use sync::Lock;
-pub(crate) use waiters::TaskPlace;
+pub(crate) use waiters::{TaskPlace, Waiters};
 pub(crate) use watermark::{Ending, Watermark};
 
 #[cfg(test)]

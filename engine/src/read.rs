@@ -3,11 +3,13 @@
 //! `Query::all()` forward walks the log batch by batch; everything else jumps along the index by cursors and confirms
 //! every event before handing it out. After an error it ends; it never skips.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use annals_format::batch::BATCH_HEADER_LEN;
 use annals_format::checksum::Seed;
+use annals_format::manifest::LostEntry;
 use annals_format::record::{self, Record};
 use annals_format::{Fault, Purpose};
 
@@ -20,6 +22,7 @@ use crate::name::KeyKind;
 use crate::prefetch::prefetch;
 use crate::query::Query;
 use crate::reader::RemovalReason;
+use crate::removal::Hidden;
 use crate::segment::{BatchFacts, Opened, Segment, Window};
 use crate::storage::Map;
 
@@ -59,6 +62,9 @@ pub struct Read {
     head: u64,
     state: Option<StreamState>,
     plan: Plan,
+    /// What is removed, if anything is.
+    hidden: Option<Hidden>,
+    skipped: Skipping,
     done: bool,
 }
 
@@ -78,6 +84,8 @@ enum Select {
         key: u64,
         next: u64,
         last: u64,
+        /// Position of the event handed out last; 0 before the first.
+        passed: u64,
     },
 }
 
@@ -85,7 +93,6 @@ enum Select {
 #[derive(Debug)]
 pub(crate) enum Step {
     Event(Event),
-    #[allow(dead_code, reason = "nothing can be removed yet")]
     Skipped(Skipped),
 }
 
@@ -143,33 +150,37 @@ impl Read {
         } else {
             Plan::Select { select: Select::Query(query), walk: Walk::new(bounds) }
         };
-        let segments = core.segments.load_full();
-        Self { core, segments, bounds, head, state: None, plan, done: bounds.until < bounds.from }
+        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let done = bounds.until < bounds.from;
+        Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
 
+    /// Of one stream: `revisions`, or where these are not known whatever lies within the bounds.
     pub(crate) fn of_stream(
         core: Arc<Core>,
         stream: &str,
         bounds: Bounds,
-        revisions: (u64, u64),
+        revisions: Option<(u64, u64)>,
         head: u64,
         state: StreamState,
     ) -> Self {
-        let (first, last) = revisions;
-        let timed = bounds.from > 1 || bounds.until < head;
-        let next = match (bounds.direction, timed) {
-            (Direction::Forward, false) => first,
-            (Direction::Backward, false) => last,
-            // Where a time falls in the stream is learnt from the first event found.
-            (_, true) => 0,
+        let (next, last) = match (revisions, bounds.direction) {
+            (Some((first, last)), Direction::Forward) => (first, last),
+            (Some((first, last)), Direction::Backward) => (last, first),
+            (None, _) => (0, 0),
         };
-        let end = if bounds.direction == Direction::Forward { last } else { first };
         let key = core.hash.key(KeyKind::Stream, stream);
-        let select = Select::Stream { name: stream.to_owned(), key, next, last: if timed { 0 } else { end } };
-        let segments = core.segments.load_full();
-        let done = last < first || bounds.until < bounds.from;
+        let select = Select::Stream { name: stream.to_owned(), key, next, last, passed: 0 };
+        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
         let plan = Plan::Select { select, walk: Walk::new(bounds) };
-        Self { core, segments, bounds, head, state: Some(state), plan, done }
+        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }
+    }
+
+    /// So many events were passed over before the first.
+    pub(crate) fn past(mut self, skipped: u64) -> Self {
+        self.skipped.count = skipped;
+        self
     }
 
     /// The head this read is bounded by: position of the last record it could see.
@@ -180,6 +191,12 @@ impl Read {
     /// For a read of a stream: the stream's state at that head, which tells an absent stream from an empty stretch.
     pub fn state(&self) -> Option<StreamState> {
         self.state
+    }
+
+    /// How many events that were asked for this read has passed over so far because they were removed. Those whose bytes
+    /// compaction has taken away are counted in reads of a stream alone, and there not in reads from a time.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.count
     }
 
     /// Hands every event to `each` as a borrowed view: the fastest form, without a reference count per event.
@@ -193,7 +210,12 @@ impl Read {
             if self.done {
                 return Ok(None);
             }
-            return scan.run(&self.core, &self.segments, self.bounds.until, &mut each);
+            let (core, segments, until) = (&self.core, &self.segments, self.bounds.until);
+            let Some(hidden) = &self.hidden else { return scan.run(core, segments, until, &mut each) };
+            return scan.run(core, segments, until, &mut |event: EventRef<'_>| match hidden.reason(event) {
+                None => each(event),
+                Some(_) => ControlFlow::Continue(()),
+            });
         }
         for event in self {
             if let ControlFlow::Break(value) = each(event?.as_event_ref()) {
@@ -205,10 +227,35 @@ impl Read {
 
     /// As the iterator, and told what was passed over.
     pub(crate) fn step(&mut self) -> Option<Result<Step>> {
-        self.next().map(|event| event.map(Step::Event))
+        if let Some(step) = self.skipped.pending() {
+            return Some(Ok(step));
+        }
+        match self.next() {
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(event)) => self.skipped.before(Some(event)).map(Ok),
+            None => self.skipped.before(None).map(Ok),
+        }
     }
 
     fn advance(&mut self) -> Result<Option<Event>> {
+        if self.hidden.is_some() { self.advance_visible() } else { self.advance_any() }
+    }
+
+    /// The next event that was not removed; notes what is passed over.
+    #[cold]
+    fn advance_visible(&mut self) -> Result<Option<Event>> {
+        self.skipped.gaps.clear();
+        loop {
+            let Some(event) = self.advance_any()? else { return Ok(None) };
+            let hidden = self.hidden.as_ref().expect("asked where something is hidden");
+            match hidden.reason(event.as_event_ref()) {
+                None => return Ok(Some(event)),
+                Some(why) => self.skipped.note(event.position().get(), why),
+            }
+        }
+    }
+
+    fn advance_any(&mut self) -> Result<Option<Event>> {
         match &mut self.plan {
             Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
             Plan::Select { select, walk } => loop {
@@ -216,13 +263,20 @@ impl Read {
                     return Ok(None);
                 }
                 let Some(position) = walk.next(&self.core, &self.segments, select.sought())? else {
-                    return select.check_complete().map(|()| None);
+                    return select.check_complete(&self.core.lost, self.bounds.direction).map(|()| None);
                 };
                 let Some(event) = walk.event(&self.core, &self.segments, position)? else { continue };
                 match select.judge(&event, self.bounds.direction) {
                     Judged::Wanted => return Ok(Some(event)),
                     Judged::Other => {}
+                    // Where records are lost, so many revisions may be fewer events.
+                    Judged::Early(_) if !self.core.lost.is_empty() => {}
                     Judged::Early(revisions) => walk.pass(revisions),
+                    Judged::Hole(_) if select.steps_over(&self.core.lost, &event, self.bounds.direction) => {
+                        if let Judged::Wanted = select.judge(&event, self.bounds.direction) {
+                            return Ok(Some(event));
+                        }
+                    }
                     Judged::Hole(what) => {
                         let segment = walk.segment().expect("an event comes from a segment");
                         return Err(segment.damaged(0, Some(position), what));
@@ -230,6 +284,43 @@ impl Read {
                 }
             },
         }
+    }
+}
+
+/// Most stretches that are told apart between two events; more become one with the last.
+const GAPS_MAX: usize = 16;
+
+/// What was passed over because it was removed: in all, and what is still to be told of.
+#[derive(Debug, Default)]
+pub(crate) struct Skipping {
+    count: u64,
+    gaps: VecDeque<Skipped>,
+    /// What comes after the gaps.
+    behind: Option<Event>,
+}
+
+impl Skipping {
+    /// The event at `position` is passed over.
+    pub(crate) fn note(&mut self, position: u64, why: RemovalReason) {
+        self.count += 1;
+        let is_full = self.gaps.len() == GAPS_MAX;
+        match self.gaps.back_mut() {
+            Some(gap) if gap.why == why || is_full => gap.last = position,
+            _ => self.gaps.push_back(Skipped { first: position, last: position, why }),
+        }
+    }
+
+    /// What was left to be told when something was told before it.
+    pub(crate) fn pending(&mut self) -> Option<Step> {
+        let gap = self.gaps.pop_front().map(Step::Skipped);
+        gap.or_else(|| self.behind.take().map(Step::Event))
+    }
+
+    /// The first of what was passed over before this event, or before the end; else the event.
+    pub(crate) fn before(&mut self, event: Option<Event>) -> Option<Step> {
+        let Some(gap) = self.gaps.pop_front() else { return event.map(Step::Event) };
+        self.behind = event;
+        Some(Step::Skipped(gap))
     }
 }
 
@@ -272,10 +363,10 @@ impl Select {
     /// Whether the event is one that was asked for. In a stream, also that no revision is missing before it.
     #[inline]
     fn judge(&mut self, event: &Event, direction: Direction) -> Judged {
-        let (name, next, last) = match self {
+        let (name, next, last, passed) = match self {
             Self::Query(query) if query.matches(&event.as_event_ref()) => return Judged::Wanted,
             Self::Query(_) => return Judged::Other,
-            Self::Stream { name, next, last, .. } => (name, next, last),
+            Self::Stream { name, next, last, passed, .. } => (name, next, last, passed),
         };
         if event.stream() != name {
             return Judged::Other;
@@ -295,6 +386,7 @@ impl Select {
         if *next != 0 && revision != *next {
             return Judged::Hole(format!("stream {name:?} goes on with revision {revision} where {next} belongs"));
         }
+        *passed = event.position().get();
         *next = match direction {
             Direction::Forward => revision + 1,
             Direction::Backward => revision - 1,
@@ -318,9 +410,27 @@ impl Select {
         }
     }
 
+    /// Whether revisions before this event may be missing because records between it and the one before it were lost
+    /// when the store was repaired; then it is the next.
+    #[cold]
+    fn steps_over(&mut self, lost: &[LostEntry], event: &Event, direction: Direction) -> bool {
+        let Self::Stream { next, passed, .. } = self else { return false };
+        let position = event.position().get();
+        let is_explained = match direction {
+            Direction::Forward => are_lost(lost, *passed, position),
+            Direction::Backward => are_lost(lost, position, if *passed == 0 { u64::MAX } else { *passed }),
+        };
+        if is_explained {
+            *next = event.revision().get();
+        }
+        is_explained
+    }
+
     /// At the end of the index: that nothing of a stream was left to come. Where a time bounds it, that is not known.
-    fn check_complete(&self) -> Result<()> {
+    fn check_complete(&self, lost: &[LostEntry], direction: Direction) -> Result<()> {
         match self {
+            // Towards the beginning, what is missing stood before the event that was handed out last.
+            Self::Stream { passed, .. } if direction == Direction::Backward && are_lost(lost, 0, *passed) => Ok(()),
             Self::Stream { name, next, last, .. } if *last != 0 => {
                 let what = format!("stream {name:?} ends where revision {next} belongs");
                 Err(Error::corrupt("the index", 0, None, what))
@@ -328,6 +438,12 @@ impl Select {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a record between two positions was lost.
+fn are_lost(lost: &[LostEntry], after: u64, before: u64) -> bool {
+    let from = lost.partition_point(|range| range.last_position <= after);
+    lost.get(from).is_some_and(|range| range.first_position < before)
 }
 
 impl Scan {
@@ -356,9 +472,15 @@ impl Scan {
                 }
             }
             // Found by its position at the next step.
-            _ => self.place = None,
+            _ => self.leave(),
         }
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.used.keep(place.window.map);
+        }
     }
 
     /// Stands at the first frame at or after `self.position`; false at the end.
@@ -368,14 +490,15 @@ impl Scan {
                 return Ok(false);
             }
             match &mut self.place {
-                Some(place) if place.frame < place.batch_end => return Ok(true),
+                // Behind the records of a batch its sections may stand.
+                Some(place) if place.frame < place.batch_end && self.position <= place.last() => return Ok(true),
                 Some(place) if place.batch_end < place.segment.end() => {
                     let offset = place.batch_end;
                     place.enter_batch(core, offset, self.position, &mut self.used)?;
                 }
                 Some(_) => {
                     self.segment_index += 1;
-                    self.place = None;
+                    self.leave();
                     let Some(segment) = segments.get(self.segment_index) else {
                         return Err(Error::corrupt(
                             "the log",
@@ -448,6 +571,7 @@ impl Scan {
             let bytes = place.window.between(place.frame, place.batch_end);
             let onward = place.window.from(place.frame);
             let seed = place.segment.seed;
+            let until = until.min(place.last());
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
                 let (run, fault) = checked_run(&bytes[at..], &onward[at..], seed, self.position, until);
@@ -541,6 +665,12 @@ impl ScanPlace {
         let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
         used.keep(std::mem::replace(&mut self.window, window).map);
         Ok(())
+    }
+
+    /// The last position of the batch.
+    #[inline]
+    fn last(&self) -> u64 {
+        (self.facts.first_position + u64::from(self.facts.record_count)).saturating_sub(1)
     }
 
     fn decode(&self, position: u64) -> Result<Record<'_>> {

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::SegmentState;
+use annals_format::manifest::{Manifest, SegmentState};
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
+use crate::consumer::{self, Changes, ConsumerInfo, EndedConsumers, Lineage};
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::Log;
@@ -21,6 +22,7 @@ use crate::prepare::{segment_name, segment_numbers};
 use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
@@ -32,6 +34,9 @@ pub struct ReadOnly {
     options: Options,
     core: Arc<Core>,
     notices: Vec<String>,
+    manifest: Manifest,
+    /// Changes of consumers behind the listed segments.
+    changes: Changes,
     /// Where the next look goes on, if the last one ended where one can.
     live: Option<LiveEnd>,
 }
@@ -40,6 +45,8 @@ pub struct ReadOnly {
 struct Look {
     core: Core,
     notices: Vec<String>,
+    manifest: Manifest,
+    changes: Changes,
     live: Option<LiveEnd>,
 }
 
@@ -47,8 +54,9 @@ struct Look {
 const TRIES: usize = 20;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
-    let Look { core, notices, live } = look(&storage, &options, None)?;
-    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, live })
+    let Look { core, notices, manifest, changes, live } =
+        until_still(&*storage, || look_once(&storage, &options, None))?;
+    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, manifest, changes, live })
 }
 
 impl ReadOnly {
@@ -77,8 +85,9 @@ impl ReadOnly {
                     self.live = Some(live);
                     return Ok(());
                 }
-                Ok(Followed::Further(live)) => {
-                    self.core = Arc::new(grown(&self.core, &live));
+                Ok(Followed::Further(mut live)) => {
+                    self.changes.append(&mut live.changes);
+                    self.core = Arc::new(grown(&self.core, &live)?);
                     self.live = Some(live);
                     return Ok(());
                 }
@@ -87,16 +96,39 @@ impl ReadOnly {
                 Err(error) => return Err(error),
             }
         }
-        let Look { core, notices, live } = look(&self.storage, &self.options, Some(&self.core))?;
+        let look = || look_once(&self.storage, &self.options, Some(&self.core));
+        let Look { core, notices, manifest, changes, live } = until_still(&*self.storage, look)?;
         self.core = Arc::new(core);
+        (self.manifest, self.changes) = (manifest, changes);
         self.notices = notices;
         self.live = live;
         Ok(())
     }
 
-    #[cfg(test)]
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// All consumers as the log said at the last look, in byte order of their names: also what a power cut could still take
+    /// back. `is_open` is not known here and false. Their lag is that behind the head of the default view.
+    ///
+    /// Reads the file of consumers beside the newest segment, and segments that have none yet.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` or `Io` if a segment that must be read for it cannot be.
+    pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
+        let names = recovery::list(&*self.storage)?;
+        let mut table = consumer::load_listed(&*self.storage, &names, &self.manifest)?.table;
+        consumer::apply(&mut table, &self.changes);
+        Ok(consumer::listing(&table, self.reader().head()))
     }
 
     /// Oddities met that did no harm.
@@ -106,15 +138,15 @@ impl ReadOnly {
 }
 
 /// A writer at work may roll, seal or recover between our looking at one file and the next; then we look again.
-fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) -> Result<Look> {
+pub(crate) fn until_still<T>(storage: &dyn Storage, mut look_once: impl FnMut() -> Result<T>) -> Result<T> {
     let mut tries = 0;
     let mut last: Option<(String, Vec<String>, Vec<u8>)> = None;
     loop {
-        match look_once(storage, options, before) {
+        match look_once() {
             Err(error) if tries < TRIES && may_be_movement(&error) => {
                 // Twice the same error over the same files and the same mark: nothing moves, this is damage.
-                let mark = manifest::read_whole(&**storage, MARK_NAME, MARK_LEN as u64).unwrap_or_default();
-                let seen = Some((error.to_string(), recovery::list(&**storage)?, mark));
+                let mark = manifest::read_whole(storage, MARK_NAME, MARK_LEN as u64).unwrap_or_default();
+                let seen = Some((error.to_string(), recovery::list(storage)?, mark));
                 if seen == last {
                     return Err(error);
                 }
@@ -127,7 +159,7 @@ fn look(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core>) ->
     }
 }
 
-fn may_be_movement(error: &Error) -> bool {
+pub(crate) fn may_be_movement(error: &Error) -> bool {
     match error {
         Error::Corrupt(_) => true,
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -181,42 +213,59 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     // What of the index moves under us, or is damaged, is done without: the segments answer.
     let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
-    let core = Core {
+    let lineage = Lineage::of(&manifest);
+    let run = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
+    // Within one run the log only grows; what another left may be less than was seen of it.
+    let removals = before.map(|core| core.removals.clone()).filter(|removals| removals.is_of(run));
+    let mut core = Core {
         log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
+        removals: removals.unwrap_or_else(|| Arc::new(Removals::new(hash, run))),
+        removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
+        lineage,
+        ended_consumers: EndedConsumers::default(),
         ids: None,
+        lost: manifest.lost.as_slice().into(),
     };
-    Ok(Look { core, notices: found.notices, live })
+    removal::load(&mut core)?;
+    Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
 
 /// The same with a longer live segment.
-fn grown(core: &Core, live: &LiveEnd) -> Core {
+fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
     let mut segments = Vec::clone(&core.segments.load());
     segments.pop();
     segments.push(live.segment.clone());
-    Core {
+    let mut grown = Core {
         log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
         segments: ArcSwap::from_pointee(segments),
         tiers: ArcSwap::new(core.tiers.load_full()),
         directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
+        removals: core.removals.clone(),
+        removal_forbidden: core.removal_forbidden,
         limits: core.limits,
         default_durability: core.default_durability,
         read_mode: core.read_mode,
+        lineage: core.lineage.clone(),
+        ended_consumers: EndedConsumers::default(),
         ids: None,
-    }
+        lost: core.lost.clone(),
+    };
+    removal::load(&mut grown)?;
+    Ok(grown)
 }
 
 /// A listed segment of an earlier look, which may be open.
-fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
+pub(crate) fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
     let segments = core.segments.load();
     let same = |segment: &&Arc<Segment>| {
         segment.header.identity.segment == number

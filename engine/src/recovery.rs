@@ -7,9 +7,10 @@
 mod create;
 mod end;
 mod follow;
-mod judge;
+pub(crate) mod judge;
 mod listed;
 mod opening;
+mod reencode;
 mod reindex;
 mod rescue;
 pub(crate) mod ring_image;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use annals_format::manifest::DurabilityKind;
 
 use crate::append::Durability;
+use crate::control::CONTROL_NAME;
 use crate::error::Error;
 use crate::options::Options;
 use crate::prepare::no_room;
@@ -33,8 +35,11 @@ use crate::{Result, manifest};
 pub(crate) use create::check_creatable;
 pub(crate) use end::{find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
+pub(crate) use judge::{Continuation, Next};
 pub(crate) use listed::{check_names, open_listed, rebuild_index_of, segment_entry};
-pub(crate) use reindex::index_of;
+pub(crate) use reencode::reencode;
+pub(crate) use reindex::{index_batch, index_of};
+pub(crate) use ring_image::RingBytes;
 
 pub(crate) use writer_memory::load_ids;
 
@@ -89,24 +94,28 @@ pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) 
     let lock = storage.lock().map_err(lock_refused)?;
     let mut report = RecoveryReport::default();
     // Looked at again under the lock: another process may have been at work.
-    let names = list(&*storage)?;
+    let mut names = list(&*storage)?;
     let manifest = match manifest::load_newest(&*storage, &names)? {
         Some(manifest) => manifest,
         None => {
             check_creatable(&*storage, &names, options.create)?;
             report.created = true;
-            create(&*storage, &names, &options)?
+            let manifest = create(&*storage, &names, &options)?;
+            names = list(&*storage)?;
+            manifest
         }
     };
-    let inner = Opening { storage, options, manifest, report }.run(begun)?;
-    Ok((inner, lock))
+    let inner = Opening { storage: storage.clone(), options, manifest, report }.run(&names, begun)?;
+    // Both go together.
+    let shown = storage.show_writer(CONTROL_NAME);
+    Ok((inner, Box::new((lock, shown))))
 }
 
 pub(crate) fn list(storage: &dyn Storage) -> Result<Vec<String>> {
     storage.list().map_err(Error::io("list", "the directory"))
 }
 
-fn lock_refused(error: LockError) -> Error {
+pub(crate) fn lock_refused(error: LockError) -> Error {
     match error {
         LockError::Held { pid } => Error::Locked { pid },
         LockError::Io(source) if is_denied(&source) => Error::ReadOnly { reason: format!("LOCK: {source}") },
@@ -120,7 +129,7 @@ pub(crate) fn is_denied(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn refuse_write(name: &str, error: std::io::Error) -> Error {
+pub(crate) fn refuse_write(name: &str, error: std::io::Error) -> Error {
     if is_denied(&error) {
         return Error::ReadOnly { reason: format!("{name}: {error}") };
     }

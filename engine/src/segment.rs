@@ -117,9 +117,21 @@ impl Segment {
         }
     }
 
+    /// As [`Segment::enlist`], and lets go of it: the next touch opens it, with the index that stands beside by now.
+    pub(crate) fn enlist_and_release(&self, entry: &SegmentEntry, cache: &Arc<SegmentCache>) {
+        if self.listed.set(Listed { entry: entry.clone(), cache: cache.clone() }).is_ok() {
+            self.slot.release();
+        }
+    }
+
     /// Whether it may be let go of and is opened at first touch.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed.get().is_some()
+    }
+
+    /// What the manifest says of it, once it is listed.
+    pub(crate) fn entry(&self) -> Option<&SegmentEntry> {
+        self.listed.get().map(|listed| &listed.entry)
     }
 
     /// A segment that this opening writes: its newest bytes may be in the ring.
@@ -256,6 +268,27 @@ impl Segment {
         self.ring_window(opened, log, offset, len, stop)
     }
 
+    /// A window that holds at least `offset .. offset + len`, of a file that is known to hold all bytes below `in_file`.
+    pub(crate) fn window_in_file(&self, opened: &Opened, offset: u64, len: u64, in_file: u64) -> Result<Window> {
+        if offset + len > in_file {
+            return Err(self.damaged(offset, None, "a record or batch reaches beyond the segment's end"));
+        }
+        self.file_window(opened, offset, len, in_file)
+    }
+
+    /// Copies what the file holds at `offset` now, which may be written at this moment: whoever copies verifies the copy.
+    /// Offset and length are multiples of 8. Beyond the file's end come zeros.
+    pub(crate) fn copy_unsettled(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let opened = self.opened()?;
+        let got = match opened.map() {
+            Some(map) if map.load(offset as usize, out) => out.len(),
+            Some(_) => 0,
+            None => opened.read_at(offset, out).map_err(Error::io("read", &self.name))?,
+        };
+        out[got..].fill(0);
+        Ok(())
+    }
+
     /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
     /// with it, up to a limit, into memory that was `used` if nobody else holds that.
     #[inline]
@@ -362,6 +395,25 @@ impl Segment {
             Ok(record::Record::Control(_)) => Ok(None),
             Err(fault) => Err(self.faulty(place.frame, Some(position), &fault)),
         }
+    }
+
+    /// Hands the record at `position`, verified, to `each`.
+    pub(crate) fn record_at(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        position: u64,
+        each: impl FnOnce(record::Record<'_>),
+    ) -> Result<()> {
+        let Some(Place { frame, .. }) = self.place(opened, position)? else {
+            return Err(self.damaged(0, Some(position), "the index knows no record at this position"));
+        };
+        let faulty = |fault| self.faulty(frame, Some(position), &fault);
+        let head = self.window(opened, log, frame, record::RECORD_HEADER_LEN as u64)?;
+        let len = record::frame_len(head.from(frame)).map_err(faulty)? as u64;
+        let window = if head.holds(frame, len) { head } else { self.window(opened, log, frame, len)? };
+        each(record::decode(window.from(frame), self.seed, position).map_err(faulty)?);
+        Ok(())
     }
 
     pub(crate) fn faulty(&self, offset: u64, position: Option<u64>, fault: &annals_format::Fault) -> Error {

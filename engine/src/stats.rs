@@ -12,10 +12,17 @@ pub struct Stats {
     pub written: u64,
     /// Position of the last record that is durable.
     pub durable: u64,
+    /// When the durable head was shown last, in nanoseconds since 1970 UTC by the wall clock; `None`: not since the store was
+    /// opened.
+    pub durable_shown_at: Option<u64>,
     /// Syncs of segment files.
     pub syncs: u64,
     /// Streams that the writer holds in memory: those it met since the store was opened.
     pub streams_in_memory: u64,
+    /// Streams of which something was removed by name.
+    pub removed_streams: u64,
+    /// Bytes of memory in which these are held.
+    pub removal_memory: u64,
     /// Segments of the log.
     pub segments: u64,
     /// Bytes of all segment files.
@@ -33,9 +40,13 @@ impl Stats {
             let writer = inner.writer.lock();
             (writer.streams.len() as u64, writer.clock_steps_back)
         };
+        let (removed_streams, removal_memory) = inner.core.removals.extent();
         Self {
+            removed_streams: removed_streams as u64,
+            removal_memory: removal_memory as u64,
             written: inner.core.log.watermark.written(),
             durable: inner.core.log.watermark.durable(),
+            durable_shown_at: Some(inner.commit.shown_at.load(Ordering::Relaxed)).filter(|time| *time > 0),
             syncs: inner.commit.sync_count.load(Ordering::Relaxed),
             streams_in_memory,
             segments: segments.len() as u64,

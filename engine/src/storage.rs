@@ -52,6 +52,15 @@ pub enum Fill {
     Zeroed,
 }
 
+/// How a file comes into another directory without its bytes being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A file of its own on the same blocks, which part when one of the two is written (Btrfs, XFS, bcachefs).
+    Reflink,
+    /// The same file under a second name.
+    HardLink,
+}
+
 /// Why the writer's lock was not given.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,6 +118,38 @@ pub trait Storage: Send + Sync + Debug {
     /// Takes the writer's lock, without waiting. It dies with the process, and a lock file left behind is no
     /// obstacle. Two openings in one process exclude each other as well.
     fn lock(&self) -> Result<LockGuard, LockError>;
+
+    /// Takes file `name` of another storage in as `as_name`, without copying. Content and name are as durable as they
+    /// were: the caller syncs. With [`Share::HardLink`] both are the same file from then on, so neither may ever be
+    /// written again.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists); [`Unsupported`](io::ErrorKind::Unsupported) or what the system
+    /// says where the two storages or their file systems cannot; then nothing is left behind, and the file may be copied.
+    fn share(&self, from: &dyn Storage, name: &str, as_name: &str, how: Share) -> io::Result<()> {
+        let _ = (from, name, as_name, how);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The storage itself, for another of its kind to [`Storage::share`] with.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// Shows whoever asks [`Storage::has_writer`] that a writer is at work, until the guard goes or the process dies. `name`
+    /// is a file that is there, other than the one that carries the writer's lock. `None` where that cannot be shown.
+    fn show_writer(&self, name: &str) -> Option<LockGuard> {
+        let _ = name;
+        None
+    }
+
+    /// Whether a writer is at work, as far as it has shown it with the file `name`. Asking gets into the way of no writer.
+    /// `None` where that cannot be told.
+    fn has_writer(&self, name: &str) -> Option<bool> {
+        let _ = name;
+        None
+    }
 
     /// Whether stores through [`StorageFile::map_shared`] are safe here: the file system writes in place, so that
     /// a page that has its block can always be dirtied again. True of ext2/3/4, XFS and tmpfs.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
+use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
 use crate::input::{Input, Many, OfStream, One};
@@ -24,7 +25,7 @@ use crate::recovery::RecoveryReport;
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
-use crate::writer::{Refused, Writer};
+use crate::writer::{Appended, Refused, Writer};
 use crate::{Event, EventId, Position, Result};
 
 /// Everything an open store consists of; shared with its background threads.
@@ -48,6 +49,16 @@ pub(crate) struct Inner {
 impl Inner {
     pub(crate) fn committing(&self) -> Committing<'_> {
         Committing { core: &self.core, writer: &self.writer, preparer: &self.preparer, committer: &self.committer }
+    }
+
+    /// What was written up to log offset `end` is flushed as it must be, and durable if that is asked for.
+    pub(crate) fn settle_end(&self, durability: Durability, end: u64) -> Result<()> {
+        let unknown = |error: Error| Error::OutcomeUnknown { ids: Vec::new(), reason: error.to_string() };
+        background::after_append(self).map_err(unknown)?;
+        if durability == Durability::Durable {
+            self.commit.wait_durable_end(&self.committing(), end).map_err(unknown)?;
+        }
+        Ok(())
     }
 
     /// Everything up to `position` is durable on return.
@@ -120,10 +131,12 @@ pub struct Ticket {
     inner: Arc<Inner>,
     receipt: Receipt,
     outcome: Outcome,
+    /// Log offset up to which acknowledgements of the batch reach, if they are to be durable.
+    end: u64,
 }
 
 /// The position that an answer rests on: that of the batch, or of what refused it.
-type Outcome = std::result::Result<u64, Box<Refused>>;
+pub(crate) type Outcome = std::result::Result<u64, Box<Refused>>;
 
 impl Store {
     /// Opens the store in directory `path` with default [`Options`], creating it if it does not exist.
@@ -183,7 +196,11 @@ impl Store {
     /// # Errors
     /// As [`Store::append`]; `AheadOfLog` if a condition's `after` lies beyond the log.
     pub fn commit(&self, batch: &Batch<'_>) -> Result<Receipt> {
-        self.commit_input(&Many(batch))
+        let receipt = self.commit_input(&Many(batch))?;
+        if !batch.acknowledgements.is_empty() && stands_apart(&receipt) {
+            self.inner().settle_end(receipt.durability(), self.inner().core.log.watermark.written_end())?;
+        }
+        Ok(receipt)
     }
 
     #[inline]
@@ -269,36 +286,17 @@ impl Store {
         if waits_for > inner.core.log.watermark.durable() {
             inner.committer.request(waits_for);
         }
-        Ok(Ticket { inner: inner.clone(), receipt, outcome })
+        let waits = receipt.durability == Durability::Durable && outcome.is_ok();
+        let waits = waits && !input.acknowledgements().is_empty() && stands_apart(&receipt);
+        let end = if waits { inner.core.log.watermark.written_end() } else { 0 };
+        Ok(Ticket { inner: inner.clone(), receipt, outcome, end })
     }
 
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
-        let inner = self.inner();
-        let written = inner.writer.lock().append(input, receipt);
-        let outcome = match written {
-            Ok(appended) => {
-                if appended.wants_segment {
-                    inner.committer.wake_if_asleep();
-                    inner.preparer.wake();
-                }
-                Ok(appended.rests_on)
-            }
-            Err(refused) => {
-                // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
-                if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
-                    return Err(refused.error);
-                }
-                receipt.events.clear();
-                Err(Box::new(refused))
-            }
-        };
-        // The batch stands in the ring: what fails from here on leaves its outcome open.
-        if let Err(error) = background::after_append(inner) {
-            return Err(outcome_unknown(receipt, &error));
-        }
-        Ok(outcome)
+        let written = self.inner().writer.lock().append(input, receipt);
+        answered(self.inner(), written, receipt)
     }
 
     /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
@@ -307,8 +305,13 @@ impl Store {
     /// `Poisoned` if a write or sync failed, now or before.
     pub fn sync(&self) -> Result<u64> {
         let inner = self.inner();
-        let head = inner.writer.lock().head;
+        let (head, end) = {
+            let writer = inner.writer.lock();
+            (writer.head, writer.end)
+        };
         inner.wait_durable(head)?;
+        // What has no position lies behind it.
+        inner.commit.wait_durable_end(&inner.committing(), end)?;
         Ok(inner.core.log.watermark.durable())
     }
 
@@ -396,6 +399,53 @@ impl Store {
     /// A reader of the view asked for.
     pub fn reader_in(&self, view: View) -> Reader {
         Reader::new(self.inner().core.clone(), view)
+    }
+
+    /// Opens the consumer of this name (1–255 bytes, as streams), for this process alone; makes it if it is not there yet.
+    /// It goes on where its acknowledgements in the log say. The opening is written with the store's default durability.
+    ///
+    /// # Errors
+    /// `ConsumerBusy` if it is open already, unless [`ConsumerOptions::take_over`]; `Invalid` for a name or query that
+    /// cannot be; `AheadOfLog` if it shall start beyond the head; `NoSpace`, `Poisoned`, `OutcomeUnknown` as appending.
+    pub fn consumer(&self, name: &str, options: ConsumerOptions) -> Result<Consumer> {
+        consumer::open(self.inner(), name, options)
+    }
+
+    /// All consumers of the store, open or not, in byte order of their names. Takes the writer's lock for a moment.
+    pub fn consumers(&self) -> Vec<ConsumerInfo> {
+        let head = self.head();
+        let writer = self.inner().writer.lock();
+        let consumers = writer.consumers.table.consumers.iter();
+        consumers.map(|(name, state)| consumer::info(name, state, head, writer.consumers.is_open(name))).collect()
+    }
+
+    /// Puts a consumer, open or not, at another place (positions): it goes on from there. See [`Consumer::reset`].
+    ///
+    /// # Errors
+    /// `Invalid` if there is none of this name; as there.
+    pub fn reset_consumer(&self, name: &str, seek: Seek) -> Result<()> {
+        consumer::reset(self.inner(), name, seek, self.inner().core.default_durability)
+    }
+
+    /// Removes a consumer. False if there is none of this name.
+    ///
+    /// # Errors
+    /// `ConsumerBusy` while it is open; `NoSpace`, `Poisoned`, `OutcomeUnknown` as appending.
+    pub fn remove_consumer(&self, name: &str) -> Result<bool> {
+        consumer::remove(self.inner(), name)
+    }
+
+    /// See [`Reader::checkpoint`].
+    pub fn checkpoint(&self, position: u64) -> Checkpoint {
+        self.reader().checkpoint(position)
+    }
+
+    /// See [`Reader::resume`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
+        self.reader().resume(checkpoint)
     }
 
     /// What opening found and did.
@@ -510,6 +560,34 @@ impl Store {
     }
 }
 
+/// What the writer answered, with what follows outside of its lock.
+#[inline]
+pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
+    let outcome = match written {
+        Ok(appended) => {
+            if appended.wants_segment {
+                inner.committer.wake_if_asleep();
+                inner.preparer.wake();
+            }
+            Ok(appended.rests_on)
+        }
+        Err(refused) => {
+            // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
+            if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
+                return Err(refused.error);
+            }
+            receipt.events.clear();
+            receipt.removals = None;
+            Err(Box::new(refused))
+        }
+    };
+    // The batch stands in the ring: what fails from here on leaves its outcome open.
+    if let Err(error) = background::after_append(inner) {
+        return Err(outcome_unknown(receipt, &error));
+    }
+    Ok(outcome)
+}
+
 /// Up to which position an answer needs the log durable.
 ///
 /// A new batch: as its durability asks. An answer about what is stored already, or a refusal: until the default view
@@ -525,6 +603,11 @@ fn must_be_durable(inner: &Inner, outcome: &Outcome, receipt: &Receipt) -> u64 {
     if wants && !cfg!(annals_plant = "answer-before-sync") { rests_on } else { 0 }
 }
 
+/// Whether what a batch acknowledges stands in another batch than the position that the answer rests on.
+fn stands_apart(receipt: &Receipt) -> bool {
+    receipt.events().is_empty() || receipt.already_committed()
+}
+
 /// What is told when the log failed before an answer could be given.
 #[cold]
 fn outcome_unknown(receipt: &Receipt, error: &Error) -> Error {
@@ -533,7 +616,7 @@ fn outcome_unknown(receipt: &Receipt, error: &Error) -> Error {
 
 /// Waits for what the answer needs, and gives it.
 #[inline]
-fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
+pub(crate) fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
     let waits_for = must_be_durable(inner, &outcome, receipt);
     if waits_for > 0
         && let Err(error) = inner.wait_durable(waits_for)
@@ -562,13 +645,18 @@ impl Ticket {
             let _ = self.inner.commit.wait_for_committer(&self.inner.committing(), waits_for);
         }
         settle(&self.inner, self.outcome, &self.receipt)?;
+        if self.end > 0 {
+            self.inner.settle_end(Durability::Durable, self.end)?;
+        }
         Ok(self.receipt)
     }
 
     /// Whether [`Ticket::wait`] would return without waiting.
     pub fn is_done(&self) -> bool {
         let log = &self.inner.core.log;
-        log.watermark.is_poisoned() || log.watermark.durable() >= self.waits_for()
+        let is_durable =
+            || log.watermark.durable() >= self.waits_for() && self.inner.committer.durable_end() >= self.end;
+        log.watermark.is_poisoned() || is_durable()
     }
 
     fn waits_for(&self) -> u64 {
@@ -581,8 +669,8 @@ impl Ticket {
         }
     }
 
-    /// Position of the batch's last event, if it was not refused.
+    /// Position of the batch's last record, if it was not refused and anything was written.
     pub fn position(&self) -> Option<Position> {
-        self.outcome.is_ok().then(|| self.receipt.position())
+        self.outcome.as_ref().ok().and_then(|_| self.receipt.last_position())
     }
 }

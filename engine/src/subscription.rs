@@ -3,13 +3,13 @@
 mod feed;
 mod heads;
 
-use std::borrow::BorrowMut;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventRef};
+use crate::follower::FollowerHeads;
 use crate::query::{Query, Seek};
 use crate::read::{Direction, Skipped, Step};
 use crate::reader::{Reader, RemovalReason};
@@ -19,13 +19,12 @@ use crate::{Position, Result};
 use feed::{Borrowed, Feed};
 use heads::{End, OwnHeads};
 
-#[allow(unused_imports, reason = "the seam to those who follow from outside of the process")]
 pub(crate) use heads::{HeadSource, Horizon};
 
 /// What a [`Subscription`] hands out.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Delivery {
+pub enum Message {
     /// An event that matches.
     Event(Event),
     /// Events that could have matched stood at these positions and were removed.
@@ -45,10 +44,10 @@ pub enum Delivery {
     },
 }
 
-/// As [`Delivery`], borrowed: what [`Subscription::for_each_ready`] hands out.
+/// As [`Message`], borrowed: what [`Subscription::for_each_ready`] hands out.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum DeliveryRef<'a> {
+pub enum MessageRef<'a> {
     /// An event that matches.
     Event(EventRef<'a>),
     /// Events that could have matched stood at these positions and were removed.
@@ -66,7 +65,7 @@ pub enum DeliveryRef<'a> {
 #[derive(Clone, Debug)]
 pub enum Next {
     /// The next thing.
-    Delivery(Delivery),
+    Message(Message),
     /// Nothing yet; ask again.
     NotYet,
     /// Nothing will come any more: the store is closed.
@@ -84,16 +83,16 @@ pub enum Next {
 /// failure of the writer it hands out what is durable, then the error, then nothing more. An error of reading ends it too.
 ///
 /// ```
-/// use annals::{Delivery, Expect, NewEvent, Query, Seek, Store};
+/// use annals::{Message, Expect, NewEvent, Query, Seek, Store};
 /// # fn main() -> annals::Result<()> {
 /// let store = Store::in_memory()?;
 /// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
-/// for delivery in store.subscribe(&Query::event_type("OrderPlaced"), Seek::Beginning)? {
-///     match delivery? {
-///         Delivery::Event(event) => println!("{} {}", event.position(), event.stream()),
+/// for message in store.subscribe(&Query::event_type("OrderPlaced"), Seek::Beginning)? {
+///     match message? {
+///         Message::Event(event) => println!("{} {}", event.position(), event.stream()),
 ///         // A program that runs on would wait here for what comes.
-///         Delivery::CaughtUp { .. } => break,
-///         Delivery::Gap { first, last, why } => println!("{first} to {last} were removed: {why:?}"),
+///         Message::CaughtUp { .. } => break,
+///         Message::Gap { first, last, why } => println!("{first} to {last} were removed: {why:?}"),
 ///         _ => {}
 ///     }
 /// }
@@ -162,11 +161,11 @@ impl Subscription {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use annals::{Delivery, Next, Query, Seek, Store};
+    /// use annals::{Message, Next, Query, Seek, Store};
     /// # fn main() -> annals::Result<()> {
     /// let store = Store::in_memory()?;
     /// let mut subscription = store.subscribe(&Query::all(), Seek::Beginning)?;
-    /// assert!(matches!(subscription.next_within(Duration::ZERO)?, Next::Delivery(Delivery::CaughtUp { head: 0 })));
+    /// assert!(matches!(subscription.next_within(Duration::ZERO)?, Next::Message(Message::CaughtUp { head: 0 })));
     /// assert!(matches!(subscription.next_within(Duration::from_millis(1))?, Next::NotYet));
     /// store.close()?;
     /// assert!(matches!(subscription.next_within(Duration::from_secs(1))?, Next::Ended));
@@ -186,17 +185,12 @@ impl Subscription {
     ///
     /// # Errors
     /// As [`Subscription::try_next`].
-    pub fn next_delivery(&mut self) -> Result<Option<Delivery>> {
+    pub fn next_message(&mut self) -> Result<Option<Message>> {
         let next = match self.try_next()? {
             Next::NotYet => self.wait_for_next(None)?,
             next => next,
         };
-        Ok(if let Next::Delivery(delivery) = next { Some(delivery) } else { None })
-    }
-
-    /// What comes, waited for, as an iterator; the same as `for delivery in &mut subscription`.
-    pub fn iter(&mut self) -> Deliveries<&mut Self> {
-        Deliveries(self)
+        Ok(if let Next::Message(message) = next { Some(message) } else { None })
     }
 
     fn wait_for_next(&mut self, deadline: Option<Instant>) -> Result<Next> {
@@ -218,13 +212,13 @@ impl Subscription {
     ///
     /// # Errors
     /// As [`Subscription::try_next`].
-    pub fn for_each_ready<B>(&mut self, mut each: impl FnMut(DeliveryRef<'_>) -> ControlFlow<B>) -> Result<Option<B>> {
+    pub fn for_each_ready<B>(&mut self, mut each: impl FnMut(MessageRef<'_>) -> ControlFlow<B>) -> Result<Option<B>> {
         let handed_out = self.run_ready(&mut each);
         self.ended |= handed_out.is_err();
         handed_out
     }
 
-    fn run_ready<B>(&mut self, each: &mut impl FnMut(DeliveryRef<'_>) -> ControlFlow<B>) -> Result<Option<B>> {
+    fn run_ready<B>(&mut self, each: &mut impl FnMut(MessageRef<'_>) -> ControlFlow<B>) -> Result<Option<B>> {
         while !self.ended {
             if self.heads.is_closed() {
                 self.ended = true;
@@ -236,10 +230,10 @@ impl Subscription {
                 |next| {
                     *owes_caught_up = true;
                     each(match next {
-                        Borrowed::Event(event) => DeliveryRef::Event(event),
+                        Borrowed::Event(event) => MessageRef::Event(event),
                         Borrowed::Skipped(skipped) => {
                             let (first, last) = ends(skipped);
-                            DeliveryRef::Gap { first, last, why: skipped.why }
+                            MessageRef::Gap { first, last, why: skipped.why }
                         }
                     })
                 },
@@ -290,10 +284,10 @@ impl Subscription {
     /// The next thing for a task: if there is nothing yet, the task is woken when there may be. `None` at the end.
     ///
     /// This is what the `Stream` behind the feature `async` does, and needs no runtime.
-    pub fn poll_next_delivery(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+    pub fn poll_next_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Message>>> {
         loop {
             match self.try_next() {
-                Ok(Next::Delivery(delivery)) => return Poll::Ready(Some(Ok(delivery))),
+                Ok(Next::Message(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(Next::Ended) => return Poll::Ready(None),
                 Ok(Next::NotYet) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -317,11 +311,11 @@ impl Subscription {
             }
             if let Some(step) = self.feed.next()? {
                 self.owes_caught_up = true;
-                return Ok(Next::Delivery(match step {
-                    Step::Event(event) => Delivery::Event(event),
+                return Ok(Next::Message(match step {
+                    Step::Event(event) => Message::Event(event),
                     Step::Skipped(skipped) => {
                         let (first, last) = ends(skipped);
-                        Delivery::Gap { first, last, why: skipped.why }
+                        Message::Gap { first, last, why: skipped.why }
                     }
                 }));
             }
@@ -330,7 +324,7 @@ impl Subscription {
                 Sight::Closed => return Ok(Next::Ended),
                 Sight::Nothing | Sight::LastHead if self.owes_caught_up => {
                     self.owes_caught_up = false;
-                    return Ok(Next::Delivery(Delivery::CaughtUp { head: self.feed.until() }));
+                    return Ok(Next::Message(Message::CaughtUp { head: self.feed.until() }));
                 }
                 Sight::Nothing => return Ok(Next::NotYet),
                 Sight::LastHead => return Ok(Next::Ended),
@@ -374,44 +368,22 @@ fn ends(skipped: Skipped) -> (Position, Position) {
 #[cfg(feature = "async")]
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 impl futures_core::Stream for Subscription {
-    type Item = Result<Delivery>;
+    type Item = Result<Message>;
 
-    fn poll_next(self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
-        self.get_mut().poll_next_delivery(context)
+    fn poll_next(self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Message>>> {
+        self.get_mut().poll_next_message(context)
     }
 }
 
-/// The deliveries of a subscription, waited for; ends with it. Made by [`Subscription::iter`] and by `for`.
-#[derive(Debug)]
-pub struct Deliveries<S>(S);
+impl Iterator for Subscription {
+    type Item = Result<Message>;
 
-impl<S: BorrowMut<Subscription>> Iterator for Deliveries<S> {
-    type Item = Result<Delivery>;
-
-    fn next(&mut self) -> Option<Result<Delivery>> {
-        self.0.borrow_mut().next_delivery().transpose()
+    fn next(&mut self) -> Option<Result<Message>> {
+        self.next_message().transpose()
     }
 }
 
-impl<S: BorrowMut<Subscription>> std::iter::FusedIterator for Deliveries<S> {}
-
-impl IntoIterator for Subscription {
-    type Item = Result<Delivery>;
-    type IntoIter = Deliveries<Self>;
-
-    fn into_iter(self) -> Deliveries<Self> {
-        Deliveries(self)
-    }
-}
-
-impl<'a> IntoIterator for &'a mut Subscription {
-    type Item = Result<Delivery>;
-    type IntoIter = Deliveries<Self>;
-
-    fn into_iter(self) -> Deliveries<Self> {
-        Deliveries(self)
-    }
-}
+impl std::iter::FusedIterator for Subscription {}
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -433,8 +405,12 @@ impl Reader {
     /// As [`Reader::read_all`].
     pub fn subscribe(&self, query: &Query, seek: Seek) -> Result<Subscription> {
         let (position, since) = Subscription::start(self, query, seek)?;
-        let heads = OwnHeads::new(self.core().clone(), self.view());
-        Ok(Subscription::new(Box::new(heads), query.clone(), position, since))
+        let (core, view) = (self.core().clone(), self.view());
+        let heads: Box<dyn HeadSource> = match self.follower() {
+            Some(follower) => Box::new(FollowerHeads::new(follower.clone(), core, view)),
+            None => Box::new(OwnHeads::new(core, view)),
+        };
+        Ok(Subscription::new(heads, query.clone(), position, since))
     }
 }
 

@@ -1,9 +1,11 @@
 //! Batches: the header that commits them, and the encoder that appends them to a buffer.
 
 use crate::checksum::{ChecksumList, Seed, crc};
+use crate::consumer::ChangeList;
 use crate::field::{number_at, put, u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_crc, check_flags};
-use crate::record::{self, ControlFrame, EventParts};
+use crate::record::{self, Control, ControlFrame, EventParts};
+use crate::section::{self, SECTION_HEADER_LEN};
 use crate::{Fault, NUMBER_MAX};
 
 /// Length of a batch header.
@@ -16,19 +18,21 @@ pub const RECORD_COUNT_MAX: u32 = (1 << 24) - 1;
 pub const BODY_LEN_MAX: u32 = u32::MAX - 7;
 
 const AS_BATCH: u8 = 0x01;
+/// Read flag: typed sections stand behind the records.
+const SECTIONS: u8 = 0x04;
 /// Nothing is said about what was durable.
 const LAG_UNKNOWN: u32 = u32::MAX;
 
 /// The 40 bytes in front of a batch's records; with the records' checksums, its commit mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchHeader {
-    /// Length of the records, in bytes; a multiple of 8.
+    /// Length of the records and sections, in bytes; a multiple of 8.
     pub body_len: u32,
-    /// Number of records, at least 1.
+    /// Number of records, at least 1; 0 only if there are sections.
     pub record_count: u32,
-    /// Checksum of the records' checksums.
+    /// Checksum of the records' and sections' checksums.
     pub records_checksum: u32,
-    /// Position of the first record.
+    /// Position of the first record; of a batch without records, that of the next record to come.
     pub first_position: u64,
     /// Nanoseconds since 1970 UTC.
     pub recorded_at: u64,
@@ -36,6 +40,8 @@ pub struct BatchHeader {
     pub durable_lag: u32,
     /// Whether the caller wrote it as a batch.
     pub as_batch: bool,
+    /// Whether typed sections stand behind the records.
+    pub has_sections: bool,
 }
 
 impl BatchHeader {
@@ -60,7 +66,7 @@ impl BatchHeader {
         check_crc(seed.batch(), &bytes[4..], u32_at(bytes, 0), "batch header")?;
         // Whatever a later version puts here begins with 40 bytes checked like these, so this is no torn write.
         crate::field::check_known(u8_at(bytes, 4), BATCH_KIND.into(), "batch kind")?;
-        check_flags(u8_at(bytes, 5), u8_at(bytes, 6), 0u8, purpose)?;
+        check_flags(u8_at(bytes, 5) & !SECTIONS, u8_at(bytes, 6), 0u8, purpose)?;
         let header = Self {
             body_len: u32_at(bytes, 8),
             record_count: u32_at(bytes, 12),
@@ -69,6 +75,7 @@ impl BatchHeader {
             first_position: number_at(bytes, 24, "first position of the batch")?,
             recorded_at: u64_at(bytes, 32),
             as_batch: u8_at(bytes, 7) & AS_BATCH != 0,
+            has_sections: u8_at(bytes, 5) & SECTIONS != 0,
         };
         header.check()?;
         Ok(header)
@@ -80,10 +87,12 @@ impl BatchHeader {
             return Err(Fault::Count { what: "first position of the batch", value: 0 });
         }
         let count = self.record_count;
-        if count == 0 || count > RECORD_COUNT_MAX || u64::from(count) > NUMBER_MAX - (self.first_position - 1) {
+        let least = u32::from(!self.has_sections);
+        if count < least || count > RECORD_COUNT_MAX || u64::from(count) > NUMBER_MAX - (self.first_position - 1) {
             return Err(Fault::Count { what: "number of records in the batch", value: count.into() });
         }
-        let shortest = u64::from(count) * record::RECORD_HEADER_LEN as u64;
+        let sections = if self.has_sections { SECTION_HEADER_LEN as u64 } else { 0 };
+        let shortest = u64::from(count) * record::RECORD_HEADER_LEN as u64 + sections;
         if !self.body_len.is_multiple_of(8) || u64::from(self.body_len) < shortest {
             return Err(Fault::Length { what: "length of the batch's body", value: self.body_len.into() });
         }
@@ -97,6 +106,7 @@ impl BatchHeader {
     pub fn encode(&self, seed: Seed) -> [u8; BATCH_HEADER_LEN] {
         let mut bytes = [0; BATCH_HEADER_LEN];
         bytes[4] = BATCH_KIND;
+        bytes[5] = if self.has_sections { SECTIONS } else { 0 };
         bytes[7] = if self.as_batch { AS_BATCH } else { 0 };
         put(&mut bytes, 8, self.body_len.to_le_bytes());
         put(&mut bytes, 12, self.record_count.to_le_bytes());
@@ -116,7 +126,7 @@ impl BatchHeader {
         BATCH_HEADER_LEN + self.body_len as usize
     }
 
-    /// Position of the last record.
+    /// Position of the last record; of a batch without records, that of the last record before it.
     #[inline]
     pub fn last_position(&self) -> u64 {
         (self.first_position - 1).saturating_add(self.record_count.into())
@@ -142,6 +152,7 @@ pub struct BatchEncoder<'b> {
     seed: Seed,
     first_position: u64,
     record_count: u32,
+    has_sections: bool,
     checksums: ChecksumList,
 }
 
@@ -151,7 +162,15 @@ impl<'b> BatchEncoder<'b> {
     pub fn begin(buffer: &'b mut Vec<u8>, seed: Seed, first_position: u64) -> Self {
         let start = buffer.len();
         buffer.extend_from_slice(&[0; BATCH_HEADER_LEN]);
-        Self { buffer, start, seed, first_position, record_count: 0, checksums: ChecksumList::new(seed) }
+        Self {
+            buffer,
+            start,
+            seed,
+            first_position,
+            record_count: 0,
+            has_sections: false,
+            checksums: ChecksumList::new(seed),
+        }
     }
 
     /// Adds an event; answers the offset of its frame in the batch. Tens of nanoseconds and a copy of the event.
@@ -173,6 +192,23 @@ impl<'b> BatchEncoder<'b> {
         self.close_record(frame)
     }
 
+    /// Adds a record that says that the one which stood here is lost: 24 bytes that any reader passes over.
+    pub fn lost(&mut self) {
+        let frame = self.buffer.len();
+        self.buffer.extend_from_slice(&record::lost_frame());
+        self.close_record(frame);
+    }
+
+    /// Adds a control record; answers the offset of its frame in the batch.
+    ///
+    /// # Panics
+    /// If a name is longer than 255 bytes, or the record than 4 GiB.
+    pub fn control_record(&mut self, control: &Control<'_>) -> usize {
+        let frame = self.buffer.len();
+        record::encode_control(self.buffer, control);
+        self.close_record(frame)
+    }
+
     #[inline]
     fn close_record(&mut self, frame: usize) -> usize {
         let position = self.first_position + u64::from(self.record_count);
@@ -184,16 +220,36 @@ impl<'b> BatchEncoder<'b> {
         frame - self.start
     }
 
+    /// Adds a section that holds these changes, behind all records.
+    ///
+    /// # Panics
+    /// If it is empty.
+    #[cold]
+    pub fn consumers(&mut self, changes: &ChangeList) {
+        assert!(!changes.is_empty(), "a section holds something");
+        let checksum = changes.encode(self.buffer, self.seed, self.first_position);
+        self.checksums.push(checksum);
+        self.has_sections = true;
+    }
+
+    /// Adds a section that was decoded elsewhere, behind all records.
+    #[cold]
+    pub fn section(&mut self, section: &section::Section<'_>) {
+        let checksum = section::encode_again(self.buffer, self.seed, self.first_position, section.bytes());
+        self.checksums.push(checksum);
+        self.has_sections = true;
+    }
+
     /// Writes the header. `durable_upto` is the last position known to be durable now.
     ///
     /// # Panics
-    /// If the batch has no record, more than 2^24 - 1, or more than 4 GiB.
+    /// If the batch has neither record nor section, more than 2^24 - 1, or more than 4 GiB.
     #[inline]
     pub fn finish(self, recorded_at: u64, durable_upto: u64, as_batch: bool) -> BatchHeader {
         let body_len = self.buffer.len() - self.start - BATCH_HEADER_LEN;
         assert!(
             self.first_position > 0
-                && (1..=RECORD_COUNT_MAX).contains(&self.record_count)
+                && (u32::from(!self.has_sections)..=RECORD_COUNT_MAX).contains(&self.record_count)
                 && body_len <= BODY_LEN_MAX as usize,
             "a batch has 1 to 2^24 - 1 records and less than 4 GiB"
         );
@@ -206,6 +262,7 @@ impl<'b> BatchEncoder<'b> {
             recorded_at,
             durable_lag: u32::try_from(lag).unwrap_or(LAG_UNKNOWN),
             as_batch,
+            has_sections: self.has_sections,
         };
         put(self.buffer, self.start, header.encode(self.seed));
         header

@@ -35,6 +35,12 @@ impl Seed {
         self.0 ^ (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
     }
 
+    /// Seed of a section in the batch that begins with `position`.
+    #[inline]
+    pub fn section(self, position: u64) -> u32 {
+        self.record(position) ^ 0x5345_4354
+    }
+
     /// Seed of the segment header and of the final checksum.
     #[inline]
     pub fn raw(self) -> u32 {

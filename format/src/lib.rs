@@ -10,12 +10,14 @@
 //! | [`segment`] | segment header, end mark, final checksum |
 //! | [`batch`] | batch header, [`BatchEncoder`](batch::BatchEncoder): events in, log bytes out |
 //! | [`record`] | one event or control record, read in place |
+//! | [`section`], [`consumer`] | what a batch carries beside records: acknowledgements; where consumers stand |
 //! | [`scan`] | what stands at a place of a segment; whole batches |
-//! | [`mark`], [`ring`] | the two small files beside the log |
+//! | [`mark`], [`ring`], [`control`] | the small files beside the log |
 //! | [`manifest`] | which segments make up the log |
 //! | [`index`] | the index of a sealed segment |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
 //! | [`places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
+//! | [`backup_point`] | what a backup holds at one moment |
 //! | [`index_manifest`] | which tiers and directories make up the index |
 //!
 //! Every decoder takes the part of a writer and refuses flags that *must be understood to write*. Each has a
@@ -42,8 +44,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod backup_point;
 pub mod batch;
 pub mod checksum;
+pub mod consumer;
+pub mod control;
 pub mod directory;
 mod fault;
 mod field;
@@ -58,6 +63,7 @@ pub mod places;
 pub mod record;
 pub mod ring;
 pub mod scan;
+pub mod section;
 pub mod segment;
 pub mod tier;
 

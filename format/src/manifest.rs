@@ -90,6 +90,26 @@ pub struct IncarnationEntry {
     pub first_position: u64,
 }
 
+/// A store that this one was forked from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AncestorEntry {
+    /// Its id.
+    pub store: [u8; 16],
+    /// The newest of its incarnations at the fork.
+    pub incarnation: [u8; 16],
+    /// Last position that both share; 0: none.
+    pub last_position: u64,
+}
+
+/// Positions whose records were lost to damage before this store was made by repair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LostEntry {
+    /// First of them.
+    pub first_position: u64,
+    /// Last of them.
+    pub last_position: u64,
+}
+
 /// How a listed segment ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SegmentState {
@@ -130,6 +150,8 @@ pub struct SegmentEntry {
     pub kind: SegmentKind,
     /// Number of its events.
     pub event_count: u64,
+    /// Whether batches of it carry typed sections.
+    pub has_sections: bool,
 }
 
 /// One manifest file, whole.
@@ -163,10 +185,15 @@ pub struct Manifest {
     pub incarnations: Vec<IncarnationEntry>,
     /// Oldest first; positions run on without a gap.
     pub segments: Vec<SegmentEntry>,
+    /// Oldest first; empty for a store that is no fork.
+    pub ancestors: Vec<AncestorEntry>,
+    /// Ascending, none meets the next; empty unless the store was repaired.
+    pub lost: Vec<LostEntry>,
 }
 
 impl Manifest {
-    /// The file's bytes: 280 and 112 more for each segment, 24 for each incarnation.
+    /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 8 more for each
+    /// segment with typed sections, 8 and 48 more for each ancestor, 8 and 16 more for each lost range.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);
@@ -188,8 +215,8 @@ impl Manifest {
             put(&mut bytes, 120 + 8 * n, limit.to_le_bytes());
         }
         put(&mut bytes, 160, self.next_segment.to_le_bytes());
-        put(&mut bytes, 168, section::COUNT.to_le_bytes());
-        section::encode(&mut bytes, &self.incarnations, &self.segments);
+        let count = section::encode(&mut bytes, self);
+        put(&mut bytes, 168, count.to_le_bytes());
         let len = bytes.len() as u64;
         put(&mut bytes, 64, len.to_le_bytes());
         HEADER.finish(&mut bytes, 0);
@@ -243,6 +270,8 @@ impl Manifest {
             next_segment: numbered_at(bytes, 160, "next segment number")?,
             incarnations: sections.incarnations,
             segments: sections.segments,
+            ancestors: sections.ancestors,
+            lost: sections.lost,
         };
         manifest.check()?;
         Ok(manifest)
@@ -256,6 +285,14 @@ impl Manifest {
         }
         if !self.incarnations.is_sorted_by_key(|entry| entry.first_position) {
             return Err(Fault::Order { what: "incarnations" });
+        }
+        if !self.ancestors.is_sorted_by_key(|entry| entry.last_position) {
+            return Err(Fault::Order { what: "ancestors" });
+        }
+        let is_range = |entry: &LostEntry| entry.first_position <= entry.last_position;
+        let is_apart = |pair: &[LostEntry]| pair[0].last_position < pair[1].first_position;
+        if !self.lost.iter().all(is_range) || !self.lost.windows(2).all(is_apart) {
+            return Err(Fault::Order { what: "lost ranges" });
         }
         for (n, entry) in self.segments.iter().enumerate() {
             entry.check()?;

@@ -6,6 +6,7 @@ use crate::checksum::{ChecksumList, Seed};
 use crate::field::{array_at, u8_at, u32_at};
 use crate::header::Purpose;
 use crate::record::{self, Record};
+use crate::section::Section;
 use crate::segment::{END_MARK_KIND, EndMark};
 
 /// What stands where a batch may begin.
@@ -72,7 +73,36 @@ pub fn verify_batch_for<'a>(
     header: &BatchHeader,
     seed: Seed,
     purpose: Purpose,
+    each: impl FnMut(usize, u64, Record<'a>),
+) -> Result<(), Fault> {
+    verify_all(bytes, header, seed, purpose, each, |_, _| {})
+}
+
+/// As [`verify_batch`], for a batch whose typed sections are wanted as well: calls `each_section` with the offset of a
+/// section in the batch and the section, as soon as that one verifies.
+///
+/// # Errors
+/// As there.
+pub fn verify_sections<'a>(
+    bytes: &'a [u8],
+    header: &BatchHeader,
+    seed: Seed,
+    each_section: impl FnMut(usize, Section<'a>),
+) -> Result<(), Fault> {
+    verify_all(bytes, header, seed, Purpose::Write, |_, _, _| {}, each_section)
+}
+
+/// As [`verify_batch_for`], with records and sections.
+///
+/// # Errors
+/// As there.
+pub fn verify_all<'a>(
+    bytes: &'a [u8],
+    header: &BatchHeader,
+    seed: Seed,
+    purpose: Purpose,
     mut each: impl FnMut(usize, u64, Record<'a>),
+    mut each_section: impl FnMut(usize, Section<'a>),
 ) -> Result<(), Fault> {
     let have = bytes.len() as u64;
     let Some(batch) = bytes.get(..header.len()) else {
@@ -87,6 +117,25 @@ pub fn verify_batch_for<'a>(
         checksums.push(u32_at(frame, 0));
         each(at, position, record);
         at += record.frame_len();
+    }
+    if header.has_sections {
+        // At least one, up to the end of the body.
+        let mut last_kind = 0;
+        loop {
+            let rest = batch.get(at..).unwrap_or_default();
+            let (section, checksum) = Section::decode(rest, seed, header.first_position, purpose)?;
+            let kind = u8_at(rest, 8);
+            if kind <= last_kind {
+                return Err(Fault::Order { what: "sections" });
+            }
+            last_kind = kind;
+            checksums.push(checksum);
+            each_section(at, section);
+            at += section.bytes().len();
+            if at >= batch.len() {
+                break;
+            }
+        }
     }
     if at != batch.len() {
         return Err(Fault::Length { what: "length of the batch's body", value: header.body_len.into() });

@@ -5,6 +5,7 @@ mod samples;
 use annals_format::Fault;
 use annals_format::batch::{BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
+use annals_format::consumer::{Change, ChangeList, What};
 use annals_format::record;
 use annals_format::scan::{self, Step};
 use samples::{FIRST, Structure, all, seed, structure};
@@ -74,18 +75,25 @@ fn is_unsupported<T>(answer: &Result<T, Fault>) -> bool {
 }
 
 /// Where the three sets of flags lie, their width in bytes, and which bits are known.
-const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 13] = [
+const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 19] = [
     ("segment_header", [20, 24, 28], 4, [0, 0, 0]),
     ("mark", [20, 24, 28], 4, [0, 0, 1]),
     ("ring", [20, 24, 28], 4, [0, 0, 0]),
+    ("control", [20, 24, 28], 4, [0, 0, 0]),
     ("manifest", [20, 24, 28], 4, [0, 1, 0]),
     ("index", [20, 24, 28], 4, [0, 0, 0]),
     ("places", [20, 24, 28], 4, [0, 0, 0]),
     ("tier", [20, 24, 28], 4, [0, 0, 0]),
     ("directory", [20, 24, 28], 4, [0, 0, 0]),
     ("index_manifest", [20, 24, 28], 4, [0, 0, 0]),
+    ("backup_point", [20, 24, 28], 4, [0, 0, 0]),
     ("end_mark", [5, 6, 7], 1, [0, 0, 0]),
-    ("batch", [5, 6, 7], 1, [0, 0, 1]),
+    // Typed sections follow: without one, damage.
+    ("batch", [5, 6, 7], 1, [4, 0, 1]),
+    ("sectioned_batch", [5, 6, 7], 1, [4, 0, 1]),
+    ("bare_batch", [5, 6, 7], 1, [4, 0, 1]),
+    ("bare_batch", [49, 50, 51], 1, [0, 0, 0]),
+    ("consumer_file", [20, 24, 28], 4, [0, 0, 0]),
     ("batch", [49, 50, 51], 1, [0, 0, 1]),
     ("record", [9, 10, 11], 1, [0, 0, 1]),
 ];
@@ -98,7 +106,8 @@ fn every_flag_is_obeyed() {
             let set = |word: usize| with_bit(&structure, places[word] + bit / 8, (bit % 8) as u8);
             let is_known = |word: usize| known[word] >> bit & 1 == 1;
             let (write, read) = set(0);
-            assert!(is_unsupported(&write) && is_unsupported(&read), "{name}: read flag {bit}");
+            assert!(write.is_err() && read.is_err(), "{name}: read flag {bit}");
+            assert_eq!(is_unsupported(&write) && is_unsupported(&read), !is_known(0), "{name}: read flag {bit}");
             let (write, read) = set(1);
             assert_eq!(is_unsupported(&write), !is_known(1), "{name}: write flag {bit}");
             assert_eq!(read, Ok(()), "{name}: write flag {bit} for a reader");
@@ -109,7 +118,7 @@ fn every_flag_is_obeyed() {
 }
 
 /// Kinds, algorithms and other choices of which version 1 knows one or few: place, width, values known.
-const CHOICES: [(&str, usize, usize, &[u64]); 33] = [
+const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
     ("segment_header", 36, 1, &[1]),
     ("segment_header", 37, 1, &[1]),
     ("segment_header", 38, 1, &[0]),
@@ -125,12 +134,17 @@ const CHOICES: [(&str, usize, usize, &[u64]); 33] = [
     ("batch", 4, 1, &[0xB1]),
     ("batch", 48, 1, &[1, 2]),
     ("record", 8, 1, &[1, 2]),
+    ("bare_batch", 40 + 16 + 4, 1, &[1, 2, 3, 4, 5, 6, 7]),
+    ("consumer_file", 108, 1, &[1]),
+    ("consumer_file", 8, 4, &[0, 1]),
+    // Behind the entries of two segments.
+    ("sectioned_manifest", 256 + 8 + 48 + 8 + 2 * 112, 4, &[1, 2, 7]),
     ("ring", 88, 8, &[0, 1]),
     ("manifest", 36, 1, &[1, 2]),
     ("manifest", 37, 1, &[1]),
     ("manifest", 38, 1, &[1]),
     ("manifest", 39, 1, &[1]),
-    ("manifest", 256, 4, &[1, 2]),
+    ("manifest", 256, 4, &[1, 2, 3, 7, 8]),
     // Behind header, section header, two incarnations of 24, section header: state and kind of the first entry.
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
@@ -144,6 +158,8 @@ const CHOICES: [(&str, usize, usize, &[u64]); 33] = [
     ("index_manifest", 93, 1, &[1]),
     ("segment_header", 8, 4, &[0, 1]),
     ("mark", 8, 4, &[0, 1]),
+    ("backup_point", 36, 1, &[1]),
+    ("backup_point", 8, 4, &[0, 1]),
 ];
 
 #[test]
@@ -174,16 +190,23 @@ fn every_unknown_event_field_is_unsupported() {
 }
 
 #[test]
-fn control_kinds_are_unsupported_unless_skippable() {
+fn control_kinds_that_are_not_known_are_unsupported_unless_skippable() {
     for kind in 0..=0xffffu16 {
         let mut frame = samples::control_frame();
         frame[12..14].copy_from_slice(&kind.to_le_bytes());
         samples::fix_record(&mut frame, FIRST);
-        match record::decode(&frame, seed(), FIRST) {
+        let decoded = record::decode(&frame, seed(), FIRST);
+        if (1..=7).contains(&(kind & 0x7fff)) {
+            // What removes is never passed over, and this is the body of none of them.
+            let skippable = matches!(decoded, Err(Fault::Reserved { .. }));
+            assert!(decoded.is_err() && (kind & 0x8000 == 0 || skippable), "control kind {kind:#x}: {decoded:?}");
+            continue;
+        }
+        match decoded {
             Ok(record::Record::Control(control)) => {
                 assert!(kind & 0x8000 != 0, "control kind {kind:#x} is passed over");
                 assert_eq!((control.kind(), control.body()), (kind & 0x7fff, &b"action"[..]));
-                assert_eq!(control.position(), FIRST);
+                assert_eq!((control.position(), control.control()), (FIRST, None));
             }
             Err(Fault::Unsupported { value, .. }) => assert_eq!((kind & 0x8000, u64::from(kind)), (0, value)),
             other => panic!("control kind {kind:#x} answers {other:?}"),
@@ -192,13 +215,18 @@ fn control_kinds_are_unsupported_unless_skippable() {
 }
 
 /// Reserved bytes: from, to.
-const RESERVED: [(&str, usize, usize); 17] = [
+const RESERVED: [(&str, usize, usize); 25] = [
     ("segment_header", 160, 4096),
     ("end_mark", 18, 24),
     ("end_mark", 80, 112),
     ("end_mark", 120, 128),
+    ("bare_batch", 40 + 16 + 7, 40 + 16 + 8),
+    ("consumer_file", 109, 128),
+    ("consumer_file", 129, 132),
+    ("consumer_file", 140, 144),
     ("mark", 112, 128),
     ("ring", 96, 128),
+    ("control", 72, 128),
     ("manifest", 172, 256),
     ("manifest", 256 + 8 + 48 + 8 + 102, 256 + 8 + 48 + 8 + 104),
     ("index", 69, 72),
@@ -210,6 +238,9 @@ const RESERVED: [(&str, usize, usize); 17] = [
     ("index_manifest", 94, 128),
     ("index_manifest", 128 + 60, 128 + 64),
     ("index_manifest", 128 + 2 * 64 + 44, 128 + 2 * 64 + 48),
+    ("backup_point", 37, 40),
+    ("backup_point", 108, 128),
+    ("backup_point", 128 + 24, 128 + 32),
 ];
 
 #[test]
@@ -221,6 +252,77 @@ fn every_reserved_bit_is_refused() {
             assert!(matches!(write, Err(Fault::Reserved { .. })), "{name}: bit {bit}");
             assert!(matches!(read, Err(Fault::Reserved { .. })), "{name}: bit {bit} for a reader");
         }
+    }
+}
+
+/// A section of a kind that is not known: refused, unless its bit says that it may be passed over; then it is kept.
+#[test]
+fn unknown_sections_are_unsupported_unless_they_may_be_passed_over() {
+    let structure = structure("bare_batch");
+    for kind in 0..=255u8 {
+        let mut bytes = structure.bytes.clone();
+        bytes[48] = kind;
+        (structure.fix)(&mut bytes);
+        match (structure.again)(&bytes) {
+            Ok(again) => assert!((kind == 1 || kind & 0x80 != 0) && again == bytes, "kind {kind}"),
+            answer => assert!(is_unsupported(&answer) && kind & 0x80 == 0 && kind != 1, "kind {kind}"),
+        }
+    }
+}
+
+fn verified(generation: u64, what: What<'_>) -> Result<(), Fault> {
+    let mut list = ChangeList::default();
+    list.push(&Change { consumer: "c", generation, what });
+    let mut bytes = Vec::new();
+    let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+    encoder.consumers(&list);
+    let header = encoder.finish(5, 0, false);
+    scan::verify_batch(&bytes, &header, seed(), |_, _, _| {})
+}
+
+/// What a change names must have been there before its batch.
+#[test]
+fn changes_name_nothing_that_is_still_to_come() {
+    for position in [FIRST - 1, FIRST, FIRST + 1, 1 << 62, 1 << 63, u64::MAX] {
+        let whats = [
+            What::Opened { from: position },
+            What::Acknowledged { checkpoint: position, finished: Vec::new() },
+            What::Acknowledged { checkpoint: 0, finished: vec![(2, position)] },
+            What::Parked { position, attempts: 1, stream: "s", behind: 0, reason: "" },
+            What::Parked { position: 1, attempts: 1, stream: "s", behind: position, reason: "" },
+            What::Released { position },
+            What::Reset { checkpoint: position },
+            What::Standing { checkpoint: position, finished: Vec::new() },
+        ];
+        for what in whats {
+            let answer = verified(1, what.clone());
+            assert_eq!(answer.is_ok(), position < FIRST, "{what:?}: {answer:?}");
+        }
+    }
+}
+
+/// Ranges that touch, overlap or fall, and generations and positions of 0.
+#[test]
+fn changes_that_cannot_be_are_refused() {
+    let acknowledged = |finished: &[(u64, u64)]| What::Acknowledged { checkpoint: 5, finished: finished.to_vec() };
+    let parked = |position, stream| What::Parked { position, attempts: 1, stream, behind: 0, reason: "two\nlines" };
+    let cases = [
+        (1, acknowledged(&[(7, 8), (10, 10)]), true),
+        (0, acknowledged(&[]), false),
+        (1, acknowledged(&[(6, 6)]), false),
+        (1, acknowledged(&[(5, 7)]), false),
+        (1, acknowledged(&[(8, 7)]), false),
+        (1, acknowledged(&[(7, 8), (9, 9)]), false),
+        (1, acknowledged(&[(9, 9), (7, 7)]), false),
+        (1, What::Released { position: 0 }, false),
+        (1, parked(3, "s"), true),
+        (1, parked(0, "s"), false),
+        (1, parked(3, ""), false),
+        (1, parked(3, "a\n"), false),
+    ];
+    for (generation, what, is_right) in cases {
+        let answer = verified(generation, what.clone());
+        assert_eq!(answer.is_ok(), is_right, "{what:?}: {answer:?}");
     }
 }
 
@@ -238,8 +340,20 @@ fn padding_must_be_zero() {
 /// A later version may have a longer header: it is unsupported if it verifies, and damage if it does not.
 #[test]
 fn later_versions_are_unsupported_only_if_intact() {
-    for name in ["segment_header", "mark", "ring", "manifest", "index", "places", "tier", "directory", "index_manifest"]
-    {
+    for name in [
+        "segment_header",
+        "mark",
+        "ring",
+        "control",
+        "manifest",
+        "index",
+        "places",
+        "tier",
+        "directory",
+        "index_manifest",
+        "backup_point",
+        "consumer_file",
+    ] {
         let structure = structure(name);
         let mut bytes = structure.bytes.clone();
         bytes[8] = 2;

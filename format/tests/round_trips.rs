@@ -4,7 +4,8 @@ mod samples;
 
 use annals_format::batch::{BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
-use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest};
+use annals_format::control::ControlHeader;
+use annals_format::manifest::{AncestorEntry, DurabilityKind, IncarnationEntry, Limits, LostEntry, Manifest};
 use annals_format::mark::Mark;
 use annals_format::record::{self, EventFrame, EventParts, OccurredAt, Record, encoded_len};
 use annals_format::ring::RingHeader;
@@ -277,6 +278,12 @@ proptest! {
     }
 
     #[test]
+    fn control_pages(ids in any::<([u8; 16], [u8; 16])>(), session in 0..=NUMBER_MAX) {
+        let header = ControlHeader { store: ids.0, incarnation: ids.1, session };
+        prop_assert_eq!(ControlHeader::decode(&header.encode()), Ok(Some(header)));
+    }
+
+    #[test]
     fn manifests(
         ids in any::<([u8; 16], [u8; 16])>(),
         lens in vec(0..50u64, 0..8),
@@ -306,6 +313,12 @@ proptest! {
             next_segment: segments.len() as u64 + 1,
             incarnations: vec![IncarnationEntry { incarnation: ids.1, first_position: 1 }; 1 + lens.len() / 3],
             segments,
+            ancestors: (0..lens.len() as u64 % 3)
+                .map(|n| AncestorEntry { store: ids.0, incarnation: ids.1, last_position: n })
+                .collect(),
+            lost: (0..lens.len() as u64 / 2)
+                .map(|n| LostEntry { first_position: 1 + 3 * n, last_position: 2 + 3 * n })
+                .collect(),
         };
         prop_assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
     }
@@ -369,6 +382,7 @@ fn header_length_of_a_batch_is_checked() {
         recorded_at: 0,
         durable_lag: 0,
         as_batch: false,
+        has_sections: false,
     };
     let decode = |header: BatchHeader| BatchHeader::decode(&header.encode(samples::seed()), samples::seed());
     assert_eq!(decode(header), Ok(header));

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use annals::inspect::{self, SegmentState, Severity, VerifyReport};
 use annals::{
-    Batch, Clock, Durability, Error, Event, EventId, Lookup, NewEvent, Options, Query, ReadMode, Reader, Seek,
-    StreamState, View,
+    Batch, Clock, ConsumerOptions, Durability, Error, Event, EventId, Lookup, NewEvent, Options, Query, ReadMode,
+    Reader, Seek, StreamState, View,
 };
 
 use crate::sim_disk::{Dice, SimDisk};
@@ -183,6 +184,45 @@ impl Sample {
         Self { files, durable, events: writing.events, older: Vec::new(), live }
     }
 
+    /// A store with consumers whose process was killed: what they acknowledged and parked stands in sealed segments, in the
+    /// live one and in the ring, and in files of its own.
+    pub fn consuming(seed: u64) -> Self {
+        let mut writing = Writing { clock: Arc::default(), dice: Dice::new(seed), events: Vec::new() };
+        let disk = SimDisk::new();
+        let store = writing.open(&disk);
+        let consumers = ["mail", "größere Post"].map(|name| {
+            let options = ConsumerOptions::new().start(Seek::Beginning).durability(Durability::Durable);
+            store.consumer(name, options).expect("opens")
+        });
+        let mut durable = 0;
+        for round in 0..4 {
+            writing.append(&store, 25, Durability::Durable);
+            durable = writing.events.len() as u64;
+            for consumer in &consumers {
+                while let Some(delivery) = consumer.next(Duration::ZERO).expect("reads") {
+                    let done = match writing.dice.below(6) {
+                        0 => Ok(()),
+                        1 => consumer.park(&delivery, "no such address"),
+                        2 => store
+                            .commit(&Batch::new().acknowledge(&delivery).durability(Durability::Buffered))
+                            .map(drop),
+                        _ => consumer.ack_with(&delivery, Durability::Buffered),
+                    };
+                    // Parked with an earlier one of its stream.
+                    assert!(matches!(done, Ok(()) | Err(annals::Error::Fenced { .. })), "{done:?}");
+                }
+            }
+            if round == 2 {
+                store.sync().expect("syncs");
+            }
+        }
+        let files = disk.after_kill().files();
+        drop(consumers);
+        drop(store);
+        let live = live_places(&files);
+        Self { files, durable, events: writing.events, older: Vec::new(), live }
+    }
+
     /// The events that a reader with this head must find; the rest was never said to be safe.
     fn up_to(&self, head: u64) -> Result<&[Known], String> {
         let is_fine = (self.durable..=self.events.len() as u64).contains(&head);
@@ -223,6 +263,7 @@ pub fn kind_of(name: &str) -> &'static str {
     match name {
         "MARK" => "mark",
         "RING" => "ring",
+        "CONTROL" => "control",
         _ if name.starts_with("manifest-") => "manifest",
         _ if name.ends_with(".idx") || name.starts_with("INDEX-") => "index",
         _ => "segment",

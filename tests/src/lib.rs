@@ -1,5 +1,6 @@
 //! The ground that the tests of annals stand on.
 
+pub mod chronicle;
 pub mod counted;
 pub mod crash;
 pub mod damage;

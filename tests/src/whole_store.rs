@@ -48,9 +48,10 @@ impl Golden {
     }
 }
 
-/// A store that was closed, and one that was killed with its newest batches in the ring alone.
-static GOLDEN: LazyLock<[Golden; 2]> =
-    LazyLock::new(|| [Golden::of(Sample::build(0x5eed)), Golden::of(Sample::killed(0x5eed))]);
+/// A store that was closed, one that was killed with its newest batches in the ring alone, and one with consumers.
+static GOLDEN: LazyLock<[Golden; 3]> = LazyLock::new(|| {
+    [Golden::of(Sample::build(0x5eed)), Golden::of(Sample::killed(0x5eed)), Golden::of(Sample::consuming(0x5eed))]
+});
 
 /// What came of an input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub fn checksums_made_anew() -> Vec<(Files, Files)> {
 pub fn exercise(bytes: &[u8]) -> Outcome {
     let mut bytes = Bytes::new(bytes);
     let manner = bytes.next();
-    let golden = &GOLDEN[usize::from(manner & 1)];
+    let golden = &GOLDEN[if manner & 0x30 == 0x30 { 2 } else { usize::from(manner & 1) }];
     let fixed = manner & 0b110 != 0;
     let read_mode = if manner & 0b1000 == 0 { ReadMode::Mapped } else { ReadMode::Pread };
     let mut files = golden.files.clone();
@@ -117,6 +118,7 @@ pub fn exercise(bytes: &[u8]) -> Outcome {
         .map(|(name, _)| name.clone())
         .collect();
     let read_only = look_only(&truth, &disk(), &changed, options());
+    follow(&truth, &disk(), options());
     let writing = write(truth, &disk(), &options);
     Outcome { changes, fixed, read_only, writing }
 }
@@ -130,6 +132,9 @@ fn look_only(truth: &look::Truth<'_>, disk: &SimDisk, changed: &[String], option
             if let Err(error) = store.refresh() {
                 look::told(&error);
             }
+            if let Err(error) = store.consumers() {
+                look::told(&error);
+            }
             seen
         }
         Err(error) => Seen::refused(&error),
@@ -139,6 +144,22 @@ fn look_only(truth: &look::Truth<'_>, disk: &SimDisk, changed: &[String], option
     seen
 }
 
+/// What a follower makes of it, in both views.
+fn follow(truth: &look::Truth<'_>, disk: &SimDisk, options: Options) {
+    for view in [View::Durable, View::Written] {
+        match options.clone().view(view).follow_storage(Arc::new(disk.clone())) {
+            Ok(follower) => {
+                truth.look_along(&follower.reader());
+                if let Err(error) = follower.refresh() {
+                    look::told(&error);
+                }
+            }
+            Err(error) => look::told(&error),
+        }
+    }
+    assert_eq!(disk.unsynced(), 0, "a follower wrote");
+}
+
 fn write(mut truth: look::Truth<'_>, disk: &SimDisk, options: &impl Fn() -> Options) -> Seen {
     let store = match options().open_storage(Arc::new(disk.clone())) {
         Ok(store) => store,
@@ -146,6 +167,7 @@ fn write(mut truth: look::Truth<'_>, disk: &SimDisk, options: &impl Fn() -> Opti
     };
     let seen = truth.look(&store.reader_in(View::Written));
     truth.append(&store);
+    look::consume(&store);
     if let Err(error) = store.close() {
         look::told(&error);
     }

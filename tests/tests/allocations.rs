@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use annals::{
-    Delivery, DeliveryRef, Durability, Expect, NewEvent, Next, Options, Position, Query, QueryItem, Read, ReadMode,
-    Seek, Subscription,
+    Durability, Expect, Message, MessageRef, NewEvent, Next, Options, Position, Query, QueryItem, Read, ReadMode, Seek,
+    Subscription, View,
 };
 use annals_tests::model::Ground;
 
@@ -156,8 +156,8 @@ fn drain(subscription: &mut Subscription, borrowed: bool) -> u64 {
     let mut count = 0;
     if borrowed {
         let count = &mut count;
-        let each = |next: DeliveryRef<'_>| {
-            *count += u64::from(matches!(next, DeliveryRef::Event(event) if !event.payload().is_empty()));
+        let each = |next: MessageRef<'_>| {
+            *count += u64::from(matches!(next, MessageRef::Event(event) if !event.payload().is_empty()));
             ControlFlow::<()>::Continue(())
         };
         subscription.for_each_ready(each).unwrap();
@@ -165,8 +165,8 @@ fn drain(subscription: &mut Subscription, borrowed: bool) -> u64 {
     }
     loop {
         match subscription.try_next().unwrap() {
-            Next::Delivery(Delivery::Event(event)) => count += u64::from(!event.payload().is_empty()),
-            Next::Delivery(_) => {}
+            Next::Message(Message::Event(event)) => count += u64::from(!event.payload().is_empty()),
+            Next::Message(_) => {}
             _ => return count,
         }
     }
@@ -227,5 +227,43 @@ fn a_subscription_that_is_behind_allocates_nothing_per_event() {
             println!("{made} allocations for {events} events in {} segments", store.stats().segments);
             assert!(made < 200, "{made} allocations: some per segment, none per event");
         }
+    }
+}
+
+/// What is read allocates nothing; what is learnt of the segment that is being written grows an index by doubling.
+#[test]
+fn a_follower_allocates_nothing_per_event() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered).background(false));
+    let append = |count: usize| {
+        for n in 0..count {
+            let stream = ["a", "b", "c"][n % 3];
+            store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
+        }
+        store.sync().unwrap();
+    };
+    append(20_000);
+    for view in [View::Durable, View::Written] {
+        let follower = Options::new().view(view).follow_storage(ground.storage()).unwrap();
+        let mut subscription = follower.subscribe(&Query::all(), Seek::Beginning).unwrap();
+        let mut seen = 0;
+        let mut take = || {
+            let taken = subscription.for_each_ready(|message| {
+                seen += usize::from(matches!(message, MessageRef::Event(_)));
+                ControlFlow::<()>::Continue(())
+            });
+            taken.unwrap();
+        };
+        let made = allocations(&mut take);
+        println!("{view:?}: {made} allocations in what was there");
+        assert!(made < 200, "{made} allocations: some per segment, none per event");
+        append(20_000);
+        let made = allocations(&mut take);
+        println!("{view:?}: {made} allocations in 20,000 events that came");
+        assert!(made < 500, "{made} allocations: some per segment, none per event");
+        // Nothing came.
+        let made = allocations(|| (0..1000).for_each(|_| take()));
+        assert_eq!(made, 0, "{view:?}: looking when nothing came");
+        assert_eq!(seen, store.head() as usize);
     }
 }

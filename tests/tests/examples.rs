@@ -13,12 +13,18 @@ macro_rules! example {
     };
 }
 
+example!(backup_and_restore, "../../engine/examples/backup_and_restore.rs");
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
+example!(exactly_once, "../../engine/examples/exactly_once.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
+example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
 example!(order_totals, "../../engine/examples/order_totals.rs");
+example!(removal, "../../engine/examples/removal.rs");
 example!(retry, "../../engine/examples/retry.rs");
+example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
+example!(workers, "../../engine/examples/workers.rs");
 
 /// An example that is not named above would never run.
 #[test]
@@ -29,12 +35,17 @@ fn every_example_is_run() {
         .collect();
     files.sort();
     let named = [
+        "backup_and_restore.rs",
         "bank_account.rs",
         "course_subscriptions.rs",
+        "exactly_once.rs",
         "idempotent_consumer.rs",
+        "live_dashboard.rs",
         "order_totals.rs",
+        "removal.rs",
         "retry.rs",
         "unique_name.rs",
+        "workers.rs",
     ];
     assert_eq!(files, named);
 }

@@ -41,6 +41,7 @@ fn kinds(path: &Path) -> Vec<(&'static str, String)> {
         ("lock", "LOCK".to_owned()),
         ("mark", "MARK".to_owned()),
         ("ring", "RING".to_owned()),
+        ("control page", "CONTROL".to_owned()),
         ("manifest", last("manifest-")),
         ("sealed segment", first(".log")),
         ("live segment", last(".log")),

@@ -94,7 +94,7 @@ fn any_name_is_kept_byte_by_byte_and_never_becomes_a_path() {
         check(&ground.open(small()));
         for entry in std::fs::read_dir(ground.path().unwrap()).unwrap() {
             let file = entry.unwrap().file_name().into_string().unwrap();
-            let own = ["segment-", "manifest-", "MARK", "RING", "LOCK"];
+            let own = ["segment-", "manifest-", "MARK", "RING", "LOCK", "CONTROL"];
             assert!(own.iter().any(|begin| file.starts_with(begin)), "{file:?} in the store's directory");
         }
     }

@@ -7,10 +7,13 @@ use annals_tests::model::golden::{self, Files, Golden};
 use annals_tests::sim_disk::{Dice, SimDisk};
 
 /// Version, store, and the SHA-256 of its list of files, which holds that of each file.
-const STORES: [(&str, &str, &str); 4] = [
+const STORES: [(&str, &str, &str); 7] = [
     ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
     ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
+    ("v1", "consumers", "5f24e5dc15c6ced33d0a54e04578e18ee24e9b0fd8c463fcd14d8808064d1aab"),
+    ("v1", "consumers_killed", "7219b6a9411fec407e23fdf082adf0a0eb21e0d9aa1adfc077ea75009237c02b"),
     ("v1", "killed", "5a729f2f56b5531a7948248e701c9ca53305c7495c520637a688cde9d36cacb9"),
+    ("v1", "removed", "@@removed"),
     ("v1", "torn", "993351d4091c5bbb3f4ec8415af35a105210ff1780d08cec3e00d895ac1d9bb3"),
 ];
 
@@ -20,7 +23,7 @@ fn load(version: &str, name: &str) -> Golden {
 
 /// Whether the store ended without being closed.
 fn was_killed(name: &str) -> bool {
-    matches!(name, "killed" | "torn")
+    matches!(name, "killed" | "torn" | "consumers_killed")
 }
 
 fn each_store(test: impl Fn(&str, &Golden)) {
@@ -141,6 +144,19 @@ fn after_a_power_cut_they_keep_what_they_held() {
     });
 }
 
+/// Name, checkpoint, finished above it, parked, generation and time of the last change of each consumer, as they were then.
+#[test]
+fn their_consumers_stand_where_they_stood() {
+    let expected = [("closed", ""), ("consumers", "@@3"), ("consumers_killed", "@@4")];
+    for (name, consumers) in expected {
+        let (disk, store) = open(&load("v1", name).files);
+        assert_eq!(golden::consumers_of(&store), consumers, "{name}");
+        drop(store);
+        let (_, store) = open(&disk.after_kill().files());
+        assert_eq!(golden::consumers_of(&store), consumers, "{name}, opened again");
+    }
+}
+
 #[test]
 fn without_their_indexes_they_show_the_same() {
     each_store(|name, golden| {
@@ -150,7 +166,11 @@ fn without_their_indexes_they_show_the_same() {
         let (_, store) = open(&files);
         assert_eq!(written(&store), golden.events, "{name}");
         let rebuilt = store.recovery_report().rebuilt_indexes.len();
-        assert_eq!(rebuilt, before - files.len(), "{name}: what was rebuilt is said");
+        // Of the two files of consumers only the newer one is made anew.
+        let consumers = golden.files.keys().filter(|file| file.starts_with("consumers-")).count();
+        assert_eq!(rebuilt, before - files.len() - consumers / 2, "{name}: what was rebuilt is said");
+        let (_, sound) = open(&golden.files);
+        assert_eq!(golden::consumers_of(&store), golden::consumers_of(&sound), "{name}");
     });
 }
 

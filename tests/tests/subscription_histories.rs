@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use annals::{Batch, Delivery, DeliveryRef, Durability, Error, Next, Options, Seek, Store, Subscription, View};
+use annals::{Batch, Durability, Error, Message, MessageRef, Next, Options, Seek, Store, Subscription, View};
 use annals_tests::model::{Ask, Attempt, Content, Ground, ManualClock, Plain, Recorded, repetitions, seed};
 use annals_tests::sim_disk::Dice;
 use proptest::collection::vec;
@@ -172,9 +172,7 @@ impl History {
             let run = followed.subscription.for_each_ready(|next| {
                 let right = next_after(position);
                 match next {
-                    DeliveryRef::Event(event)
-                        if right.is_some_and(|right| right.position == event.position().get()) =>
-                    {
+                    MessageRef::Event(event) if right.is_some_and(|right| right.position == event.position().get()) => {
                         position = event.position().get();
                     }
                     other => return ControlFlow::Break(Err(format!("{other:?}, but {right:?} is right"))),
@@ -200,7 +198,7 @@ impl History {
         for _ in 0..dice.below(40) {
             let right = next_after(followed.position);
             match followed.subscription.try_next().map_err(fails)? {
-                Next::Delivery(Delivery::Event(event)) => {
+                Next::Message(Message::Event(event)) => {
                     same!(Some(event.position().get()), right.map(|right| right.position), "the next event");
                     let right = right.expect("compared above");
                     if Recorded::of(event.as_event_ref()) != *right {
@@ -209,7 +207,7 @@ impl History {
                     (followed.position, followed.owes) = (right.position, true);
                     self.delivered += 1;
                 }
-                Next::Delivery(Delivery::CaughtUp { head: told }) => {
+                Next::Message(Message::CaughtUp { head: told }) => {
                     same!((right.map(|right| right.position), followed.owes), (None, true), "caught up");
                     followed.position = head.max(followed.position);
                     same!(told, followed.position, "caught up at");

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use annals::{Delivery, Durability, Expect, NewEvent, Options, Query, Seek, Store, Subscription};
+use annals::{Durability, Expect, Message, NewEvent, Options, Query, Seek, Store, Subscription};
 use annals_tests::model::{Ground, repetitions};
 use futures_core::Stream;
 
@@ -22,7 +22,7 @@ fn append(store: &Store, count: usize) {
     }
 }
 
-async fn next(subscription: &mut Subscription) -> Option<annals::Result<Delivery>> {
+async fn next(subscription: &mut Subscription) -> Option<annals::Result<Message>> {
     let mut subscription = pin!(subscription);
     poll_fn(|context| subscription.as_mut().poll_next(context)).await
 }
@@ -32,7 +32,7 @@ async fn collect(mut subscription: Subscription, count: usize) -> Vec<u64> {
     let mut seen = Vec::new();
     while seen.len() < count {
         match next(&mut subscription).await {
-            Some(Ok(Delivery::Event(event))) => seen.push(event.position().get()),
+            Some(Ok(Message::Event(event))) => seen.push(event.position().get()),
             Some(Ok(_)) => {}
             other => panic!("{other:?} behind {}", subscription.position()),
         }
@@ -118,7 +118,7 @@ fn a_task_is_woken_by_the_close_and_ends() {
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || {
                 block_on(async {
-                    assert!(matches!(next(&mut subscription).await, Some(Ok(Delivery::CaughtUp { head: 0 }))));
+                    assert!(matches!(next(&mut subscription).await, Some(Ok(Message::CaughtUp { head: 0 }))));
                     assert!(next(&mut subscription).await.is_none());
                     assert!(next(&mut subscription).await.is_none());
                 });
@@ -149,7 +149,7 @@ fn wakers_are_replaced_and_given_back() {
     };
     let (mut stays, mut goes) = (subscribe(&store), subscribe(&store));
     for subscription in [&mut stays, &mut goes] {
-        assert!(matches!(poll(subscription, &wakers[0]), Poll::Ready(Some(Ok(Delivery::CaughtUp { .. })))));
+        assert!(matches!(poll(subscription, &wakers[0]), Poll::Ready(Some(Ok(Message::CaughtUp { .. })))));
         assert!(poll(subscription, &wakers[0]).is_pending());
     }
     assert!(poll(&mut stays, &wakers[1]).is_pending());
@@ -163,6 +163,6 @@ fn wakers_are_replaced_and_given_back() {
     assert_eq!(counts.each_ref().map(Arc::strong_count), [2, 2]);
     // Nobody asked again: nobody is woken again.
     append(&store, 1);
-    assert!(matches!(poll(&mut stays, &wakers[1]), Poll::Ready(Some(Ok(Delivery::Event(_))))));
+    assert!(matches!(poll(&mut stays, &wakers[1]), Poll::Ready(Some(Ok(Message::Event(_))))));
     assert_eq!(woken(), [0, 1]);
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use annals::{
-    Batch, Delivery, DeliveryRef, Durability, Error, Event, Expect, NewEvent, Next, Options, Query, QueryItem,
-    ReadMode, Seek, Store, Subscription, View,
+    Batch, Durability, Error, Event, Expect, Message, MessageRef, NewEvent, Next, Options, Query, QueryItem, ReadMode,
+    Seek, Store, Subscription, View,
 };
 use annals_tests::model::{Ground, ManualClock, on_each_ground, repetitions, seed};
 use annals_tests::sim_disk::{Dice, FaultKind, Repeat, SimDisk};
@@ -33,9 +33,9 @@ fn drain(subscription: &mut Subscription) -> Vec<u64> {
     let mut found = Vec::new();
     loop {
         match subscription.try_next().unwrap() {
-            Next::Delivery(Delivery::Event(event)) => found.push(event.position().get()),
-            Next::Delivery(Delivery::CaughtUp { head }) => assert_eq!(head, subscription.position()),
-            Next::Delivery(other) => panic!("{other:?}"),
+            Next::Message(Message::Event(event)) => found.push(event.position().get()),
+            Next::Message(Message::CaughtUp { head }) => assert_eq!(head, (*subscription).position()),
+            Next::Message(other) => panic!("{other:?}"),
             Next::NotYet => return found,
             Next::Ended => panic!("ended"),
         }
@@ -46,8 +46,8 @@ fn event_within(subscription: &mut Subscription, timeout: Duration) -> Option<Ev
     let deadline = Instant::now() + timeout;
     loop {
         match subscription.next_within(deadline.saturating_duration_since(Instant::now())).unwrap() {
-            Next::Delivery(Delivery::Event(event)) => return Some(event),
-            Next::Delivery(_) => {}
+            Next::Message(Message::Event(event)) => return Some(event),
+            Next::Message(_) => {}
             Next::NotYet | Next::Ended => return None,
         }
     }
@@ -81,15 +81,15 @@ fn it_is_told_that_everything_was_handed_out_once_each_time() {
     let store = Store::in_memory().unwrap();
     let mut subscription = store.subscribe(&Query::stream("a"), Seek::Beginning).unwrap();
     let mut next = || format!("{:?}", subscription.try_next().unwrap());
-    assert_eq!(next(), "Delivery(CaughtUp { head: 0 })");
+    assert_eq!(next(), "Message(CaughtUp { head: 0 })");
     assert_eq!(next(), "NotYet");
     append(&store, "b", 2);
     // Nothing that matches: nothing to tell.
     assert_eq!(next(), "NotYet");
     append(&store, "a", 2);
-    assert!(next().starts_with("Delivery(Event"));
-    assert!(next().starts_with("Delivery(Event"));
-    assert_eq!(next(), "Delivery(CaughtUp { head: 4 })");
+    assert!(next().starts_with("Message(Event"));
+    assert!(next().starts_with("Message(Event"));
+    assert_eq!(next(), "Message(CaughtUp { head: 4 })");
     assert_eq!(next(), "NotYet");
     assert_eq!(subscription.position(), 4);
 }
@@ -175,8 +175,8 @@ fn write(store: &Store, writer: usize, count: usize) {
 fn follow(subscription: &mut Subscription, last: u64, borrowed: bool) -> Vec<u64> {
     let mut seen = Vec::new();
     let deadline = Instant::now() + LONG;
-    while subscription.position() < last {
-        assert!(Instant::now() < deadline, "nothing comes behind {}", subscription.position());
+    while (*subscription).position() < last {
+        assert!(Instant::now() < deadline, "nothing comes behind {}", (*subscription).position());
         if borrowed {
             if subscription.wait(Duration::from_millis(200)).unwrap() {
                 subscription.for_each_ready(|next| note(&mut seen, next)).unwrap();
@@ -184,17 +184,17 @@ fn follow(subscription: &mut Subscription, last: u64, borrowed: bool) -> Vec<u64
             continue;
         }
         match subscription.next_within(Duration::from_millis(200)).unwrap() {
-            Next::Delivery(Delivery::Event(event)) => seen.push(event.position().get()),
-            Next::Delivery(_) | Next::NotYet => {}
+            Next::Message(Message::Event(event)) => seen.push(event.position().get()),
+            Next::Message(_) | Next::NotYet => {}
             Next::Ended => panic!("ended"),
         }
     }
     seen
 }
 
-fn note(seen: &mut Vec<u64>, next: DeliveryRef<'_>) -> ControlFlow<()> {
+fn note(seen: &mut Vec<u64>, next: MessageRef<'_>) -> ControlFlow<()> {
     match next {
-        DeliveryRef::Event(event) => seen.push(event.position().get()),
+        MessageRef::Event(event) => seen.push(event.position().get()),
         other => panic!("{other:?}"),
     }
     ControlFlow::Continue(())
@@ -282,11 +282,11 @@ fn another_goes_on_where_one_stopped() {
                 left -= 1;
                 if borrowed {
                     let one = subscription.for_each_ready(|next| match next {
-                        DeliveryRef::Event(event) => ControlFlow::Break(event.position().get()),
+                        MessageRef::Event(event) => ControlFlow::Break(event.position().get()),
                         other => panic!("{other:?}"),
                     });
                     seen.extend(one.unwrap());
-                } else if let Next::Delivery(Delivery::Event(event)) = subscription.try_next().unwrap() {
+                } else if let Next::Message(Message::Event(event)) = subscription.try_next().unwrap() {
                     assert_eq!(subscription.position(), event.position().get());
                     seen.push(event.position().get());
                 }
@@ -320,7 +320,7 @@ fn it_waits_for_as_long_as_it_is_told() {
     for durability in BOTH {
         let store = Ground::memory().open(small(durability));
         let mut subscription = store.subscribe(&Query::all(), Seek::End).unwrap();
-        assert!(matches!(subscription.next_within(Duration::ZERO).unwrap(), Next::Delivery(Delivery::CaughtUp { .. })));
+        assert!(matches!(subscription.next_within(Duration::ZERO).unwrap(), Next::Message(Message::CaughtUp { .. })));
         assert!(matches!(subscription.next_within(Duration::ZERO).unwrap(), Next::NotYet));
         assert!(!subscription.wait(Duration::ZERO).unwrap());
         let begun = Instant::now();
@@ -353,14 +353,14 @@ fn closing_the_store_ends_it() {
             let (mut behind, mut waiting, mut by_loop) =
                 (subscribe(Seek::Beginning), subscribe(Seek::End), subscribe(Seek::End));
             let mut by_closure = subscribe(Seek::Beginning);
-            assert!(matches!(behind.try_next().unwrap(), Next::Delivery(Delivery::Event(_))));
+            assert!(matches!(behind.try_next().unwrap(), Next::Message(Message::Event(_))));
             let mut count = 0;
             std::thread::scope(|scope| {
                 let waiter = scope.spawn(|| {
-                    assert!(matches!(waiting.next_within(LONG).unwrap(), Next::Delivery(Delivery::CaughtUp { .. })));
+                    assert!(matches!(waiting.next_within(LONG).unwrap(), Next::Message(Message::CaughtUp { .. })));
                     assert!(matches!(waiting.next_within(LONG).unwrap(), Next::Ended));
                 });
-                let looper = scope.spawn(|| by_loop.iter().count());
+                let looper = scope.spawn(|| by_loop.by_ref().count());
                 std::thread::sleep(Duration::from_millis(20));
                 close(store);
                 waiter.join().unwrap();
@@ -374,7 +374,7 @@ fn closing_the_store_ends_it() {
                 assert!(ended.has_ended());
                 assert!(ended.wait(LONG).unwrap());
                 assert!(matches!(ended.next_within(LONG).unwrap(), Next::Ended));
-                assert!(ended.next_delivery().unwrap().is_none());
+                assert!(ended.next_message().unwrap().is_none());
             }
         }
     }
@@ -386,7 +386,7 @@ fn a_subscription_that_is_dropped_leaves_the_others_alone() {
     let mut kept = store.subscribe(&Query::all(), Seek::Beginning).unwrap();
     for n in 1..=100 {
         let mut dropped = store.subscribe(&Query::all(), Seek::End).unwrap();
-        assert!(matches!(dropped.next_within(Duration::from_micros(50)).unwrap(), Next::Delivery(_)));
+        assert!(matches!(dropped.next_within(Duration::from_micros(50)).unwrap(), Next::Message(_)));
         let _ = dropped.next_within(Duration::from_micros(50)).unwrap();
         drop(dropped);
         append(&store, "a", 1);
@@ -405,12 +405,12 @@ fn a_failed_writer_ends_it_with_the_error_behind_all_that_is_durable() {
         let mut behind = store.reader_in(view).subscribe(&Query::all(), Seek::Beginning).unwrap();
         let mut waiting = store.reader_in(view).subscribe(&Query::all(), Seek::End).unwrap();
         let mut by_closure = store.reader_in(view).subscribe(&Query::all(), Seek::Beginning).unwrap();
-        assert!(matches!(waiting.try_next().unwrap(), Next::Delivery(Delivery::CaughtUp { .. })));
+        assert!(matches!(waiting.try_next().unwrap(), Next::Message(Message::CaughtUp { .. })));
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 // The written view may show the batch before it fails.
                 let mut next = waiting.next_within(LONG);
-                while matches!(next, Ok(Next::Delivery(_))) {
+                while matches!(next, Ok(Next::Message(_))) {
                     next = waiting.next_within(LONG);
                 }
                 assert!(matches!(next, Err(Error::Poisoned { .. })), "{next:?}");
@@ -425,16 +425,16 @@ fn a_failed_writer_ends_it_with_the_error_behind_all_that_is_durable() {
         });
         for position in 1..=3 {
             let next = behind.try_next().unwrap();
-            assert!(matches!(next, Next::Delivery(Delivery::Event(event)) if event.position().get() == position));
+            assert!(matches!(next, Next::Message(Message::Event(event)) if event.position().get() == position));
         }
-        assert!(matches!(behind.next_delivery(), Err(Error::Poisoned { .. })));
+        assert!(matches!(behind.next_message(), Err(Error::Poisoned { .. })));
         let mut count = 0;
         let run = by_closure.for_each_ready(|_| ControlFlow::<()>::Continue(count += 1));
         assert!(matches!(run, Err(Error::Poisoned { .. })));
         assert_eq!(count, 3);
         for mut ended in [behind, waiting, by_closure] {
             assert!(ended.has_ended());
-            assert!(ended.next_delivery().unwrap().is_none());
+            assert!(ended.next_message().unwrap().is_none());
             assert!(matches!(ended.next_within(LONG).unwrap(), Next::Ended));
         }
     }
@@ -458,8 +458,8 @@ fn damage_ends_it() {
         let mut subscription = store.subscribe(&query, Seek::Beginning).unwrap();
         let mut before = 0;
         let error = loop {
-            match subscription.iter().next().unwrap() {
-                Ok(Delivery::Event(event)) => {
+            match subscription.next().unwrap() {
+                Ok(Message::Event(event)) => {
                     assert_eq!(event.position().get(), before + 1);
                     before += 1;
                 }
@@ -469,7 +469,7 @@ fn damage_ends_it() {
         };
         assert!(matches!(error, Error::Corrupt(_)), "{error}");
         assert!(before > 5 && before < 20);
-        assert!(subscription.iter().next().is_none());
+        assert!(subscription.next().is_none());
         assert_eq!(subscription.position(), before);
     }
 }
@@ -485,8 +485,8 @@ fn what_follows_a_look_at_a_store_ends_with_it() {
     let told: Vec<String> = subscription
         .into_iter()
         .map(|next| match next.unwrap() {
-            Delivery::Event(event) => event.position().to_string(),
-            Delivery::CaughtUp { head } => format!("caught up at {head}"),
+            Message::Event(event) => event.position().to_string(),
+            Message::CaughtUp { head } => format!("caught up at {head}"),
             other => panic!("{other:?}"),
         })
         .collect();

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::event_print::Form;
 use crate::failure::Failure;
 use crate::filter::Filter;
+use crate::moment::{Moment, or_head};
 use crate::opening;
 use crate::output::Output;
 
@@ -30,6 +31,9 @@ pub(crate) struct Arguments {
     /// Highest position, excluded
     #[arg(long, value_name = "POS")]
     until: Option<u64>,
+    /// As the store was at this position or time: whole batches up to there
+    #[arg(long, value_name = "POS|TIME")]
+    as_of: Option<Moment>,
     /// Only the first N, in the direction printed
     #[arg(short, value_name = "N")]
     number: Option<u64>,
@@ -42,7 +46,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let reader = opening::read_only(&arguments.store)?.reader();
+    let reader = opening::read_only(&arguments.store)?.reader().as_of(or_head(arguments.as_of))?;
     arguments.filter.must_exist(&reader)?;
     let Some(read) = open(arguments, &reader)? else { return Ok(()) };
     let keeps = arguments.filter.matcher();

@@ -3,7 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{append, cat, demo, dump, export, get, import, index, info, ls, segments, tail, verify};
+use crate::{
+    append, backup, cat, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair, restore,
+    retain, segments, sweep, tail, verify,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -13,7 +16,7 @@ Exit codes:
     3  damage found in the store
     4  conflict: an expectation does not hold, or an id is taken
     5  locked: another process writes to the store
-    6  not found: no such store, file, stream or event
+    6  not found: no such store, file, stream, event or consumer
   130  interrupted
 
 Data goes to standard output, everything else to standard error. Verbs that read change nothing and work beside a \
@@ -37,6 +40,16 @@ enum Verb {
     Export(export::Arguments),
     /// Append one event
     Append(append::Arguments),
+    /// Hide the events of a stream before a revision
+    Truncate(remove::TruncateArguments),
+    /// Hide all events of a stream; it may be written again
+    Delete(remove::Arguments),
+    /// Hide all events of a stream and end it for good
+    Tombstone(remove::Arguments),
+    /// Say how much is kept of some streams, or of the store; without limits, print what was said
+    Retain(retain::Arguments),
+    /// Let go of what is beyond the limits that `retain` set
+    Sweep(sweep::Arguments),
     /// Print events in the order of the log
     Cat(cat::Arguments),
     /// Print the last events and, with -f, each new one
@@ -45,6 +58,8 @@ enum Verb {
     Get(get::Arguments),
     /// List streams, or types with --types
     Ls(ls::Arguments),
+    /// List the consumers, put one at another place, or remove one
+    Consumers(consumers::Arguments),
     /// Say what the store holds and how it is
     Info(info::Arguments),
     /// List the store's segment files
@@ -55,6 +70,14 @@ enum Verb {
     Verify(verify::Arguments),
     /// Check the files by which events are found, or make them anew
     Index(index::Arguments),
+    /// Add to a backup what is new in the store, beside a writer or alone
+    Backup(backup::Arguments),
+    /// Make a store from a backup, as of any position or time in it
+    Restore(restore::Arguments),
+    /// Make a new store that shares this one's history up to a moment
+    Fork(fork::Arguments),
+    /// Make a new store of all that can be read of a damaged one; exit code 3 if anything is lost
+    Repair(repair::Arguments),
 }
 
 impl Cli {
@@ -62,6 +85,8 @@ impl Cli {
     pub(crate) fn writes(&self) -> bool {
         match &self.verb {
             Verb::Index(arguments) => arguments.writes(),
+            Verb::Consumers(arguments) => arguments.writes(),
+            Verb::Retain(_) | Verb::Sweep(_) | Verb::Truncate(_) | Verb::Delete(_) | Verb::Tombstone(_) => true,
             verb => matches!(verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_)),
         }
     }
@@ -72,15 +97,25 @@ impl Cli {
             Verb::Import(arguments) => import::run(&arguments),
             Verb::Export(arguments) => export::run(&arguments),
             Verb::Append(arguments) => append::run(&arguments),
+            Verb::Truncate(arguments) => remove::truncate(&arguments),
+            Verb::Delete(arguments) => remove::delete(&arguments),
+            Verb::Tombstone(arguments) => remove::tombstone(&arguments),
+            Verb::Retain(arguments) => retain::run(&arguments),
+            Verb::Sweep(arguments) => sweep::run(&arguments),
             Verb::Cat(arguments) => cat::run(&arguments),
             Verb::Tail(arguments) => tail::run(&arguments),
             Verb::Get(arguments) => get::run(&arguments),
             Verb::Ls(arguments) => ls::run(&arguments),
+            Verb::Consumers(arguments) => consumers::run(&arguments),
             Verb::Info(arguments) => info::run(&arguments),
             Verb::Segments(arguments) => segments::run(&arguments),
             Verb::Dump(arguments) => dump::run(&arguments),
             Verb::Verify(arguments) => verify::run(&arguments),
             Verb::Index(arguments) => index::run(&arguments),
+            Verb::Backup(arguments) => backup::run(&arguments),
+            Verb::Restore(arguments) => restore::run(&arguments),
+            Verb::Fork(arguments) => fork::run(&arguments),
+            Verb::Repair(arguments) => repair::run(&arguments),
         }
     }
 }

@@ -89,18 +89,25 @@ impl From<Error> for Failure {
             Error::Conflict(_) => (Code::Conflict, "read the stream again and decide anew"),
             Error::DuplicateId { .. } => (Code::Conflict, "see what is stored with `annals get STORE ID`"),
             Error::PartialDuplicate { .. } => (Code::Conflict, "append only what is missing"),
+            Error::RemovalForbidden => {
+                (Code::Operation, "copy what is to be kept into another store with `annals export`")
+            }
             Error::Locked { .. } => {
                 (Code::Locked, "wait for that process to close the store; reading verbs work beside it")
             }
             Error::Corrupt(_) => (Code::Damage, "run `annals verify STORE` to see all damage"),
             Error::Unsupported { .. } => (Code::Operation, "use the version of annals that wrote it, or a newer one"),
             Error::NotAStore { .. } => (Code::Operation, "give the directory that `annals import` or a program made"),
+            Error::Occupied { .. } => (Code::Operation, "give a directory that does not exist yet"),
             Error::NoSpace { .. } => (Code::Operation, "make room or raise the limit, then run the same command again"),
             Error::ReadOnly { .. } => {
                 (Code::Operation, "check the permissions of the directory and of the disk's mount")
             }
             Error::OutcomeUnknown { .. } | Error::Poisoned { .. } => {
                 (Code::Operation, "check the disk, then run the same command again: what is stored is found by its id")
+            }
+            Error::Diverged { .. } | Error::Fenced { .. } | Error::ConsumerBusy { .. } => {
+                (Code::Conflict, "see where the consumers stand with `annals consumers STORE`")
             }
             Error::AheadOfLog { .. } => (Code::Operation, "see the last position with `annals info STORE`"),
             Error::Invalid(_) | Error::Empty => (Code::Operation, "see the store's limits with `annals info STORE`"),

@@ -19,4 +19,4 @@ mod time;
 pub(crate) use entry::Entry;
 pub(crate) use print::{Fields, push_text, write_line};
 pub(crate) use source::Source;
-pub(crate) use time::{print_time, print_wall_clock};
+pub(crate) use time::{parse_time, print_time, print_wall_clock};

@@ -4,24 +4,34 @@
 //! [`event_print`] the other ways an event is shown, [`failure`] turns errors into one line, a hint and an exit code.
 
 mod append;
+mod backup;
 mod cat;
 mod cli;
+mod consumers;
 mod demo;
 mod dump;
 mod event_print;
 mod export;
 mod failure;
 mod filter;
+mod fork;
 mod get;
 mod import;
 mod index;
 mod info;
 mod lines;
 mod ls;
+mod moment;
 mod opening;
 mod output;
+mod remove;
+mod repair;
+mod restore;
+mod retain;
 mod segments;
 mod signals;
+mod steps;
+mod sweep;
 mod tail;
 mod verify;
 

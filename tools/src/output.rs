@@ -23,6 +23,21 @@ impl Output {
         self.write(b"\n")
     }
 
+    /// Whether nobody reads the output any more: the other end of the pipe was closed.
+    #[cfg(unix)]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut ends = [PollFd::new(self.to.get_ref(), PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL)
+    }
+
+    /// Elsewhere the next write tells.
+    #[cfg(not(unix))]
+    pub(crate) fn is_abandoned(&self) -> bool {
+        false
+    }
+
     /// What was written so far is with the reader.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.to.flush().map_err(Failure::output)

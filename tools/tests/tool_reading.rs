@@ -148,6 +148,36 @@ fn reading_changes_nothing() {
 }
 
 #[test]
+fn index_is_checked_and_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = annals::Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10);
+    let opened = options.open(dir.path()).unwrap();
+    for number in 0..200 {
+        let payload = vec![b'x'; 2000];
+        opened.append(&format!("order-{}", number % 9), Expect::Any, &[NewEvent::new("Placed", &payload)]).unwrap();
+    }
+    opened.close().unwrap();
+    let before = snapshot(dir.path());
+    assert!(run(args!["index", "check", dir.path()]).ok().starts_with("ok: "));
+    assert_eq!(snapshot(dir.path()), before, "a check changes nothing");
+    let sizes = &json(&run(args!["info", dir.path(), "--json"]))["index_sizes"];
+    assert!(["segments", "tiers", "streams", "lists"].iter().all(|kind| sizes[*kind].as_u64().unwrap() > 0), "{sizes}");
+
+    let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let of_streams = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("streams-"));
+    let file = of_streams.max().expect("closing covers what has ended");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[4100] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let checked = run(args!["index", "check", dir.path()]);
+    checked.fails(3, "wrong places in index files");
+    assert!(checked.stdout().contains(file.file_name().unwrap().to_str().unwrap()), "{}", checked.stdout());
+    assert!(run(args!["index", "rebuild", dir.path()]).ok().starts_with("made "));
+    assert!(run(args!["index", "check", dir.path()]).ok().starts_with("ok: "));
+    assert!(run(args!["verify", dir.path()]).ok().starts_with("ok: "));
+}
+
+#[test]
 fn append_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
@@ -235,6 +265,73 @@ fn tail_follows_a_writer_and_its_successor_until_interrupted() {
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130));
     assert_eq!(ended.stderr, b"");
+    store.close().unwrap();
+}
+
+#[test]
+fn tail_follows_what_was_asked_for_and_ends_with_its_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = annals::Options::new().durability(Durability::Buffered).open(&path).unwrap();
+    let append = |stream: &str, event_type: &str, n: u32| {
+        let tags = [if n % 2 == 0 { "even" } else { "odd" }];
+        let payload = format!("{n}");
+        let event = NewEvent::new(event_type, &payload).tags(&tags);
+        store.append(stream, Expect::Any, &[event]).unwrap();
+    };
+    let follow = |arguments: &[&str]| {
+        let mut child = annals()
+            .args(args!["tail", &path, "-n", "1", "-f", "--json"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(first["data"], 0);
+        (child, lines)
+    };
+    append("order-0", "Placed", 0);
+    store.sync().unwrap();
+    let mut written = follow(&["--view", "written", "--stream", "order-*", "--type", "Placed"]);
+    let mut durable = follow(&["--tag", "even"]);
+    for n in 1..=400 {
+        append(&format!("order-{}", n % 3), if n % 5 == 0 { "Placed" } else { "Paid" }, n);
+        append("stock", "Placed", n);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    type Tail = (std::process::Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
+    let data = |which: &mut Tail| -> Vec<u64> {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&400) {
+            let event: serde_json::Value = serde_json::from_str(&which.1.next().unwrap().unwrap()).unwrap();
+            seen.push(event["data"].as_u64().unwrap());
+        }
+        seen
+    };
+    let seen = data(&mut written);
+    assert_eq!(seen, (1..=80).map(|n| 5 * n).collect::<Vec<u64>>());
+    // The durable view comes with the background's sync. Of the last two the first ends it.
+    let seen = data(&mut durable);
+    let expected: Vec<u64> = (1..=200).flat_map(|n| [2 * n, 2 * n]).collect();
+    assert_eq!(seen, expected[..399]);
+    for (mut child, lines) in [written, durable] {
+        // Nothing more comes: that the reader is gone is seen all the same.
+        drop(lines);
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "a tail that nobody reads goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), Some(0));
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+        assert_eq!(said, "");
+    }
     store.close().unwrap();
 }
 

@@ -7,6 +7,7 @@ pub mod annals;
 pub mod device;
 pub mod engines;
 pub mod floor;
+pub mod following;
 pub mod peer;
 pub mod peers;
 pub mod random;

@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals::{Delivery, Durability, Expect, NewEvent, Next, Options, Query, Seek, Store, Subscription};
+use annals::{Durability, Expect, Message, NewEvent, Next, Options, Query, Seek, Store, Subscription};
 
 const PAYLOAD: usize = 256;
 
@@ -133,8 +133,8 @@ fn polling_reader() {
     let times = follow(&store, 50_000, Duration::from_micros(20), |subscription| {
         loop {
             match subscription.try_next().expect("it reads") {
-                Next::Delivery(Delivery::Event(event)) => return u64::from(event.payload()[0]),
-                Next::Delivery(_) => {}
+                Next::Message(Message::Event(event)) => return u64::from(event.payload()[0]),
+                Next::Message(_) => {}
                 _ => std::hint::spin_loop(),
             }
         }
@@ -147,7 +147,7 @@ fn parked_reader() {
         let (_dir, store) = open(durability);
         let times = follow(&store, 5_000, Duration::from_micros(500), |subscription| {
             match subscription.next_within(Duration::from_secs(1)).expect("it reads") {
-                Next::Delivery(Delivery::Event(event)) => u64::from(event.payload()[0]),
+                Next::Message(Message::Event(event)) => u64::from(event.payload()[0]),
                 _ => 0,
             }
         });

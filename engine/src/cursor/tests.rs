@@ -7,7 +7,7 @@ use super::join::{Any, Item, Join, Part};
 use super::*;
 use crate::active_index::{EventEntry, Expected, IndexWriter, Place};
 use crate::query::{Query, QueryItem};
-use crate::storage::Memory;
+use crate::storage::{Memory, Storage};
 use crate::{Durability, Expect, NewEvent, Options, Store};
 
 const BASE: u64 = 1000;
@@ -202,6 +202,10 @@ fn store(sealed: bool) -> Store {
     }
     store.append("next", Expect::Any, &[NewEvent::new("T", &[0; 60 << 10])]).unwrap();
     store.close().unwrap();
+    // It is about the segment's own index, not about the tier that closing made of it.
+    for name in storage.list().unwrap().iter().filter(|name| crate::tiers::is_index_name(name)) {
+        storage.remove(name).unwrap();
+    }
     options().open_storage(storage).unwrap()
 }
 

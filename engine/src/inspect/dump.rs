@@ -7,6 +7,7 @@ use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::SegmentState;
 use annals_format::record;
 use annals_format::scan::{self, Step};
+use annals_format::section::Section;
 use annals_format::segment::{END_MARK_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::survey::{Survey, Unchanged};
@@ -151,7 +152,29 @@ impl Dumper<'_> {
             self.record(at + frame, len, decoded.is_ok());
             frame += len;
         }
+        if header.has_sections {
+            self.sections(at, header);
+        }
         bytes.len()
+    }
+
+    /// The typed sections of the batch at `at`, as far as they verify.
+    fn sections(&mut self, at: usize, header: &BatchHeader) {
+        let all = self.bytes;
+        let mut found = Vec::new();
+        // What is wrong is said of the batch.
+        let _ = scan::verify_sections(&all[at..], header, self.seed, |offset, section| found.push((offset, section)));
+        for (offset, section) in found {
+            let Section::Consumers(consumers) = section else {
+                self.show(1, at + offset, section.bytes().len(), "section", "of a kind that is not known", None);
+                continue;
+            };
+            self.show(1, at + offset, section.bytes().len(), "section", "consumers", None);
+            for (inside, len, change) in consumers.changes_at() {
+                let value = format!("{:?} generation {}: {:?}", change.consumer, change.generation, change.what);
+                self.show(2, at + offset + inside, len, "change", value, None);
+            }
+        }
     }
 
     fn record(&mut self, at: usize, len: usize, is_whole: bool) {

@@ -7,6 +7,7 @@ use annals_format::FORMAT_VERSION;
 use super::survey::{End, Survey, Unchanged};
 use super::{IndexSizes, StoreInfo};
 use crate::Result;
+use crate::consumer;
 use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
@@ -77,10 +78,11 @@ pub(super) fn is_of_index(name: &str) -> bool {
 
 /// Whether a store keeps a file of this name.
 pub(super) fn is_ours(name: &str) -> bool {
-    matches!(name, "LOCK" | "MARK" | "RING")
+    matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()
         || is_index_name(name)
+        || consumer::is_file_name(name)
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.

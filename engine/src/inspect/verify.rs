@@ -89,6 +89,7 @@ impl<'a> Check<'a> {
         self.lock_file();
         self.mark_file(manifest);
         self.ring_file(manifest);
+        self.control_file(manifest);
         let mut walk = Walk::new(NameHash { seed: manifest.name_hash_seed });
         self.listed_segments(manifest, &mut walk);
         self.tail(manifest, &mut walk);

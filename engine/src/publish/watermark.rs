@@ -70,7 +70,6 @@ impl Watermark {
     }
 
     /// Whoever is to be told of the durable head from now on.
-    #[allow(dead_code, reason = "for those who follow from outside of the process")]
     pub(crate) fn announced_by(mut self, announce: Box<dyn Announce>) -> Self {
         self.announce = Some(announce);
         self

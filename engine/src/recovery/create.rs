@@ -8,6 +8,7 @@ use super::refuse_write;
 use super::ring_image::RING_NAME;
 use crate::append::Durability;
 use crate::error::Error;
+use crate::founding::UNFINISHED_NAME;
 use crate::made_id::random_bytes;
 use crate::mark::{MARK_NAME, MarkFile};
 use crate::options::Options;
@@ -19,8 +20,12 @@ use crate::{Result, VERSION, manifest};
 /// Without a manifest a directory may become a store only if it is empty or holds what an interrupted creation left.
 pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: bool) -> Result<()> {
     let not_a_store = |reason: String| Error::NotAStore { path: "the directory".to_owned(), reason };
+    if names.iter().any(|name| name == UNFINISHED_NAME) {
+        let reason = "a fork, restore or repair into it was not finished; run it again, or remove the directory";
+        return Err(not_a_store(reason.to_owned()));
+    }
     for name in names {
-        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "manifest-00000000000000000001.new")
+        let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "CONTROL" | "manifest-00000000000000000001.new")
             || segment_number(name) == Some((1, false));
         if !ours {
             let is_file_of_a_store = segment_number(name).is_some() || is_index_name(name);
@@ -87,13 +92,15 @@ pub(super) fn create(storage: &dyn Storage, names: &[String], options: &Options)
         next_segment: 2,
         incarnations: vec![IncarnationEntry { incarnation, first_position: 1 }],
         segments: Vec::new(),
+        ancestors: Vec::new(),
+        lost: Vec::new(),
     };
     manifest::save(storage, &manifest)?;
     Ok(manifest)
 }
 
 /// Zeroed segments sync faster; a `Buffered` store appends faster than zeros could be written.
-pub(super) fn fill(options: &Options) -> Fill {
+pub(crate) fn fill(options: &Options) -> Fill {
     match options.durability {
         Durability::Durable => Fill::Zeroed,
         Durability::Buffered => Fill::Allocated,

@@ -2,6 +2,7 @@
 
 use annals_format::manifest::Manifest;
 use annals_format::mark::Mark;
+use annals_format::segment::SEGMENT_HEADER_LEN;
 
 use super::ring_image::{RING_NAME, RingImage};
 use super::scan::{Scanner, Stop, Tail};
@@ -59,6 +60,14 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
     if tail.last_position < known_durable {
         return Err(lost(&tail, manifest, mark.as_ref(), known_durable));
     }
+    if let Some(mark) = mark.as_ref().filter(|mark| falls_short(&tail, mark, manifest)) {
+        let told = format!("the log ends here, but was known to be durable up to byte {}", mark.offset);
+        let (name, offset) = match tail.segments.last() {
+            Some(last) if last.header.identity.segment == mark.segment => (last.name.clone(), last.end),
+            _ => (segment_name(mark.segment), SEGMENT_HEADER_LEN as u64),
+        };
+        return Err(Error::corrupt(&name, offset, Some(tail.last_position + 1), told));
+    }
     // An unclean mark of the newest incarnation was written after the ring of its opening was durable. Before that, no
     // commit of this incarnation can have been held by a ring.
     let had_ring = mark.as_ref().is_some_and(|mark| !mark.clean && Some(mark.incarnation) == newest);
@@ -84,6 +93,21 @@ fn lost(tail: &Tail, manifest: &Manifest, mark: Option<&Mark>, known_durable: u6
         (None, None) => (segment_name(manifest.segments.last().map_or(1, |entry| entry.number)), 0),
     };
     Error::corrupt(&name, offset, Some(position), told)
+}
+
+/// Whether the log ends before the place that the mark names, although all positions are there: then batches without a
+/// position are missing. Of segments that recovery has ended since, the mark says nothing.
+fn falls_short(tail: &Tail, mark: &Mark, manifest: &Manifest) -> bool {
+    let newest = manifest.incarnations.last().map(|entry| entry.incarnation);
+    let is_listed = manifest.segments.iter().any(|entry| entry.number == mark.segment);
+    if is_listed || Some(mark.incarnation) != newest || mark.offset <= SEGMENT_HEADER_LEN as u64 {
+        return false;
+    }
+    match tail.segments.last() {
+        Some(last) if last.header.identity.segment == mark.segment => last.end < mark.offset,
+        Some(last) => last.header.identity.segment < mark.segment,
+        None => true,
+    }
 }
 
 /// Whether the store was closed cleanly and its log ends just where the mark says.

@@ -17,6 +17,7 @@ use super::reindex::index_batch;
 use super::ring_image::RingFile;
 use crate::Result;
 use crate::active_index::{ActiveIndex, IndexWriter};
+use crate::consumer::{self, Changes};
 use crate::error::Error;
 use crate::mark::MarkFile;
 use crate::name::NameHash;
@@ -42,6 +43,8 @@ pub(crate) struct LiveEnd {
     store: [u8; 16],
     incarnation: [u8; 16],
     manifest_generation: u64,
+    /// Changes of consumers that came since somebody took them.
+    pub(crate) changes: Changes,
 }
 
 /// What looking at the end again found.
@@ -76,6 +79,7 @@ impl LiveEnd {
             store: manifest.store,
             incarnation: identity.incarnation,
             manifest_generation: manifest.generation,
+            changes: Changes::new(),
         }
     }
 
@@ -95,16 +99,22 @@ impl LiveEnd {
         };
         let segment = self.segment.clone();
         let mut walk = Walk::from(&self, &segment, &ring);
-        if !walk.run()? || walk.last_position < mark.position {
+        let is_short = |walk: &Walk<'_>| {
+            walk.last_position < mark.position
+                || (mark.segment == segment.header.identity.segment && walk.end < mark.offset)
+        };
+        if !walk.run()? || is_short(&walk) {
             return Ok(Followed::Elsewhere);
         }
         let known_durable = walk.known_durable.max(mark.position);
-        if walk.last_position == self.last_position && known_durable == self.known_durable {
+        let grew = walk.end > walk.began;
+        if !grew && known_durable == self.known_durable {
             return Ok(Followed::Same(self));
         }
-        if walk.last_position > self.last_position {
+        if grew {
             let closing = Closing { end: walk.end, state: SegmentState::Cut, tally: walk.tally };
             let tail = walk.tail()?;
+            self.changes.append(&mut walk.changes);
             self.last_position = walk.last_position;
             self.last_time = walk.last_time;
             self.segment = Arc::new(segment.grown(closing, tail));
@@ -128,8 +138,10 @@ struct Walk<'a> {
     ring: &'a RingFile,
     hash: NameHash,
     index: IndexWriter,
+    began: u64,
     end: u64,
     tally: Tally,
+    changes: Changes,
     last_position: u64,
     last_time: u64,
     known_durable: u64,
@@ -149,8 +161,10 @@ impl<'a> Walk<'a> {
             ring,
             hash: live.hash,
             index: IndexWriter::new(live.index.clone()),
+            began: closing.end,
             end: closing.end,
             tally: closing.tally,
+            changes: Changes::new(),
             last_position: live.last_position,
             last_time: live.last_time,
             known_durable: live.known_durable,
@@ -231,6 +245,8 @@ impl<'a> Walk<'a> {
             None => &self.ahead[start..start + header.len()],
         };
         let controls = index_batch(&mut self.index, self.hash, batch, header, self.segment.seed, self.end)
+            .map_err(|fault| self.segment.faulty(self.end, None, &fault))?;
+        consumer::collect(batch, header, self.segment.seed, &mut self.changes)
             .map_err(|fault| self.segment.faulty(self.end, None, &fault))?;
         self.tally.add(header, batch, controls);
         if self.kept_from.is_some() {

@@ -9,7 +9,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark};
 use super::ring_image::RingBytes;
 use crate::Result;
 
-pub(super) enum Next {
+pub(crate) enum Next {
     Batch(BatchHeader),
     End(EndMark),
     Clean,
@@ -18,7 +18,7 @@ pub(super) enum Next {
 
 impl Next {
     /// Whether the log goes on with it.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         matches!(self, Self::Batch(_) | Self::End(_))
     }
 
@@ -33,19 +33,19 @@ pub(crate) fn is_unsupported(fault: &Fault) -> bool {
 
 /// What must be true of the batch, or of the end mark, that continues the log.
 #[derive(Clone, Copy)]
-pub(super) struct Continuation {
-    pub(super) seed: Seed,
+pub(crate) struct Continuation {
+    pub(crate) seed: Seed,
     /// The position it begins with.
-    pub(super) position: u64,
+    pub(crate) position: u64,
     /// The time it does not lie before.
-    pub(super) time: u64,
+    pub(crate) time: u64,
     /// Final checksum of the batches before it.
-    pub(super) final_checksum: u32,
+    pub(crate) final_checksum: u32,
 }
 
 impl Continuation {
     /// Whether a whole batch that continues the log, or the end mark that belongs here, stands at the start of `bytes`.
-    pub(super) fn judge(&self, bytes: &[u8]) -> Next {
+    pub(crate) fn judge(&self, bytes: &[u8]) -> Next {
         match scan::next(bytes, self.seed) {
             Ok(Step::Batch(header)) => {
                 if header.first_position != self.position {
@@ -68,7 +68,7 @@ impl Continuation {
 
     /// As [`Continuation::judge`], of what the ring has for log offset `at`, and the bytes of it. `room` is what the
     /// segment could still hold.
-    pub(super) fn judge_ring(&self, ring: &impl RingBytes, at: u64, room: u64) -> Result<(Next, Vec<u8>)> {
+    pub(crate) fn judge_ring(&self, ring: &impl RingBytes, at: u64, room: u64) -> Result<(Next, Vec<u8>)> {
         let room = room.min(ring.len()) as usize;
         let mut copy = ring.copy(at, room.min(END_MARK_LEN))?;
         if let Ok(header) = BatchHeader::decode(&copy, self.seed) {

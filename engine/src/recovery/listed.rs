@@ -38,6 +38,7 @@ pub(crate) fn segment_entry(segment: &Segment, closing: &Closing) -> SegmentEntr
         state: closing.state,
         kind: header.kind,
         event_count: tally.event_count,
+        has_sections: tally.section_count > 0,
     }
 }
 

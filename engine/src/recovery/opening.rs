@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use annals_format::checksum::Identity;
+use annals_format::consumer::ConsumerTable;
 use annals_format::manifest::{Manifest, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::segment::{Link, SegmentHeader, SegmentKind};
@@ -15,14 +16,16 @@ use super::end::{Found, find_end, is_clean};
 use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
 use super::writer_memory::load_ids;
-use super::{RecoveryReport, durability, list};
+use super::{RecoveryReport, durability};
 use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
 use crate::commit::Commit;
+use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
 use crate::directory::MetStreams;
 use crate::error::Error;
+use crate::founding::UNFINISHED_NAME;
 use crate::id_table::IdWriter;
 use crate::log::Log;
 use crate::made_id::MadeIds;
@@ -31,6 +34,7 @@ use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
 use crate::publish::{Lock, Watermark};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
@@ -61,12 +65,12 @@ enum Live {
 }
 
 impl Opening {
-    pub(super) fn run(mut self, begun: Instant) -> Result<Inner> {
+    /// `names` are those of the directory.
+    pub(super) fn run(mut self, names: &[String], begun: Instant) -> Result<Inner> {
         // A store keeps its own durability, limits and sizes.
         self.options.durability = durability(self.manifest.default_durability);
         self.options.segment_bytes_max = self.manifest.segment_len_max;
-        let names = list(&*self.storage)?;
-        let numbers = segment_numbers(&names);
+        let numbers = segment_numbers(names);
         let found = find_end(&*self.storage, &self.manifest, &numbers)?;
         self.report.notices.extend(found.notices.iter().cloned());
         let Found { tail, mark, ring, known_durable, .. } = found;
@@ -82,7 +86,9 @@ impl Opening {
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
-        let mut listed = self.load_listed(cache, &names)?;
+        let mut listed = self.load_listed(cache, names)?;
+        // Before anything is written: a segment that cannot be read must be found here.
+        let consumers = self.consumers(names, &tail)?;
         let live = if clean || self.report.created || cfg!(annals_plant = "torn-tail-not-fenced") {
             Live::Continue(tail)
         } else {
@@ -94,9 +100,12 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        if names.iter().any(|name| name == UNFINISHED_NAME) {
+            let _ = self.storage.remove(UNFINISHED_NAME);
+        }
         // What stays is removed by the next opening.
-        let _ = tiers::remove_unnamed(&*self.storage, &names, &listed.tiers.index);
-        self.finish(live, listed, mark, session, next_number, begun)
+        let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
+        self.finish(live, listed, consumers, mark, session, next_number, begun)
     }
 
     /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
@@ -112,6 +121,24 @@ impl Opening {
         }
         self.report.rebuilt_indexes.extend(cache.take_rebuilt());
         Ok(Loaded { segments, cache, tiers, ids })
+    }
+
+    /// Where the consumers stand at the end of the log: as the listed segments say, and the batches behind them, all of
+    /// which are kept.
+    fn consumers(&mut self, names: &[String], tail: &Tail) -> Result<ConsumerTable> {
+        let Recovered { mut table, unusable, rebuilt, to_save } =
+            consumer::load_listed(&*self.storage, names, &self.manifest)?;
+        for (name, why) in unusable {
+            let _ = self.storage.remove(&name);
+            self.report.notices.push(format!("{name} is not used: {why}"));
+        }
+        if let Some(entry) = to_save {
+            // Without it the next opening reads the same segments again.
+            let _ = consumer::save(&*self.storage, self.manifest.store, &entry, table.clone());
+        }
+        self.report.rebuilt_indexes.extend(rebuilt);
+        consumer::apply(&mut table, &tail.changes);
+        Ok(table)
     }
 
     /// Removes files that are no part of the log: unused prepared segments, what was written anew, old indexes.
@@ -140,6 +167,7 @@ impl Opening {
         mut self,
         live: Live,
         listed: Loaded,
+        consumers: ConsumerTable,
         mark: Option<Mark>,
         session: u64,
         next_number: u64,
@@ -157,7 +185,7 @@ impl Opening {
         let head = active.segment.first_position() - 1 + u64::from(active.index.index().record_count());
         // Not the manifest's: an ended segment may be missing there, when sealing it failed.
         let ended = segments.iter().filter_map(|segment| segment.closing());
-        let times = ended.filter(|closing| closing.tally.batch_count > 0).map(|closing| closing.tally.last_time);
+        let times = ended.filter(|closing| !closing.tally.is_empty()).map(|closing| closing.tally.last_time);
         let last_time = times.chain([active.tally.total().last_time]).max().unwrap_or(0);
         let end = active.segment.header.base + active.offset;
 
@@ -165,26 +193,35 @@ impl Opening {
         // ring is there before, since an unclean mark says that it may hold commits.
         let ring = self.open_ring(session, &active)?;
         let mark_file = self.write_mark(mark, &active, head, last_time)?;
-        let log = Log::new(
-            Some(ring),
-            Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end }),
-        );
+        let mut watermark = Watermark::start(head, head, if begun_anew { active.segment.header.base } else { end });
+        if let Some(control) = self.open_control(session, &active, head) {
+            watermark = watermark.announced_by(Box::new(control));
+        }
+        let log = Log::new(Some(ring), watermark);
         log.add_extent(active.segment.header.base, active.segment.live_file(), &active.segment.name);
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
-        let core = Arc::new(Core {
+        let run = active.segment.header.identity.incarnation;
+        let mut core = Core {
             log,
             segments: ArcSwap::from_pointee(segments),
             tiers: ArcSwap::new(shared_tiers.clone()),
             directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
+            removals: Arc::new(Removals::new(hash, run)),
+            removal_forbidden: self.manifest.removal_forbidden,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
+            lineage: Lineage::of(&self.manifest),
+            ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
-        });
+            lost: self.manifest.lost.as_slice().into(),
+        };
+        removal::load(&mut core)?;
+        let core = Arc::new(core);
         let plan = SegmentPlan {
             store: self.manifest.store,
             incarnation: active.segment.header.identity.incarnation,
@@ -215,6 +252,7 @@ impl Opening {
             staging: Vec::with_capacity(64 << 10),
             staged: Vec::with_capacity(1024),
             ended: Vec::new(),
+            consumers: Box::new(ConsumerMemory::new(consumers)),
             clock_steps_back: 0,
         };
         self.report.duration = begun.elapsed();

@@ -1,10 +1,11 @@
 //! After an unclean end: the log is cut at what was known durable, and the whole batches above are written anew.
 
+use std::cmp::Ordering;
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use annals_format::Fault;
-use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
+use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Identity;
 use annals_format::manifest::{IncarnationEntry, SegmentState};
 use annals_format::mark::Mark;
@@ -15,6 +16,7 @@ use annals_format::segment::{END_MARK_LEN, Link, SEGMENT_HEADER_LEN, SegmentHead
 use super::create::fill;
 use super::listed::segment_entry;
 use super::opening::Opening;
+use super::reencode::reencode;
 use super::reindex::{index_batch, index_of};
 use super::scan::{Scanned, Tail};
 use crate::active_index::ActiveIndex;
@@ -45,6 +47,8 @@ impl Opening {
         self.report.dropped_batches = tail.beyond.len() as u64;
         let keeps_all = cfg!(annals_plant = "recovery-keeps-unsynced-bytes");
         let mut trusted = if keeps_all { tail.last_position } else { known_durable };
+        // Batches without a record have no position that could tell: of them the mark alone knows.
+        let mut synced = mark;
         let mut first_kept = self.manifest.segments.last().map_or(0, |entry| entry.last_position) + 1;
         let mut listed = Vec::new();
         let mut kept: Vec<(Vec<u8>, SegmentHeader)> = Vec::new();
@@ -54,12 +58,13 @@ impl Opening {
         for scanned in tail.segments {
             // From the first byte on that the ring had to supply, nothing is left to the files, although it was synced
             // once: the ring will not hold it for long.
-            let (below, above) = split_at_position(&scanned, trusted, scanned.from_ring.unwrap_or(u64::MAX));
+            let until = scanned.from_ring.unwrap_or(u64::MAX);
+            let (below, above) = split_at_position(&scanned, trusted, synced_until(&scanned, synced), until);
             if scanned.from_ring.is_some() {
-                trusted = 0;
+                (trusted, synced) = (0, None);
             }
             self.report.cut_bytes += torn_len(&scanned);
-            if let Some(tally) = below.filter(|tally| tally.batch_count > 0) {
+            if let Some(tally) = below.filter(|tally| !tally.is_empty()) {
                 // An end mark found above the newest mark may be in the ring or the page cache alone.
                 let state = SegmentState::Cut;
                 let end = scanned.end - above.len() as u64;
@@ -67,7 +72,7 @@ impl Opening {
                     number: scanned.header.identity.segment,
                     final_checksum: tally.final_checksum.value(),
                 });
-                first_kept = tally.last_position + 1;
+                first_kept = tally.last_position.max(scanned.header.first_position - 1) + 1;
                 let header = scanned.header.clone();
                 let of_index = SegmentIndex::Active(index_below(&scanned, end, hash)?);
                 let segment =
@@ -142,18 +147,8 @@ impl Opening {
             let damaged = |fault: Fault| Error::damaged(&name, at as u64, None, &fault, old.written_by);
             let header = BatchHeader::decode(&batches[at..], old.seed()).map_err(damaged)?;
             staging.clear();
-            let mut batch = BatchEncoder::begin(&mut staging, seed, header.first_position);
-            verify_batch(&batches[at..], &header, old.seed(), |_, _, record| match record {
-                Record::Event(event) => {
-                    let tags: Vec<&str> = event.tags().collect();
-                    batch.event(&event.parts(&tags), event.revision());
-                }
-                Record::Control(control) => {
-                    batch.control(&control);
-                }
-            })
-            .map_err(damaged)?;
-            let new = batch.finish(header.recorded_at, trusted, header.as_batch);
+            let (new, _) =
+                reencode(&batches[at..], &header, old.seed(), seed, trusted, &mut staging).map_err(damaged)?;
             let controls =
                 index_batch(&mut active.index, hash, &staging, &new, seed, active.offset).map_err(damaged)?;
             active.tally.add(&new, &staging, controls);
@@ -176,16 +171,32 @@ fn torn_len(scanned: &Scanned) -> u64 {
     rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
+/// Up to which offset the mark says that the segment was synced.
+fn synced_until(scanned: &Scanned, mark: Option<&Mark>) -> u64 {
+    let Some(mark) = mark else { return 0 };
+    match scanned.header.identity.segment.cmp(&mark.segment) {
+        Ordering::Less => u64::MAX,
+        Ordering::Equal => mark.offset,
+        Ordering::Greater => 0,
+    }
+}
+
 /// Divides a segment's batches at a position that ends one, or before an offset: the tally of those up to it, and the
-/// bytes of the others.
-fn split_at_position(scanned: &Scanned, position: u64, offset: u64) -> (Option<Tally>, Vec<u8>) {
+/// bytes of the others. Batches without records that follow that position belong below as far as `synced` reaches.
+fn split_at_position(scanned: &Scanned, position: u64, synced: u64, offset: u64) -> (Option<Tally>, Vec<u8>) {
     let seed = scanned.header.seed();
     let mut tally = Tally::new(seed);
     let mut at = SEGMENT_HEADER_LEN;
     let end = scanned.end as usize;
     while at < end {
         let Ok(header) = BatchHeader::decode(&scanned.bytes[at..], seed) else { break };
-        if header.last_position() > position || at as u64 >= offset {
+        let last = header.last_position();
+        let is_below = if header.record_count == 0 && last == position {
+            (at + header.len()) as u64 <= synced
+        } else {
+            last <= position
+        };
+        if !is_below || at as u64 >= offset {
             break;
         }
         let mut controls = 0;

@@ -15,7 +15,7 @@ pub(crate) const RING_NAME: &str = "RING";
 const RING_LEN_MAX: u64 = (1 << 30) + RING_HEADER_LEN as u64;
 
 /// A ring that parts of the log are copied from.
-pub(super) trait RingBytes {
+pub(crate) trait RingBytes {
     /// Length of the ring.
     fn len(&self) -> u64;
 
@@ -64,7 +64,7 @@ impl RingFile {
         Ok(Ok(Self { header, file }))
     }
 
-    pub(super) fn holds_log(&self) -> bool {
+    pub(crate) fn holds_log(&self) -> bool {
         self.header.holds_log
     }
 

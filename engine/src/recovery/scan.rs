@@ -13,6 +13,7 @@ use super::reindex::index_batch;
 use super::ring_image::{RingBytes, RingImage};
 use crate::Result;
 use crate::active_index::{ActiveIndex, Expected, IndexWriter};
+use crate::consumer::{self, Changes};
 use crate::error::Error;
 use crate::log::page_ceiling;
 use crate::manifest::read_whole;
@@ -58,6 +59,8 @@ pub(crate) struct Tail {
     pub(crate) last_time: u64,
     /// The largest `durable_upto` that any surviving batch carries, beyond the stop included.
     pub(crate) durable_upto: u64,
+    /// Changes of consumers in the whole batches, each with the time of its batch.
+    pub(crate) changes: Changes,
     /// Whole batches that stand beyond the stop: file, offset, first position.
     pub(crate) beyond: Vec<(String, u64, u64)>,
 }
@@ -81,6 +84,7 @@ impl Scanner<'_> {
             last_position: listed.map_or(0, |entry| entry.last_position),
             last_time: listed.map_or(0, |entry| entry.last_time),
             durable_upto: listed.map_or(0, |entry| entry.last_position),
+            changes: Changes::new(),
             beyond: Vec::new(),
         };
         let link = listed.map(|entry| Link { number: entry.number, final_checksum: entry.final_checksum });
@@ -231,6 +235,9 @@ impl Scanner<'_> {
                         index_batch(&mut index, self.hash, batch, &header, seed, segment.end).map_err(|fault| {
                             Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by)
                         })?;
+                    consumer::collect(batch, &header, seed, &mut tail.changes).map_err(|fault| {
+                        Error::damaged(&segment.name, segment.end, None, &fault, segment.header.written_by)
+                    })?;
                     segment.tally.add(&header, batch, controls);
                     segment.end += header.len() as u64;
                     tail.last_position = header.last_position();

@@ -2,20 +2,22 @@
 
 use std::io::IoSlice;
 
+use annals_format::control::ControlHeader;
 use annals_format::mark::{MARK_LEN, Mark};
-use annals_format::ring::{RING_HEADER_LEN, RingHeader};
+use annals_format::ring::{RING_HEADER_LEN, RING_LEN_MAX, RING_LEN_MIN, RingHeader};
 use annals_format::segment::SEGMENT_HEADER_LEN;
 
 use super::opening::Opening;
 use super::refuse_write;
 use super::ring_image::RING_NAME;
 use crate::Result;
+use crate::control::Control;
 use crate::error::Error;
 use crate::log::{Log, page_floor};
 use crate::mark::{MARK_NAME, MarkFile};
 use crate::prepare::no_room;
 use crate::ring::Ring;
-use crate::storage::{Access, Fill, SharedMap};
+use crate::storage::{Access, Fill, SharedMap, StorageFile};
 use crate::writer::ActiveSegment;
 
 impl Opening {
@@ -62,7 +64,8 @@ impl Opening {
         let file = match self.storage.open(RING_NAME, Access::ReadWrite) {
             Ok(file) if file.len().is_ok_and(|len| len == file_len) => file,
             other => {
-                if other.is_ok() {
+                if let Ok(file) = &other {
+                    self.give_up_ring(&**file, session, active);
                     self.storage.remove(RING_NAME).map_err(Error::io("remove", RING_NAME))?;
                 }
                 self.storage.create(RING_NAME, file_len, Fill::Zeroed).map_err(|error| no_room(RING_NAME, error))?
@@ -87,6 +90,36 @@ impl Opening {
         };
         let start = if shared { RING_HEADER_LEN } else { 0 };
         Ok(Ring::new(memory, start, shared))
+    }
+
+    /// Says in a ring that another one replaces that it holds nothing any more: followers have it before them, and see by
+    /// that that they have to look for the new one. All that it held stands in synced segments by now.
+    fn give_up_ring(&self, file: &dyn StorageFile, session: u64, active: &ActiveSegment) {
+        let ring_len = file.len().unwrap_or(0).saturating_sub(RING_HEADER_LEN as u64);
+        if !ring_len.is_power_of_two() || !(RING_LEN_MIN..=RING_LEN_MAX).contains(&ring_len) {
+            return;
+        }
+        let identity = active.segment.header.identity;
+        let header = RingHeader {
+            store: self.manifest.store,
+            incarnation: identity.incarnation,
+            session,
+            ring_len,
+            first_segment: identity.segment,
+            holds_log: false,
+        };
+        // Who misses it finds the new one by the clock.
+        let _ = file.write_at(RingHeader::slot_offset(session), &[IoSlice::new(&header.encode())]);
+    }
+
+    /// The page that tells followers of other processes how far the log is durable. A store works without it.
+    pub(super) fn open_control(&mut self, session: u64, active: &ActiveSegment, head: u64) -> Option<Control> {
+        let identity = active.segment.header.identity;
+        let header = ControlHeader { store: identity.store, incarnation: identity.incarnation, session };
+        Control::open(&*self.storage, &header, head).unwrap_or_else(|notice| {
+            self.report.notices.push(notice);
+            None
+        })
     }
 
     /// The ring gets the page that the next flush begins with; a segment begun now gets its header.

@@ -58,6 +58,11 @@ impl Slot {
         Some(opened)
     }
 
+    /// Lets go of what is held. Whoever reads of it keeps it meanwhile.
+    pub(super) fn release(&self) {
+        self.held.store(None);
+    }
+
     /// Puts something made of what is held in its place, and answers what was there.
     pub(super) fn change(&self, change: impl FnOnce(&Opened) -> Opened) -> Option<Arc<Opened>> {
         let changed = Arc::new(change(&*self.get()?));

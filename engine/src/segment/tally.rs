@@ -26,6 +26,7 @@ impl Closing {
             batch_count: records,
             event_count: entry.event_count,
             control_count: records.saturating_sub(entry.event_count),
+            section_count: u64::from(entry.has_sections),
         };
         Self { end: entry.end, state: entry.state, tally }
     }
@@ -39,9 +40,12 @@ pub(crate) struct Tally {
     pub(crate) last_position: u64,
     pub(crate) first_time: u64,
     pub(crate) last_time: u64,
+    /// Batches that hold records.
     pub(crate) batch_count: u64,
     pub(crate) event_count: u64,
     pub(crate) control_count: u64,
+    /// Batches that carry typed sections; of a listed segment 1 if there are any.
+    pub(crate) section_count: u64,
 }
 
 impl Tally {
@@ -54,7 +58,13 @@ impl Tally {
             batch_count: 0,
             event_count: 0,
             control_count: 0,
+            section_count: 0,
         }
+    }
+
+    /// Whether there is nothing at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch_count == 0 && self.section_count == 0
     }
 
     /// Counts one batch; `bytes` begin with its header.
@@ -68,12 +78,15 @@ impl Tally {
     /// Counts one batch, but for the final checksum.
     #[inline]
     fn count(&mut self, header: &BatchHeader, control_count: u64) {
-        self.last_position = header.last_position();
-        if self.batch_count == 0 {
+        if self.is_empty() {
             self.first_time = header.recorded_at;
         }
         self.last_time = header.recorded_at;
-        self.batch_count += 1;
+        if header.record_count > 0 {
+            self.last_position = header.last_position();
+            self.batch_count += 1;
+        }
+        self.section_count += u64::from(header.has_sections);
         self.control_count += control_count;
         self.event_count += u64::from(header.record_count) - control_count;
     }

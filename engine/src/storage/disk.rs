@@ -8,12 +8,13 @@ mod system;
 #[path = "disk/portable.rs"]
 mod system;
 
+use std::any::Any;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name, check_write};
+use super::{Access, Fill, LockError, LockGuard, Map, Share, SharedMap, Storage, StorageFile, check_name, check_write};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -117,6 +118,37 @@ impl Storage for Disk {
 
     fn lock(&self) -> Result<LockGuard, LockError> {
         lock::take(&self.dir)
+    }
+
+    fn share(&self, from: &dyn Storage, name: &str, as_name: &str, how: Share) -> io::Result<()> {
+        check_name(name)?;
+        check_name(as_name)?;
+        let Some(from) = from.as_any().and_then(|any| any.downcast_ref::<Self>()) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // Whatever the kind, no link is made to what is no regular file.
+        let file = from.dir.open_regular(name, false)?;
+        if how == Share::HardLink {
+            return self.dir.link(&from.dir, name, as_name);
+        }
+        let clone = self.dir.create_new(as_name)?;
+        let cloned = system::reflink(&file, &clone);
+        if cloned.is_err() {
+            drop(self.dir.remove(as_name));
+        }
+        cloned
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn show_writer(&self, name: &str) -> Option<LockGuard> {
+        lock::show(&self.dir, name)
+    }
+
+    fn has_writer(&self, name: &str) -> Option<bool> {
+        lock::is_shown(&self.dir, name)
     }
 
     fn map_is_shared(&self) -> bool {

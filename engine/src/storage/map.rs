@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Index, Range, RangeFrom, RangeFull, RangeTo};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions, MmapRaw};
@@ -118,6 +119,29 @@ impl Map {
         // SAFETY: `_owner` keeps these initialised bytes in place for the life of `self`; callers look only at
         // bytes below the watermark, which nobody changes any more.
         Some(unsafe { std::slice::from_raw_parts(start, range.end - range.start) })
+    }
+
+    /// Copies from `offset` on, word by word, what others may be writing meanwhile: old and new bytes in any mix. Whoever
+    /// copies verifies the copy. False, and nothing copied, if the range does not lie in the map.
+    ///
+    /// # Panics
+    ///
+    /// If offset or length is no multiple of 8.
+    #[must_use]
+    pub(crate) fn load(&self, offset: usize, out: &mut [u8]) -> bool {
+        assert!(offset.is_multiple_of(8) && out.len().is_multiple_of(8), "{} bytes at {offset}", out.len());
+        if offset > self.len || out.len() > self.len - offset {
+            return false;
+        }
+        // SAFETY: the offset was checked against the length of the allocation.
+        let start = unsafe { self.start.add(offset) }.cast::<AtomicU64>();
+        // SAFETY: `_owner` keeps these initialised bytes in place; the start of a map and the offset are multiples of 8;
+        // atomic words may change behind a shared reference, and are only loaded.
+        let words = unsafe { std::slice::from_raw_parts(start, out.len() / 8) };
+        for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        true
     }
 
     /// The bytes of `range` to be kept without a copy for as long as wanted. Costs one small allocation.

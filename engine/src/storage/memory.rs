@@ -1,5 +1,6 @@
 //! Storage on the heap, for stores in memory and as the ground simulated disks stand on.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::map::Block;
-use super::{Access, Fill, LockError, LockGuard, Map, SharedMap, Storage, StorageFile, check_name, check_write};
+use super::{Access, Fill, LockError, LockGuard, Map, Share, SharedMap, Storage, StorageFile, check_name, check_write};
 
 /// A directory on the heap. Clones are views of the same directory; it is gone with the last of them.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,27 @@ impl Storage for Memory {
             return Err(LockError::Held { pid: Some(std::process::id()) });
         }
         Ok(Box::new(Unlock(Arc::clone(&self.locked))))
+    }
+
+    fn share(&self, from: &dyn Storage, name: &str, as_name: &str, how: Share) -> io::Result<()> {
+        check_name(as_name)?;
+        let from = from.as_any().and_then(|any| any.downcast_ref::<Self>());
+        let (Some(from), Share::HardLink) = (from, how) else { return Err(io::ErrorKind::Unsupported.into()) };
+        let file = from.files.lock().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let mut files = self.files.lock();
+        if files.contains_key(as_name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        files.insert(as_name.to_owned(), file);
+        Ok(())
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn has_writer(&self, _: &str) -> Option<bool> {
+        Some(self.locked.load(Ordering::Acquire))
     }
 
     fn map_is_shared(&self) -> bool {

@@ -165,9 +165,8 @@ impl TierKeeper {
         tiers: &Tiers,
         segments: &[Arc<Segment>],
         store: &Manifest,
-        due: Due,
+        (due, stop): (Due, &AtomicBool),
         pace: &mut dyn FnMut(u64),
-        stop: &AtomicBool,
     ) -> Result<Option<Replaced>> {
         let neighbours = neighbours(tiers, segments, &store.segments);
         let Some(range) = self.choose(&neighbours, due) else { return Ok(None) };
@@ -214,6 +213,18 @@ impl TierKeeper {
             return Ok(None);
         }
         self.replace(storage, tiers, |entry| broken.contains(&entry.number), None).map(Some)
+    }
+
+    /// Writes the index manifest once more as it is.
+    ///
+    /// # Errors
+    /// `NoSpace` or `Io`: the one before holds.
+    pub(crate) fn renew(&mut self, storage: &dyn Storage) -> Result<()> {
+        let next = IndexManifest { generation: self.index.generation + 1, written_by: VERSION, ..self.index.clone() };
+        save(storage, &next)?;
+        self.is_stale = false;
+        self.index = next;
+        Ok(())
     }
 
     /// Writes the index manifest without those that `is_gone` and with the one that was made.

@@ -20,6 +20,8 @@ use crate::{Result, VERSION};
 const TIER: &str = "tier-";
 /// What the names of index manifests begin with.
 pub(crate) const INDEX: &str = "INDEX-";
+/// The newest index manifests, which are kept.
+pub(crate) const MANIFESTS_KEPT: usize = 2;
 /// Far more than the tiers of any store take.
 const INDEX_MANIFEST_LEN_MAX: u64 = 1 << 24;
 
@@ -189,7 +191,7 @@ pub(super) fn save(storage: &dyn Storage, index: &IndexManifest) -> Result<()> {
 fn remove_all_but_two(storage: &dyn Storage, names: &[String]) -> Result<()> {
     let mut generations: Vec<u64> = names.iter().filter_map(|name| generation_of(name)).collect();
     generations.sort_unstable();
-    generations.truncate(generations.len().saturating_sub(2));
+    generations.truncate(generations.len().saturating_sub(MANIFESTS_KEPT));
     generations.into_iter().try_for_each(|generation| remove(storage, &index_manifest_name(generation)))
 }
 

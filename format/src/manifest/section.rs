@@ -1,30 +1,62 @@
 //! The manifest's sections: lists of entries, each behind its kind and length.
 
-use super::{IncarnationEntry, SegmentEntry, SegmentState};
+use super::{AncestorEntry, IncarnationEntry, LostEntry, Manifest, SegmentEntry, SegmentState};
 use crate::Fault;
 use crate::field::{array_at, check_reserved, number_at, numbered_at, put, u8_at, u32_at, u64_at};
 use crate::segment::SegmentKind;
 
-/// Sections that an encoder writes, be they empty.
-pub(super) const COUNT: u32 = 2;
 const KIND_INCARNATIONS: u32 = 1;
 const KIND_SEGMENTS: u32 = 2;
+const KIND_ANCESTORS: u32 = 3;
+/// Numbers of the segments that hold typed sections.
+const KIND_SECTIONED: u32 = 7;
+const KIND_LOST: u32 = 8;
 /// A section that may be passed over by who does not know its kind.
 const MAY_IGNORE: u32 = 1 << 31;
 const SECTION_HEADER_LEN: usize = 8;
 const INCARNATION_LEN: usize = 24;
 const SEGMENT_LEN: usize = 112;
+const ANCESTOR_LEN: usize = 48;
+const LOST_LEN: usize = 16;
+const NUMBER_LEN: usize = 8;
 
-pub(super) fn encode(bytes: &mut Vec<u8>, incarnations: &[IncarnationEntry], segments: &[SegmentEntry]) {
-    begin(bytes, KIND_INCARNATIONS, incarnations.len() * INCARNATION_LEN);
-    for entry in incarnations {
+/// Appends the sections and answers how many there are: two, and each other one that is not empty.
+pub(super) fn encode(bytes: &mut Vec<u8>, manifest: &Manifest) -> u32 {
+    let mut count = 2;
+    begin(bytes, KIND_INCARNATIONS, manifest.incarnations.len() * INCARNATION_LEN);
+    for entry in &manifest.incarnations {
         bytes.extend_from_slice(&entry.incarnation);
         bytes.extend_from_slice(&entry.first_position.to_le_bytes());
     }
-    begin(bytes, KIND_SEGMENTS, segments.len() * SEGMENT_LEN);
-    for entry in segments {
+    begin(bytes, KIND_SEGMENTS, manifest.segments.len() * SEGMENT_LEN);
+    for entry in &manifest.segments {
         bytes.extend_from_slice(&encode_segment(entry));
     }
+    let sectioned = || manifest.segments.iter().filter(|entry| entry.has_sections);
+    if sectioned().next().is_some() {
+        count += 1;
+        begin(bytes, KIND_SECTIONED, sectioned().count() * NUMBER_LEN);
+        sectioned().for_each(|entry| bytes.extend_from_slice(&entry.number.to_le_bytes()));
+    }
+    if !manifest.ancestors.is_empty() {
+        count += 1;
+        begin(bytes, KIND_ANCESTORS, manifest.ancestors.len() * ANCESTOR_LEN);
+        for entry in &manifest.ancestors {
+            bytes.extend_from_slice(&entry.store);
+            bytes.extend_from_slice(&entry.incarnation);
+            bytes.extend_from_slice(&entry.last_position.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
+        }
+    }
+    if !manifest.lost.is_empty() {
+        count += 1;
+        begin(bytes, KIND_LOST, manifest.lost.len() * LOST_LEN);
+        for entry in &manifest.lost {
+            bytes.extend_from_slice(&entry.first_position.to_le_bytes());
+            bytes.extend_from_slice(&entry.last_position.to_le_bytes());
+        }
+    }
+    count
 }
 
 fn begin(bytes: &mut Vec<u8>, kind: u32, len: usize) {
@@ -74,6 +106,8 @@ fn decode_segment(bytes: &[u8]) -> Result<SegmentEntry, Fault> {
         },
         kind: SegmentKind::from_byte(u8_at(bytes, 101))?,
         event_count: number_at(bytes, 104, "number of events of a segment")?,
+        // Said by a section of its own.
+        has_sections: false,
     })
 }
 
@@ -84,10 +118,28 @@ fn decode_incarnation(bytes: &[u8]) -> Result<IncarnationEntry, Fault> {
     })
 }
 
+fn decode_ancestor(bytes: &[u8]) -> Result<AncestorEntry, Fault> {
+    check_reserved(bytes, 40, ANCESTOR_LEN, "reserved bytes of an ancestor")?;
+    Ok(AncestorEntry {
+        store: array_at(bytes, 0),
+        incarnation: array_at(bytes, 16),
+        last_position: number_at(bytes, 32, "last position of an ancestor")?,
+    })
+}
+
+fn decode_lost(bytes: &[u8]) -> Result<LostEntry, Fault> {
+    Ok(LostEntry {
+        first_position: numbered_at(bytes, 0, "first position of a lost range")?,
+        last_position: numbered_at(bytes, 8, "last position of a lost range")?,
+    })
+}
+
 /// What the known sections hold.
 pub(super) struct Sections {
     pub(super) incarnations: Vec<IncarnationEntry>,
     pub(super) segments: Vec<SegmentEntry>,
+    pub(super) ancestors: Vec<AncestorEntry>,
+    pub(super) lost: Vec<LostEntry>,
 }
 
 impl Sections {
@@ -95,6 +147,9 @@ impl Sections {
     pub(super) fn decode(mut bytes: &[u8], count: u32) -> Result<Self, Fault> {
         let mut incarnations = None;
         let mut segments = None;
+        let mut ancestors = None;
+        let mut lost = None;
+        let mut sectioned = None;
         for _ in 0..count {
             if bytes.len() < SECTION_HEADER_LEN {
                 return Err(Fault::Truncated { need: SECTION_HEADER_LEN as u64, have: bytes.len() as u64 });
@@ -108,6 +163,12 @@ impl Sections {
             match kind {
                 KIND_INCARNATIONS => fill(&mut incarnations, entries(section, INCARNATION_LEN, decode_incarnation)?)?,
                 KIND_SEGMENTS => fill(&mut segments, entries(section, SEGMENT_LEN, decode_segment)?)?,
+                KIND_ANCESTORS => fill(&mut ancestors, entries(section, ANCESTOR_LEN, decode_ancestor)?)?,
+                KIND_LOST => fill(&mut lost, entries(section, LOST_LEN, decode_lost)?)?,
+                KIND_SECTIONED => fill(
+                    &mut sectioned,
+                    entries(section, NUMBER_LEN, |bytes| numbered_at(bytes, 0, "segment number"))?,
+                )?,
                 kind if kind & MAY_IGNORE != 0 => {}
                 kind => return Err(Fault::Unsupported { what: "section kind", value: kind.into() }),
             }
@@ -115,8 +176,32 @@ impl Sections {
         if !bytes.is_empty() {
             return Err(Fault::Length { what: "bytes after the last section", value: bytes.len() as u64 });
         }
-        Ok(Self { incarnations: incarnations.unwrap_or_default(), segments: segments.unwrap_or_default() })
+        let mut segments = segments.unwrap_or_default();
+        if let Some(numbers) = sectioned {
+            note_sectioned(&mut segments, &numbers)?;
+        }
+        Ok(Self {
+            incarnations: incarnations.unwrap_or_default(),
+            segments,
+            ancestors: ancestors.unwrap_or_default(),
+            lost: lost.unwrap_or_default(),
+        })
     }
+}
+
+/// Each number is that of a listed segment, in the order of the list.
+fn note_sectioned(segments: &mut [SegmentEntry], numbers: &[u64]) -> Result<(), Fault> {
+    if numbers.is_empty() {
+        return Err(Fault::Count { what: "number of segments with sections", value: 0 });
+    }
+    let mut rest = segments.iter_mut();
+    for number in numbers {
+        let Some(entry) = rest.find(|entry| entry.number == *number) else {
+            return Err(Fault::Order { what: "segments with sections" });
+        };
+        entry.has_sections = true;
+    }
+    Ok(())
 }
 
 fn fill<T>(slot: &mut Option<Vec<T>>, entries: Vec<T>) -> Result<(), Fault> {

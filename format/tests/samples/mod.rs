@@ -6,8 +6,11 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
+use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
+use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
@@ -15,9 +18,12 @@ use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
 use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::places::{self, PlacesLayout};
-use annals_format::record::{self, EventParts, OccurredAt, Record};
+use annals_format::record::{
+    self, Control, EventParts, Forgotten, OccurredAt, Policy, Record, Scope, StreamCut, Sweep, SweptPart,
+};
 use annals_format::ring::RingHeader;
 use annals_format::scan;
+use annals_format::section::Section;
 use annals_format::segment::{EndMark, Link, SegmentHeader, SegmentKind};
 use annals_format::tier::{self, TierLayout, TierParts};
 use annals_format::{Fault, Purpose};
@@ -97,6 +103,34 @@ pub fn control_frame() -> Vec<u8> {
     frame
 }
 
+/// A frame of each kind of control record at position [`FIRST`].
+pub fn control_frames() -> Vec<Vec<u8>> {
+    let cut = StreamCut { stream: "order-1", first: 3, upto: 9, last: 9 };
+    let policy = Policy { scope: Scope::Prefix("order-"), max_age: Some(1 << 40), max_count: Some(9), max_bytes: None };
+    let parts = [
+        SweptPart::Stream { name: "order-1", first: 3, upto: 9 },
+        SweptPart::Prefix { prefix: "order-", first: 1, upto: FIRST - 1 },
+    ];
+    let forgotten = Forgotten { stream: "order-1", upto: 9 };
+    let controls = [
+        Control::Truncate(cut),
+        Control::Delete(cut),
+        Control::Tombstone(cut),
+        Control::Retain(policy),
+        Control::Sweep(Sweep::of(&parts)),
+        Control::ForgetIds(forgotten),
+        Control::ForgetStream(forgotten),
+    ];
+    let frame = |control: &Control<'_>| {
+        let mut bytes = Vec::new();
+        let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+        encoder.control_record(control);
+        encoder.finish(TIME, 0, false);
+        bytes.split_off(BATCH_HEADER_LEN)
+    };
+    controls.iter().map(frame).collect()
+}
+
 /// Two events and a control record.
 pub fn batch() -> Vec<u8> {
     let mut control = control_frame();
@@ -111,6 +145,75 @@ pub fn batch() -> Vec<u8> {
     encoder.control(&control);
     encoder.finish(TIME, FIRST - 3, true);
     bytes
+}
+
+/// A change of each kind.
+pub fn changes() -> ChangeList {
+    let mut list = ChangeList::default();
+    let change = |generation, what| Change { consumer: "größte-mail", generation, what };
+    list.push(&change(1, What::Opened { from: 3 }));
+    list.push(&change(1, What::Acknowledged { checkpoint: 9, finished: vec![(11, 11), (13, 20)] }));
+    list.push(&change(
+        1,
+        What::Parked { position: 10, attempts: 5, stream: "order-1", behind: 0, reason: "no such address" },
+    ));
+    list.push(&change(1, What::Parked { position: 12, attempts: 0, stream: "order-1", behind: 10, reason: "" }));
+    list.push(&change(1, What::Released { position: 10 }));
+    list.push(&change(2, What::Reset { checkpoint: 0 }));
+    list.push(&Change { consumer: "b", generation: 3, what: What::Removed });
+    list.push(&change(4, What::Standing { checkpoint: FIRST - 3, finished: vec![(FIRST - 1, FIRST - 1)] }));
+    list
+}
+
+/// An event, and changes of consumers.
+pub fn sectioned_batch() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+    encoder.event(&plain_event(), 1);
+    encoder.consumers(&changes());
+    encoder.finish(TIME, FIRST - 3, true);
+    bytes
+}
+
+/// Changes of consumers and no record.
+pub fn bare_batch() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+    encoder.consumers(&changes());
+    encoder.finish(TIME, FIRST - 1, false);
+    bytes
+}
+
+/// A manifest of which one segment holds typed sections.
+pub fn sectioned_manifest() -> Manifest {
+    let mut manifest = manifest();
+    manifest.segments[1].has_sections = true;
+    manifest
+}
+
+pub fn consumer_file() -> ConsumerFile {
+    let mut table = ConsumerTable::default();
+    changes().changes().for_each(|change| {
+        table.apply(&change, TIME);
+    });
+    let mut list = ChangeList::default();
+    let what = What::Parked { position: 40, attempts: 5, stream: "order-1", behind: 0, reason: "no such address" };
+    list.push(&Change { consumer: "größte-mail", generation: 4, what });
+    let what = What::Parked { position: 36, attempts: 0, stream: "order-1", behind: 30, reason: "" };
+    list.push(&Change { consumer: "größte-mail", generation: 4, what });
+    list.push(&Change { consumer: "another", generation: 5, what: What::Opened { from: 7 } });
+    list.changes().for_each(|change| {
+        table.apply(&change, TIME + 1);
+    });
+    let header = ConsumerFileHeader {
+        store: STORE,
+        incarnation: INCARNATION,
+        segment: 7,
+        final_checksum: 0x0102_0304,
+        last_position: FIRST + 2,
+        written_by: 1 << 8,
+    };
+    ConsumerFile { header, table }
 }
 
 /// Frame of [`full_event`] at position [`FIRST`].
@@ -157,6 +260,10 @@ pub fn ring() -> RingHeader {
     }
 }
 
+pub fn control() -> ControlHeader {
+    ControlHeader { store: STORE, incarnation: INCARNATION, session: 4 }
+}
+
 pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> SegmentEntry {
     SegmentEntry {
         number,
@@ -173,6 +280,7 @@ pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> Se
         state: if number == 1 { SegmentState::Cut } else { SegmentState::Sealed },
         kind: SegmentKind::Live,
         event_count: last_position + 1 - first_position,
+        has_sections: false,
     }
 }
 
@@ -195,6 +303,8 @@ pub fn manifest() -> Manifest {
             IncarnationEntry { incarnation: INCARNATION, first_position: 21 },
         ],
         segments: vec![segment_entry(1, 1, 20), segment_entry(6, 21, FIRST - 1)],
+        ancestors: Vec::new(),
+        lost: Vec::new(),
     }
 }
 
@@ -315,6 +425,18 @@ pub fn index_manifest() -> IndexManifest {
     }
 }
 
+/// A cut segment in one piece, a sealed one in two.
+pub fn backup_point() -> BackupPoint {
+    let piece = |segment, from, to| Piece { segment, from, to, checksum: 0x0A0B_0C0D };
+    BackupPoint {
+        number: 3,
+        written_by: 1 << 8,
+        taken_at: TIME,
+        manifest: manifest(),
+        pieces: vec![piece(0, 0, 8192), piece(1, 0, 4200), piece(1, 4200, 8192 + 128)],
+    }
+}
+
 /// Bytes in memory as aligned as [`index::open`] wants them.
 pub fn aligned(bytes: &[u8]) -> IndexBytes {
     let mut copy = IndexBytes::new();
@@ -379,11 +501,43 @@ pub fn all() -> Vec<Structure> {
             },
             again: again_batch,
             read: read_batch,
-            mask: |bytes| {
-                mask_byte(bytes, 7, 1);
-                for_each_record(bytes, |frame, _| mask_record(frame));
-                true
+            mask: mask_batch,
+        },
+        Structure {
+            name: "sectioned_batch",
+            bytes: sectioned_batch(),
+            fix: |bytes| {
+                fix_batch(bytes);
             },
+            again: again_batch,
+            read: read_batch,
+            mask: mask_batch,
+        },
+        Structure {
+            name: "bare_batch",
+            bytes: bare_batch(),
+            fix: |bytes| {
+                fix_batch(bytes);
+            },
+            again: again_batch,
+            read: read_batch,
+            mask: mask_batch,
+        },
+        Structure {
+            name: "consumer_file",
+            bytes: consumer_file().encode(),
+            fix: |bytes| fix_header(bytes, 0, usize::MAX),
+            again: |bytes| ConsumerFile::decode(bytes).map(|file| file.encode()),
+            read: |bytes| ConsumerFile::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "sectioned_manifest",
+            bytes: sectioned_manifest().encode(),
+            fix: |bytes| fix_header(bytes, 0, usize::MAX),
+            again: |bytes| Manifest::decode(bytes).map(|manifest| manifest.encode()),
+            read: |bytes| Manifest::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0) && has_the_two_sections(bytes),
         },
         Structure {
             name: "mark",
@@ -401,6 +555,17 @@ pub fn all() -> Vec<Structure> {
                 RingHeader::decode(bytes).map(|ring| ring.map_or(vec![0; 128], |ring| ring.encode().to_vec()))
             },
             read: |bytes| RingHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "control",
+            bytes: control().encode().to_vec(),
+            fix: |bytes| fix_header(bytes, 0, 128),
+            again: |bytes| {
+                let header = ControlHeader::decode(bytes)?;
+                Ok(header.map_or(vec![0; 128], |header| header.encode().to_vec()))
+            },
+            read: |bytes| ControlHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
         },
         Structure {
@@ -452,6 +617,15 @@ pub fn all() -> Vec<Structure> {
             read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
         },
+        Structure {
+            name: "backup_point",
+            bytes: backup_point().encode(),
+            fix: fix_backup_point,
+            again: |bytes| BackupPoint::decode(bytes).map(|point| point.encode()),
+            read: |bytes| BackupPoint::decode_for(bytes, Purpose::Read).map(|_| ()),
+            // As the manifest in it: its sections that may be ignored are not kept.
+            mask: |_| false,
+        },
     ]
 }
 
@@ -492,6 +666,18 @@ fn mask_record(frame: &mut [u8]) {
     }
 }
 
+fn mask_batch(bytes: &mut [u8]) -> bool {
+    mask_byte(bytes, 7, 1);
+    let end = for_each_record(bytes, |frame, _| mask_record(frame));
+    for_each_section(bytes, end, |frame| {
+        // One that is passed over is kept whole.
+        if frame.get(8) == Some(&1) {
+            mask_byte(frame, 11, 0);
+        }
+    });
+    true
+}
+
 fn has_the_two_sections(bytes: &[u8]) -> bool {
     let second = 256 + 8 + u32_at(bytes, 260) as usize;
     u32_at(bytes, 168) == 2 && u32_at(bytes, 256) == 1 && u32_at(bytes, second) == 2
@@ -508,6 +694,15 @@ pub fn fix_header(bytes: &mut [u8], seed: u32, end: usize) {
         let checksum = crc(seed, covered);
         set_u32(bytes, 16, checksum);
     }
+}
+
+/// The manifest's checksum, then that of the whole.
+pub fn fix_backup_point(bytes: &mut [u8]) {
+    let pieces_end = 128usize.saturating_add((u32_at(bytes, 104) as usize).saturating_mul(32));
+    if let Some(manifest) = bytes.get_mut(pieces_end..) {
+        fix_header(manifest, 0, usize::MAX);
+    }
+    fix_header(bytes, 0, usize::MAX);
 }
 
 pub fn fix_segment_header(bytes: &mut [u8]) {
@@ -533,16 +728,31 @@ pub fn fix_record(bytes: &mut [u8], position: u64) -> Option<usize> {
     Some(len)
 }
 
-fn for_each_record(bytes: &mut [u8], mut each: impl FnMut(&mut [u8], u64)) {
+/// Answers where the records end.
+fn for_each_record(bytes: &mut [u8], mut each: impl FnMut(&mut [u8], u64)) -> usize {
     let position = u64_at(bytes, 24);
     let end = (BATCH_HEADER_LEN + u32_at(bytes, 8) as usize).min(bytes.len());
     let mut at = BATCH_HEADER_LEN;
     for n in 0..u64::from(u32_at(bytes, 12)) {
         let len = (u32_at(bytes, at + 4) as usize).next_multiple_of(8);
         if len < 24 || at + len > end {
-            return;
+            return end;
         }
         each(&mut bytes[at..at + len], position.wrapping_add(n));
+        at += len;
+    }
+    at
+}
+
+/// Sections behind the records, which end at `at`, if the batch says that there are some.
+fn for_each_section(bytes: &mut [u8], mut at: usize, mut each: impl FnMut(&mut [u8])) {
+    let end = (BATCH_HEADER_LEN + u32_at(bytes, 8) as usize).min(bytes.len());
+    while bytes.get(5).is_some_and(|flags| flags & 4 != 0) && at + 16 <= end {
+        let len = (u32_at(bytes, at + 4) as usize).next_multiple_of(8);
+        if len < 16 || at + len > end {
+            return;
+        }
+        each(&mut bytes[at..at + len]);
         at += len;
     }
 }
@@ -550,8 +760,14 @@ fn for_each_record(bytes: &mut [u8], mut each: impl FnMut(&mut [u8], u64)) {
 /// Puts right the checksums of all records that can be found, and both of the batch. Answers its length if all is there.
 pub fn fix_batch(bytes: &mut [u8]) -> Option<usize> {
     let mut checksums = Vec::new();
-    for_each_record(bytes, |frame, position| {
+    let end = for_each_record(bytes, |frame, position| {
         fix_record(frame, position);
+        checksums.extend_from_slice(&frame[..4]);
+    });
+    let first_position = u64_at(bytes, 24);
+    for_each_section(bytes, end, |frame| {
+        let checksum = crc(seed().section(first_position), &frame[4..]);
+        set_u32(frame, 0, checksum);
         checksums.extend_from_slice(&frame[..4]);
     });
     let all = crc(seed().batch(), &checksums);
@@ -593,6 +809,15 @@ fn add(encoder: &mut BatchEncoder<'_>, record: Record<'_>) {
         }
         Record::Control(control) => {
             assert_eq!(control.frame_len(), control.bytes().len());
+            // What is known has one encoding, but for flags that may be ignored.
+            if let Some(known) = control.control() {
+                let mut again = Vec::new();
+                let mut alone = BatchEncoder::begin(&mut again, seed(), control.position());
+                alone.control_record(&known);
+                alone.finish(0, 0, false);
+                let (written, read) = (&again[BATCH_HEADER_LEN..], control.bytes());
+                assert_eq!((&written[4..11], &written[12..]), (&read[4..11], &read[12..]), "{known:?}");
+            }
             encoder.control(&control);
         }
     }
@@ -612,6 +837,17 @@ fn again_batch(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut copy = Vec::new();
     let mut encoder = BatchEncoder::begin(&mut copy, seed(), header.first_position);
     scan::verify_batch(bytes, &header, seed(), |_, _, record| add(&mut encoder, record))?;
+    if header.has_sections {
+        scan::verify_sections(bytes, &header, seed(), |_, section| match section {
+            Section::Consumers(section) => {
+                let mut list = ChangeList::default();
+                section.changes().for_each(|change| list.push(&change));
+                assert_eq!(list, section.to_list());
+                encoder.consumers(&list);
+            }
+            Section::Other(_) => encoder.section(&section),
+        })?;
+    }
     let again = encoder.finish(header.recorded_at, 0, header.as_batch);
     // What was durable need not be said; then it cannot be said again. Ignorable flags of records are not kept.
     let header = BatchHeader { records_checksum: again.records_checksum, ..header };

@@ -8,14 +8,22 @@ use annals_tests::sim_disk::Dice;
 
 fn main() -> std::io::Result<()> {
     for structure in samples::all() {
-        write(structure.name, "sample", &structure.bytes)?;
-        write(structure.name, "half", &structure.bytes[..structure.bytes.len() / 2])?;
+        let (target, of) = match structure.name {
+            "bare_batch" => ("sectioned_batch", "bare-"),
+            "sectioned_manifest" => ("manifest", "sectioned-"),
+            name => (name, ""),
+        };
+        write(target, &format!("{of}sample"), &structure.bytes)?;
+        write(target, &format!("{of}half"), &structure.bytes[..structure.bytes.len() / 2])?;
     }
     write("scan", "sample", &samples::scanned())?;
     write("scan", "one-batch", &samples::batch())?;
     let mut control = samples::control_frame();
     samples::fix_record(&mut control, samples::FIRST);
     write("record", "control", &control)?;
+    for (number, frame) in samples::control_frames().iter().enumerate() {
+        write("record", &format!("control-{}", number + 1), frame)?;
+    }
     for number in 0..8 {
         let mut dice = Dice::new(number);
         let bytes: Vec<u8> = (0..10 + 9 * (number % 4)).map(|_| dice.next() as u8).collect();

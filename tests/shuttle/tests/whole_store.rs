@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use annals_shuttle::{
-    Delivery, DeliveryRef, Durability, Expect, NewEvent, Next, Options, Query, Seek, Store, Subscription, View,
+    Durability, Expect, Message, MessageRef, NewEvent, Next, Options, Query, Seek, Store, Subscription, View,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
@@ -53,8 +53,8 @@ fn follow(mut subscription: Subscription) {
     while subscription.position() < EVENTS {
         let before = subscription.position();
         match subscription.next_within(Duration::MAX).unwrap() {
-            Next::Delivery(Delivery::Event(event)) => assert_eq!(event.position().get(), before + 1),
-            Next::Delivery(Delivery::CaughtUp { head }) => assert_eq!(head, before),
+            Next::Message(Message::Event(event)) => assert_eq!(event.position().get(), before + 1),
+            Next::Message(Message::CaughtUp { head }) => assert_eq!(head, before),
             other => panic!("{other:?}"),
         }
     }
@@ -64,8 +64,8 @@ fn follow_by_closure(mut subscription: Subscription) {
     while subscription.position() < EVENTS {
         let mut next = subscription.position() + 1;
         assert!(subscription.wait(Duration::MAX).unwrap());
-        let each = |delivery: DeliveryRef<'_>| {
-            let DeliveryRef::Event(event) = delivery else { panic!("{delivery:?}") };
+        let each = |delivery: MessageRef<'_>| {
+            let MessageRef::Event(event) = delivery else { panic!("{delivery:?}") };
             assert_eq!(event.position().get(), next);
             next += 1;
             std::ops::ControlFlow::<()>::Continue(())
@@ -132,7 +132,7 @@ fn a_close_wakes_whoever_waits() {
             thread::spawn(move || {
                 let mut before = 0;
                 for delivery in &mut subscription {
-                    if let Delivery::Event(event) = delivery.unwrap() {
+                    if let Message::Event(event) = delivery.unwrap() {
                         assert_eq!(event.position().get(), before + 1);
                         before += 1;
                     }

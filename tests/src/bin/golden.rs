@@ -1,6 +1,7 @@
-//! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`.
+//! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`, or those that are named
+//! behind it.
 //!
-//! It refuses to touch what is there. Golden stores of a version that was published are never written again.
+//! It leaves alone what is there. Golden stores of a version that was published are never written again.
 
 use std::error::Error;
 
@@ -10,7 +11,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let version = std::env::args().nth(1).ok_or("which version? for example: golden v1")?;
     let directory = golden::directory(&version);
     std::fs::create_dir_all(&directory)?;
+    let wanted: Vec<String> = std::env::args().skip(2).collect();
     for (name, store) in golden::make()? {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+            continue;
+        }
         store.save(&directory.join(name))?;
         println!("{name} {}", golden::sha256(store.file_list().as_bytes()));
     }

@@ -118,6 +118,7 @@ impl Places {
             "manifest" => &[0, 128, 256, 300, 400, 512, 640],
             "index" if is_segment_index(name) => &[0, 128, 512],
             "index" if is_index_manifest(name) => &[0, 48, 80, 128, 168],
+            "index" if is_of_consumers(name) => &[0, 64, 128, 168, 200],
             "index" => &[0, 80, 4096, 8192],
             _ => &[0, 0, 100],
         };
@@ -149,7 +150,8 @@ impl Places {
                 match bytes[at + 4] {
                     BATCH_KIND => {
                         set_u32(bytes, at + 16, 0);
-                        let starts: Vec<usize> = records(bytes, *at).map(|(at, _)| at).collect();
+                        let mut starts: Vec<usize> = records(bytes, *at).map(|(at, _)| at).collect();
+                        starts.extend(sections(bytes, *at));
                         starts.into_iter().for_each(|at| set_u32(bytes, at, 0));
                     }
                     _ => set_u32(bytes, at + 12, 0),
@@ -219,6 +221,10 @@ fn is_segment_index(name: &str) -> bool {
 /// Tiers and directories: header, blocks, table of checksums.
 fn is_block_file(name: &str) -> bool {
     name.starts_with("tier-") || name.starts_with("streams-")
+}
+
+fn is_of_consumers(name: &str) -> bool {
+    name.starts_with("consumers-")
 }
 
 fn is_index_manifest(name: &str) -> bool {
@@ -317,7 +323,7 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
     let (seed, len) = match kind_of(name) {
         "segment" => (seed_of(bytes).map_or(0, Seed::raw), 4096),
         "manifest" => (0, usize::MAX),
-        _ if is_index_manifest(name) => (0, usize::MAX),
+        _ if is_index_manifest(name) || is_of_consumers(name) => (0, usize::MAX),
         _ if is_block_file(name) => (0, 4096),
         _ => (0, 128),
     };
@@ -342,6 +348,7 @@ fn relink(name: &str, bytes: &mut [u8], finals: &[(u32, u32)]) {
     let range = match kind_of(name) {
         "segment" => 128..132,
         "index" if is_segment_index(name) => 64..68,
+        "index" if is_of_consumers(name) => 96..100,
         "manifest" => 256..bytes.len(),
         _ => return,
     };
@@ -365,6 +372,20 @@ fn records(bytes: &[u8], batch: usize) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
+/// Offsets of the sections of the batch at `batch`, as far as they can be told, if it says that there are some.
+fn sections(bytes: &[u8], batch: usize) -> impl Iterator<Item = usize> {
+    let end = (batch + BATCH_HEADER_LEN).saturating_add(u32_at(bytes, batch + 8) as usize).min(bytes.len());
+    let last = records(bytes, batch).last().map(|(at, _)| at);
+    let mut at = last.map_or(batch + BATCH_HEADER_LEN, |at| at + (u32_at(bytes, at + 4) as usize).next_multiple_of(8));
+    let has_sections = bytes.get(batch + 5).is_some_and(|flags| flags & 4 != 0);
+    std::iter::from_fn(move || {
+        let here = at;
+        let len = (u32_at(bytes, here + 4) as usize).next_multiple_of(8);
+        at = here.saturating_add(len);
+        (has_sections && len >= 16 && at <= end).then_some(here)
+    })
+}
+
 /// Puts right a batch or end mark; answers the batch's length if it lies in the file.
 fn fix_frame(name: &str, bytes: &mut [u8], at: usize, seed: Seed, forged: &mut Vec<Forged>) -> Option<usize> {
     match *bytes.get(at + 4)? {
@@ -382,6 +403,14 @@ fn fix_frame(name: &str, bytes: &mut [u8], at: usize, seed: Seed, forged: &mut V
                 set_u32(bytes, offset, checksum);
                 checksums.extend_from_slice(&checksum.to_le_bytes());
                 forged.push(Forged { file: name.to_owned(), offset, seed, position });
+            }
+            let found: Vec<usize> = sections(bytes, at).collect();
+            let position = u64_at(bytes, at + 24);
+            for offset in found {
+                let len = (u32_at(bytes, offset + 4) as usize).next_multiple_of(8);
+                let checksum = crc(seed.section(position), &bytes[offset + 4..offset + len]);
+                set_u32(bytes, offset, checksum);
+                checksums.extend_from_slice(&checksum.to_le_bytes());
             }
             set_u32(bytes, at + 16, crc(seed.batch(), &checksums));
             let checksum = crc(seed.batch(), bytes.get(at + 4..at + BATCH_HEADER_LEN)?);

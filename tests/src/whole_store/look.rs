@@ -1,10 +1,11 @@
 //! Reading everything that a changed store shows, and judging each event.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use annals::{
-    Batch, Error, Event, EventId, EventRef, Lookup, NewEvent, Position, Query, QueryItem, Read, Reader, Seek, Store,
-    inspect as look_into,
+    Batch, ConsumerOptions, Error, Event, EventId, EventRef, Lookup, NewEvent, Position, Query, QueryItem, Read,
+    Reader, Seek, Store, inspect as look_into,
 };
 use annals_format::Purpose;
 use annals_format::record::{self, Record};
@@ -303,6 +304,30 @@ impl<'a> Truth<'a> {
             }
             Err(error) => told(&error),
         }
+    }
+}
+
+/// Goes on with each consumer for a while, and with what it parked.
+pub(super) fn consume(store: &Store) {
+    for info in store.consumers() {
+        let consumer = match store.consumer(&info.name, ConsumerOptions::new()) {
+            Ok(consumer) => consumer,
+            // A name or generation that nobody could have given.
+            Err(Error::Invalid(_)) => continue,
+            Err(error) => return told(&error),
+        };
+        consumer.replay_all().expect("it is open");
+        for _ in 0..30 {
+            match consumer.next(Duration::ZERO).and_then(|delivery| delivery.map(|it| consumer.ack(&it)).transpose()) {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    told(&error);
+                    break;
+                }
+            }
+        }
+        assert!(consumer.parked().len() as u64 <= info.parked + 30_000);
     }
 }
 

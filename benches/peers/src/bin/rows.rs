@@ -1,4 +1,4 @@
-//! Measures rows A1 to A9 and B1 to B10: `cargo run --release --bin rows -- --help`.
+//! Measures rows A1 to A9, B1 to B10 and C1 to C3: `cargo run --release --bin rows -- --help`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use annals_peers::Result;
 use annals_peers::device::Device;
 use annals_peers::engines::{ENGINES, Engine, named};
+use annals_peers::following;
 use annals_peers::report::Format;
 use annals_peers::rows::{Bench, LONG, ROWS, Settings};
 use annals_peers::scale::events::Ids;
@@ -18,7 +19,7 @@ use annals_peers::workload::{Source, Workload};
 const HELP: &str = "\
 Measures annals beside other event stores and logs, all in one run.
 
-  --rows A1,B2,...     rows to measure, `A` and `B` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
+  --rows A1,B2,...     rows to measure, `A`, `B` and `C` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
                        give it several times the memory the system keeps dirty with --bytes
   --runs N             runs of each row (default 5)
   --dir DIR            where stores are made and removed, on a disk (default: target/peers)
@@ -142,7 +143,8 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             _ => return Err(format!("unknown: {name} {value}").into()),
         }
     }
-    let known = |row: &str| ROWS.contains(&row) || scale::ROWS.contains(&row) || row == LONG;
+    let others = |row: &str| scale::ROWS.contains(&row) || following::ROWS.contains(&row);
+    let known = |row: &str| ROWS.contains(&row) || others(row) || row == LONG;
     let unknown = parsed.rows.iter().find(|row| !known(row));
     if let Some(row) = unknown {
         return Err(format!("no row {row}").into());
@@ -161,6 +163,7 @@ fn named_rows(word: &str) -> Vec<String> {
     match word.to_uppercase().as_str() {
         "A" => ROWS.map(str::to_owned).to_vec(),
         "B" => scale::ROWS.map(str::to_owned).to_vec(),
+        "C" => following::ROWS.map(str::to_owned).to_vec(),
         row => vec![row.to_owned()],
     }
 }
@@ -204,6 +207,8 @@ fn run(mut arguments: Arguments) -> Result<()> {
     println!("runs: {}, engines in turn\n", arguments.settings.runs);
     let (large, usual): (Vec<_>, Vec<_>) =
         std::mem::take(&mut arguments.rows).into_iter().partition(|row| scale::ROWS.contains(&row.as_str()));
+    let (followed, usual): (Vec<_>, Vec<_>) =
+        usual.into_iter().partition(|row| following::ROWS.contains(&row.as_str()));
     let (mut measured, mut description, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut show = |row: &annals_peers::report::Row| {
         print!("{}", row.render(arguments.format));
@@ -216,6 +221,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
             bench.row(name)?.iter().for_each(&mut show);
         }
         description.push(bench.work.description);
+    }
+    let settings = following::Settings::new(dir.clone(), arguments.settings.runs, arguments.quick);
+    for name in &followed {
+        settings.row(name)?.iter().for_each(&mut show);
     }
     if !large.is_empty() {
         let scale = scale(&arguments, &dir)?;

@@ -24,6 +24,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             tail(keeper, Path::new(dir), parse(shape)?, events.parse()?, segment_bytes.parse()?)
         }
         ["memory", dir, streams, events] => appending(Path::new(dir), streams.parse()?, events.parse()?),
+        ["follow", engine, path, count] => crate::following::child::run(engine, Path::new(path), count.parse()?),
         ["resident", dir, shape, segment_bytes] => resident(Path::new(dir), parse(shape)?, segment_bytes.parse()?),
         _ => Err("no such task".into()),
     }

@@ -9,6 +9,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 use super::walk::{Walk, Walked};
 use super::{Check, told};
 use crate::Result;
+use crate::consumer;
 use crate::error::Error;
 use crate::inspect::Severity;
 use crate::log::Log;
@@ -35,8 +36,26 @@ impl Check<'_> {
                 walk.skip_to(entry.last_position + 1);
             }
             walk.time = walk.time.max(entry.last_time);
+            self.consumers_at(manifest, entry, walk);
             link = Some(Link { number: entry.number, final_checksum: entry.final_checksum });
         }
+    }
+
+    /// The file of consumers beside a segment, if there is one: derived, so that nothing wrong with it is damage.
+    fn consumers_at(&mut self, manifest: &Manifest, entry: &SegmentEntry, walk: &Walk) {
+        let name = consumer::file_name(entry.number);
+        if !self.survey.has(&name) {
+            return;
+        }
+        match consumer::load(self.storage, manifest, entry.number) {
+            Ok((_, table)) if table != walk.consumers && !walk.has_gap => {
+                self.notice(&name, 0, "it does not hold what the log says of the consumers");
+            }
+            Ok(_) => {}
+            Err(error) => self.error(Severity::Notice, &name, &error),
+        }
+        let len = self.storage.open(&name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
+        self.count(len);
     }
 
     fn listed(&mut self, manifest: &Manifest, entry: &SegmentEntry, link: Option<Link>, walk: &mut Walk) {
@@ -119,6 +138,7 @@ impl Check<'_> {
         let is_listed = tally.final_checksum.value() == entry.final_checksum
             && tally.last_position.max(entry.first_position - 1) == entry.last_position
             && tally.event_count == entry.event_count
+            && (tally.section_count > 0) == entry.has_sections
             && (tally.first_time, tally.last_time) == (entry.first_time, entry.last_time);
         if !is_listed {
             self.damage(name, SEGMENT_HEADER_LEN as u64, None, "the batches are not those the manifest lists");

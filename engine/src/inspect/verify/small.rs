@@ -1,11 +1,13 @@
 //! The small files: manifests, mark, ring, lock.
 
 use annals_format::Fault;
+use annals_format::control::{CONTROL_LEN, ControlHeader};
 use annals_format::manifest::Manifest;
 use annals_format::mark::{MARK_LEN, MARK_SLOT_LEN, Mark};
 use annals_format::ring::{RING_HEADER_LEN, RingHeader};
 
 use super::{Check, told};
+use crate::control::CONTROL_NAME;
 use crate::inspect::Severity;
 use crate::manifest::file_name;
 use crate::mark::MARK_NAME;
@@ -94,6 +96,23 @@ impl Check<'_> {
         if len != bytes.len() as u64 {
             let what = format!("the file is {} bytes long, its header says {len}", bytes.len());
             self.damage(RING_NAME, len.min(bytes.len() as u64), None, what);
+        }
+    }
+
+    /// Nothing rests on the control page, and the next opening makes it anew.
+    pub(super) fn control_file(&mut self, manifest: &Manifest) {
+        let Some(bytes) = self.read_or(Severity::Notice, CONTROL_NAME) else { return };
+        if bytes.len() != CONTROL_LEN {
+            let what = format!("the file is {} bytes long instead of {CONTROL_LEN}", bytes.len());
+            self.notice(CONTROL_NAME, 0, what);
+            return;
+        }
+        match ControlHeader::decode(&bytes) {
+            Ok(Some(header)) if header.store != manifest.store => {
+                self.notice(CONTROL_NAME, 32, "the control page belongs to another store");
+            }
+            Ok(_) => {}
+            Err(fault) => self.find(Severity::Notice, CONTROL_NAME, 0, None, told(&fault)),
         }
     }
 

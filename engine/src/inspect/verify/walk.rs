@@ -3,11 +3,13 @@
 use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
-use annals_format::record::{self, Record};
+use annals_format::consumer::ConsumerTable;
+use annals_format::record::{self, CONTROL_LOST, Control, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
 use super::told;
+use crate::consumer::{self, Changes};
 use crate::directory::{StreamTable, StreamTip};
 use crate::name::NameHash;
 use crate::segment::Tally;
@@ -27,8 +29,12 @@ pub(super) struct Walk {
     /// The time below which the next may not fall.
     pub(super) time: u64,
     streams: StreamTable,
+    /// Where the consumers stand.
+    pub(super) consumers: ConsumerTable,
     /// Records were passed over: positions and revisions may jump forward from here on.
     pub(super) has_gap: bool,
+    /// Records stand in it that say that others are lost: revisions may be missing from there on.
+    has_losses: bool,
 }
 
 /// What a walk through one segment found.
@@ -46,7 +52,14 @@ pub(super) struct Walked {
 
 impl Walk {
     pub(super) fn new(hash: NameHash) -> Self {
-        Self { position: 1, time: 0, streams: StreamTable::new(hash), has_gap: false }
+        Self {
+            position: 1,
+            time: 0,
+            streams: StreamTable::new(hash),
+            consumers: ConsumerTable::default(),
+            has_gap: false,
+            has_losses: false,
+        }
     }
 
     /// Passes over records that cannot be read.
@@ -103,12 +116,22 @@ impl Walk {
                     wrong(at + offset as u64, position, what);
                 }
             }
-            Record::Control(_) => controls += 1,
+            Record::Control(control) => {
+                controls += 1;
+                self.has_losses |= control.kind() == CONTROL_LOST;
+                if let Some(Control::ForgetStream(forgotten)) = control.control() {
+                    self.streams.set(forgotten.stream, StreamTip::NONE);
+                }
+            }
         });
         match whole {
             Ok(()) => {
                 walked.batches += 1;
                 walked.events += events;
+                let mut changes = Changes::new();
+                if consumer::collect(bytes, header, seed, &mut changes).is_ok() {
+                    consumer::apply(&mut self.consumers, &changes);
+                }
             }
             Err(fault) => {
                 wrong_records(bytes, header, seed, &fault, |offset, position, what| wrong(at + offset, position, what));
@@ -128,7 +151,7 @@ impl Walk {
         if revision >= expected {
             self.streams.set(stream, StreamTip { revision, position });
         }
-        let is_right = revision == expected || (revision > expected && self.has_gap);
+        let is_right = revision == expected || (revision > expected && (self.has_gap || self.has_losses));
         (!is_right).then(|| format!("stream {stream:?} has revision {revision} where {expected} belongs"))
     }
 }

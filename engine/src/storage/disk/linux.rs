@@ -79,6 +79,10 @@ impl Dir {
         Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
     }
 
+    pub(super) fn link(&self, from: &Self, name: &str, as_name: &str) -> io::Result<()> {
+        Ok(rustix::fs::linkat(&from.0, name, &self.0, as_name, AtFlags::empty())?)
+    }
+
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
     }
@@ -130,6 +134,11 @@ pub(super) fn allocate(file: &File, len: u64) -> io::Result<bool> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Lets an empty file share all blocks of another.
+pub(super) fn reflink(from: &File, to: &File) -> io::Result<()> {
+    Ok(retry(|| rustix::fs::ioctl_ficlone(to, from))?)
 }
 
 pub(super) fn allocated(file: &File) -> io::Result<u64> {

@@ -5,6 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::IoSlice;
+use std::time::Duration;
 
 use super::super::{LOCK_NAME, LockError, LockGuard};
 use super::system;
@@ -19,6 +20,35 @@ pub(super) fn take(dir: &system::Dir) -> Result<LockGuard, LockError> {
         }
         Err(TryLockError::WouldBlock) => Err(LockError::Held { pid: read_holder(&file) }),
         Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+    }
+}
+
+/// How often the lock that shows a writer is tried: whoever asks holds it for an instant.
+const SHOW_TRIES: u32 = 100;
+
+/// Holds a lock on the file `name` that [`is_shown`] finds taken. It excludes nobody.
+pub(super) fn show(dir: &system::Dir, name: &str) -> Option<LockGuard> {
+    let file = dir.open_regular(name, true).ok()?;
+    for _ in 0..SHOW_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Some(Box::new(Guard(file))),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(100)),
+            Err(TryLockError::Error(_)) => return None,
+        }
+    }
+    None
+}
+
+/// Whether somebody holds the lock that [`show`] takes. Those who ask share it and do not see each other.
+pub(super) fn is_shown(dir: &system::Dir, name: &str) -> Option<bool> {
+    let file = dir.open_regular(name, false).ok()?;
+    match file.try_lock_shared() {
+        Ok(()) => {
+            drop(Guard(file));
+            Some(false)
+        }
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
     }
 }
 

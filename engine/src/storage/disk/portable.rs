@@ -43,6 +43,10 @@ impl Dir {
         std::fs::rename(self.0.join(from), self.0.join(to))
     }
 
+    pub(super) fn link(&self, from: &Self, name: &str, as_name: &str) -> io::Result<()> {
+        std::fs::hard_link(from.0.join(name), self.0.join(as_name))
+    }
+
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.0.join(name))
     }
@@ -71,6 +75,10 @@ pub(super) fn check_file_size(_: u64) -> io::Result<()> {
 
 pub(super) fn allocate(_: &File, _: u64) -> io::Result<bool> {
     Ok(false)
+}
+
+pub(super) fn reflink(_: &File, _: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(super) fn allocated(file: &File) -> io::Result<u64> {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use smallvec::SmallVec;
@@ -180,6 +180,17 @@ impl SharedMap {
     #[must_use]
     pub fn word(&self, offset: usize) -> &AtomicU64 {
         &self.words(offset, 8)[0]
+    }
+
+    /// The four bytes at `offset`, a multiple of 8, as a word to sleep on. Nobody is to use the whole word there. Through a
+    /// map that is only read nothing but loads are allowed.
+    #[inline]
+    #[must_use]
+    pub fn half_word(&self, offset: usize) -> &AtomicU32 {
+        let word: *const AtomicU64 = self.word(offset);
+        // SAFETY: the word lies in the map, is aligned to more than four bytes, and lives as long as `self`; its first
+        // half is used by this alone.
+        unsafe { &*word.cast::<AtomicU32>() }
     }
 
     /// Loads one word.

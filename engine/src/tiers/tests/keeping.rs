@@ -16,9 +16,8 @@ fn merge_all(closed: &Closed, keeper: &mut TierKeeper, mut tiers: Tiers) -> Tier
                 &tiers,
                 &closed.segments,
                 &closed.manifest,
-                Due::BySize,
+                (Due::BySize, &AtomicBool::new(false)),
                 &mut |_| {},
-                &AtomicBool::new(false),
             )
             .expect("memory");
         let replaced = replaced.expect("nobody stops it");

@@ -1,0 +1,195 @@
+//! A store made from a point of a backup.
+
+use annals_format::backup_point::{BackupPoint, Piece};
+use annals_format::checksum::Identity;
+use annals_format::manifest::{SegmentEntry, SegmentState};
+use annals_format::scan::Step;
+
+use super::chain::{self, Pieces};
+use super::{RestoreOptions, RestoreReport};
+use crate::Result;
+use crate::as_of::AsOf;
+use crate::batches::{Batches, copy_segment};
+use crate::error::Error;
+use crate::founding::{Anew, Founding, Plan, check_free, heir, not_made};
+use crate::made_id::random_bytes;
+use crate::prepare::segment_name;
+use crate::recovery::list;
+use crate::storage::{Fill, Storage};
+
+/// Positions and times up to which batches are restored.
+#[derive(Clone, Copy)]
+struct Until {
+    position: u64,
+    time: u64,
+}
+
+impl Until {
+    fn holds(&self, last_position: u64, time: u64) -> bool {
+        last_position <= self.position && time <= self.time
+    }
+}
+
+pub(super) fn restore(
+    backup: &dyn Storage,
+    target: Option<&dyn Storage>,
+    options: &RestoreOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<RestoreReport> {
+    let point = choose(backup, options.point)?;
+    let head = point.last_position();
+    let until = match options.until {
+        AsOf::Head => Until { position: head, time: u64::MAX },
+        AsOf::Position(given) if given > head => return Err(Error::AheadOfLog { given, head }),
+        AsOf::Position(position) => Until { position, time: u64::MAX },
+        AsOf::Time(time) => Until { position: head, time },
+    };
+    if let Some(target) = target {
+        check_free(&list(target)?)?;
+    }
+    let target = target.filter(|_| !options.dry_run);
+    Restoring { backup, point: &point, until, progress, report: RestoreReport::default() }.run(target)
+}
+
+/// The point asked for, or the newest.
+fn choose(backup: &dyn Storage, number: Option<u64>) -> Result<BackupPoint> {
+    let numbers = chain::numbers(backup)?;
+    let not_there = |reason: String| Error::NotAStore { path: "the backup".to_owned(), reason };
+    match number {
+        Some(number) if numbers.contains(&number) => chain::load(backup, number),
+        Some(number) => Err(not_there(format!("it holds no point {number}"))),
+        None => match numbers.last() {
+            Some(newest) => chain::load(backup, *newest),
+            None => Err(not_there("it holds no point".to_owned())),
+        },
+    }
+}
+
+struct Restoring<'a> {
+    backup: &'a dyn Storage,
+    point: &'a BackupPoint,
+    until: Until,
+    progress: &'a mut dyn FnMut(u64, u64),
+    report: RestoreReport,
+}
+
+impl<'a> Restoring<'a> {
+    fn run(mut self, target: Option<&dyn Storage>) -> Result<RestoreReport> {
+        self.report.point = self.point.number;
+        let point: &'a BackupPoint = self.point;
+        let segments = &point.manifest.segments;
+        // What the store was writing is written anew, so that the new one goes on where it ended.
+        let is_whole = |(index, entry): (usize, &SegmentEntry)| {
+            self.until.holds(entry.last_position, entry.last_time)
+                && (entry.state == SegmentState::Sealed || index + 1 < segments.len())
+        };
+        let whole = segments.iter().enumerate().take_while(|(index, entry)| is_whole((*index, entry))).count();
+        let founding = target.map(Founding::begin).transpose()?;
+        let mut time = 0;
+        for (index, entry) in segments.iter().enumerate().take(whole) {
+            self.whole(index, time, founding.as_ref())?;
+            time = entry.last_time;
+        }
+        let last = self.rest(whole, founding.as_ref())?;
+        if let Some((last, anew)) = last {
+            let (ended, live) = anew.finish()?;
+            let listed = segments[..whole].iter().cloned().chain(ended).collect();
+            let manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
+            founding.expect("written to above").finish(&manifest, &live)?;
+        }
+        Ok(self.report)
+    }
+
+    fn pieces_of(&self, index: usize) -> &'a [Piece] {
+        let point: &'a BackupPoint = self.point;
+        let pieces = &point.pieces;
+        let from = pieces.partition_point(|piece| (piece.segment as usize) < index);
+        let to = pieces.partition_point(|piece| piece.segment as usize <= index);
+        &pieces[from..to]
+    }
+
+    /// The pieces of a segment, each verified.
+    fn open(&mut self, index: usize) -> Result<Pieces<'a>> {
+        let entry = &self.point.manifest.segments[index];
+        let pieces = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let bytes = pieces.verify()?;
+        self.report.verified_bytes += bytes;
+        let total = self.point.pieces.iter().map(|piece| piece.to - piece.from).sum();
+        (self.progress)(self.report.verified_bytes, total);
+        Ok(pieces)
+    }
+
+    /// A segment that is restored byte by byte.
+    fn whole(&mut self, index: usize, time: u64, founding: Option<&Founding<'_>>) -> Result<()> {
+        let entry = self.point.manifest.segments[index].clone();
+        let bytes = self.open(index)?;
+        match founding {
+            Some(founding) => {
+                let name = segment_name(entry.number);
+                let file = founding.storage.create(&name, entry.len, Fill::Allocated).map_err(not_made(&name))?;
+                copy_segment(&bytes, &entry, time, file, &name)?;
+            }
+            None => check_segment(&bytes, &entry, time)?,
+        }
+        self.report.head = entry.last_position;
+        self.report.last_time = entry.last_time;
+        self.report.records += entry.last_position + 1 - entry.first_position;
+        Ok(())
+    }
+
+    /// What follows the whole segments, written anew; answers the last position and what was written.
+    fn rest<'t>(&mut self, whole: usize, founding: Option<&Founding<'t>>) -> Result<Option<(u64, Anew<'t>)>> {
+        let manifest = &self.point.manifest;
+        let number = manifest.segments.iter().map(|entry| entry.number + 1).max().unwrap_or(1);
+        let identity = Identity { store: manifest.store, incarnation: random_bytes()?, segment: number };
+        let plan = Plan {
+            identity,
+            manifest_generation: manifest.generation + 1,
+            len: 64 << 10,
+            len_max: manifest.segment_len_max,
+            created_at: self.point.taken_at,
+        };
+        let before = whole.checked_sub(1).and_then(|index| manifest.segments.get(index)).cloned();
+        let mut anew = founding.map(|founding| Anew::after(founding.storage, plan, before.as_ref()));
+        if let Some(entry) = manifest.segments.get(whole).cloned() {
+            let until = self.until;
+            let time = before.map_or(0, |before| before.last_time);
+            let mut records = 0;
+            let mut end = (entry.first_position - 1, time);
+            let bytes = self.open(whole)?;
+            let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+            let mut batches = Batches::begin(&bytes, &identity, time)?;
+            while batches.standing.at < entry.end {
+                match batches.peek()? {
+                    Step::Batch(header) if until.holds(header.last_position(), header.recorded_at) => {
+                        batches.pass(&header)?;
+                        records += u64::from(header.record_count);
+                        end = (header.last_position(), header.recorded_at);
+                        let seed = batches.header.seed();
+                        if let Some(anew) = &mut anew {
+                            anew.batch(batches.batch()?, &header, seed)?;
+                        }
+                    }
+                    Step::Batch(_) => break,
+                    _ => return Err(batches.wrong("something else stands where a batch belongs")),
+                }
+            }
+            if batches.standing.at >= entry.end {
+                batches.finish(&entry)?;
+            }
+            if records > 0 {
+                (self.report.head, self.report.last_time) = end;
+                self.report.records += records;
+            }
+        }
+        Ok(anew.map(|anew| (self.report.head, anew)))
+    }
+}
+
+/// As [`copy_segment`], without the copy.
+fn check_segment(bytes: &Pieces<'_>, entry: &SegmentEntry, time: u64) -> Result<()> {
+    let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+    let mut batches = Batches::begin(bytes, &identity, time)?;
+    while batches.next_below(entry.end)?.is_some() {}
+    batches.finish(entry).map(drop)
+}

@@ -1,0 +1,87 @@
+//! Views as of a moment: on every path they answer what a store would that ended there.
+//!
+//! 60 histories, 4,000 with `ANNALS_LONG=1`.
+
+use std::sync::Arc;
+
+use annals::storage::Memory;
+use annals::{AsOf, Durability, Error, ReadMode, Store};
+use annals_tests::chronicle::Chronicle;
+use annals_tests::crash::{Verdict, how_many, seed};
+use annals_tests::ensure;
+use annals_tests::sim_disk::Dice;
+
+fn history(seed: u64) -> Verdict<u64> {
+    let mut dice = Dice::of(seed, 0x4153);
+    let mut chronicle = Chronicle::default();
+    let memory = Memory::new();
+    let durability = if dice.chance(1, 2) { Durability::Durable } else { Durability::Buffered };
+    let options = chronicle.options(durability, ReadMode::Mapped);
+    let store = options.clone().open_storage(Arc::new(memory.clone())).map_err(|error| error.to_string())?;
+    for _ in 0..20 + dice.below(120) {
+        chronicle.append(&store, &mut dice)?;
+    }
+    let (views, more) = every_view(&store, &chronicle, &mut dice)?;
+    chronicle = more;
+    let read_only = options.open_read_only_storage(Arc::new(memory)).map_err(|error| error.to_string())?;
+    let moment = chronicle.any_moment(&mut dice);
+    let reader = read_only.reader().as_of(moment).map_err(|error| error.to_string())?;
+    chronicle.judge(&reader, chronicle.last_as_of(moment)).map_err(|text| format!("read-only, {moment:?}: {text}"))?;
+    Ok(views + 1)
+}
+
+/// The head of the view of each position and of each time, and some of the views on every path after more was appended.
+/// Answers how many, and the history with what was appended.
+fn every_view(store: &Store, chronicle: &Chronicle, dice: &mut Dice) -> Verdict<(u64, Chronicle)> {
+    let head = chronicle.head();
+    let times: Vec<u64> = chronicle.batches.iter().map(|(_, time)| *time).collect();
+    let around = times.iter().flat_map(|time| [time - 1, *time, time + 1]);
+    let moments: Vec<AsOf> = (0..=head).map(AsOf::Position).chain(around.map(AsOf::Time)).collect();
+    for moment in &moments {
+        let reader = store.as_of(*moment).map_err(|error| error.to_string())?;
+        ensure!(
+            reader.head() == chronicle.last_as_of(*moment),
+            "{moment:?}: the head is {}, {} is right",
+            reader.head(),
+            chronicle.last_as_of(*moment)
+        );
+    }
+    let chosen: Vec<AsOf> = (0..4).map(|_| moments[dice.index(moments.len())]).collect();
+    let readers: Vec<_> = chosen.iter().map(|moment| store.as_of(*moment).expect("looked at above")).collect();
+    let mut more = chronicle.clone();
+    for _ in 0..10 {
+        more.append(store, dice)?;
+    }
+    for (moment, reader) in chosen.iter().zip(&readers) {
+        let last = chronicle.last_as_of(*moment);
+        chronicle.judge(reader, last).map_err(|text| format!("{moment:?}: {text}"))?;
+        // A view of a view never shows more.
+        let again = reader.as_of(AsOf::Head).map_err(|error| error.to_string())?;
+        ensure!(again.head() == last, "a view of a view");
+        let beyond = reader.as_of(AsOf::Position(last + 1));
+        ensure!(matches!(beyond, Err(Error::AheadOfLog { .. })), "beyond a view: {beyond:?}");
+    }
+    more.judge(&store.reader(), more.head())?;
+    Ok((readers.len() as u64, more))
+}
+
+#[test]
+fn a_view_as_of_a_moment_is_the_history_up_to_it() {
+    let histories = how_many(60, 4_000);
+    let seed = seed("a_view_as_of_a_moment_is_the_history_up_to_it");
+    let mut views = 0;
+    for n in 0..histories {
+        let seed = seed.wrapping_add(n);
+        views += history(seed).unwrap_or_else(|text| panic!("ANNALS_SEED={seed}: {text}"));
+    }
+    println!("{histories} histories, {views} views read on every path");
+}
+
+#[test]
+fn a_moment_of_an_empty_store() {
+    let store = Store::in_memory().unwrap();
+    for moment in [AsOf::Head, AsOf::Position(0), AsOf::Time(0), AsOf::Time(u64::MAX)] {
+        assert_eq!(store.as_of(moment).unwrap().head(), 0, "{moment:?}");
+    }
+    assert!(matches!(store.as_of(AsOf::Position(1)), Err(Error::AheadOfLog { given: 1, head: 0 })));
+}
