@@ -162,7 +162,7 @@ impl History {
         let (plain, ask) = (&self.plain, followed.ask.clone());
         let since = if let Seek::Time(time) = followed.seek { time } else { 0 };
         let next_after = |position: u64| {
-            let later = plain.events[position as usize..head as usize].iter();
+            let later = (position + 1..=head).filter_map(|at| plain.at(at));
             later.filter(|event| event.recorded_at >= since).find(|event| ask.matches(&event.content))
         };
         let fails = |error: Error| error.to_string();

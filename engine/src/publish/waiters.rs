@@ -46,7 +46,7 @@ impl Waiters {
     #[cold]
     pub(super) fn wake(&self) -> bool {
         let count = self.count.load(Ordering::Relaxed);
-        if count % TASK > 0 {
+        if count & (TASK - 1) > 0 {
             // The fence that the caller passed is what a sleeper's look at the turn pairs with.
             self.turn.change(Ordering::Relaxed);
         }
