@@ -24,7 +24,7 @@ impl Totals {
 /// Follows until the store is closed.
 fn keep_up_to_date(store: &Store, mut totals: Totals) -> annals::Result<Totals> {
     let mut orders = store.subscribe(&Query::event_type("OrderPlaced"), Seek::after(totals.position))?;
-    for delivery in orders.by_ref() {
+    for delivery in &mut orders {
         match delivery? {
             Message::Event(event) => totals.add(&event),
             // Nothing more for now: a good moment to show or save the table.

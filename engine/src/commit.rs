@@ -133,7 +133,7 @@ impl Commit {
     }
 
     fn begin_leading(&self) -> bool {
-        !self.leading.swap(true, Ordering::AcqRel)
+        self.leading.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     fn nobody_leads(&self) -> bool {

@@ -78,3 +78,6 @@ pub(crate) use announce::Announce;
 pub(crate) use sync::Lock;
 pub(crate) use waiters::{TaskPlace, Waiters};
 pub(crate) use watermark::{Ending, Watermark};
+
+#[cfg(test)]
+mod tests;

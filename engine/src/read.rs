@@ -125,8 +125,25 @@ pub(crate) struct Scan {
     /// The next one.
     position: u64,
     place: Option<ScanPlace>,
-    /// Memory of an earlier copy of the ring's newest bytes, for the next one.
-    used: Option<Map>,
+    /// Memory of earlier copies of the ring's newest bytes, for the next ones.
+    used: UsedCopies,
+}
+
+/// Memory that may serve another copy: two, since one is the window and the one before may still be held.
+#[derive(Debug, Default)]
+pub(crate) struct UsedCopies([Option<Map>; 2]);
+
+impl UsedCopies {
+    pub(crate) fn take(&mut self) -> Option<Map> {
+        self.0.iter_mut().find_map(Option::take)
+    }
+
+    fn keep(&mut self, map: Map) {
+        if map.is_copy() {
+            self.0.rotate_right(1);
+            self.0[0] = Some(map);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -525,7 +542,7 @@ fn are_lost(lost: &[LostEntry], after: u64, before: u64) -> bool {
 impl Scan {
     /// Begins with this position.
     pub(crate) fn from(position: u64) -> Self {
-        Self { segment_index: 0, position, place: None, used: None }
+        Self { segment_index: 0, position, place: None, used: UsedCopies::default() }
     }
 
     /// The next position.
@@ -548,9 +565,15 @@ impl Scan {
                 }
             }
             // Found by its position at the next step.
-            _ => self.place = None,
+            _ => self.leave(),
         }
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.used.keep(place.window.map);
+        }
     }
 
     /// Stands at the first frame at or after `self.position`; false at the end.
@@ -568,7 +591,7 @@ impl Scan {
                 }
                 Some(_) => {
                     self.segment_index += 1;
-                    self.place = None;
+                    self.leave();
                     let Some(segment) = segments.get(self.segment_index) else {
                         return Err(Error::corrupt(
                             "the log",
@@ -701,7 +724,7 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
-    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut Option<Map>) -> Result<Self> {
+    fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut UsedCopies) -> Result<Self> {
         let opened = segment.opened()?.into_arc();
         let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
@@ -711,7 +734,7 @@ impl ScanPlace {
     }
 
     #[inline]
-    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut Option<Map>) -> Result<()> {
+    fn enter_batch(&mut self, core: &Core, offset: u64, position: u64, used: &mut UsedCopies) -> Result<()> {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
             self.move_window(core, offset, BATCH_HEADER_LEN as u64, used)?;
         }
@@ -731,12 +754,9 @@ impl ScanPlace {
     }
 
     /// Another window; the memory of the one before may serve the one after.
-    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut Option<Map>) -> Result<()> {
+    fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut UsedCopies) -> Result<()> {
         let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
-        let before = std::mem::replace(&mut self.window, window);
-        if before.map.is_copy() {
-            *used = Some(before.map);
-        }
+        used.keep(std::mem::replace(&mut self.window, window).map);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use crate::log::Log;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::prefetch::prefetch;
+use crate::read::UsedCopies;
 use crate::storage::{Map, StorageFile};
 
 use cache::Slot;
@@ -356,7 +357,7 @@ impl Segment {
     }
 
     /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
-    /// with it, up to a limit, into the memory of `used` if nobody else holds that.
+    /// with it, up to a limit, into memory that was `used` if nobody else holds that.
     #[inline]
     pub(crate) fn window_ahead(
         &self,
@@ -364,7 +365,7 @@ impl Segment {
         log: &Log,
         offset: u64,
         len: u64,
-        used: &mut Option<Map>,
+        used: &mut UsedCopies,
     ) -> Result<Window> {
         if let (Some(ring), Some(base)) = (&log.ring, self.base) {
             let stop = self.end().min(self.header.segment_len);

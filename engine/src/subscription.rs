@@ -78,7 +78,7 @@ pub enum Next {
 /// them can be open; each costs the writer nothing while it reads, and next to nothing while it waits. What it shows is what
 /// its view shows: that of the [`Reader`] it was made of.
 ///
-/// As an iterator it blocks until something comes. It ends (`None`) when the store is closed, by whichever of its handles,
+/// In a `for` it blocks until something comes. It ends when the store is closed, by whichever of its handles,
 /// and at once: what was not handed out by then is there again for who resumes behind [`Subscription::position`]. After a
 /// failure of the writer it hands out what is durable, then the error, then nothing more. An error of reading ends it too.
 ///
@@ -87,7 +87,7 @@ pub enum Next {
 /// # fn main() -> annals::Result<()> {
 /// let store = Store::in_memory()?;
 /// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
-/// for message in store.subscribe(&Query::types(["OrderPlaced"]), Seek::Beginning)? {
+/// for message in store.subscribe(&Query::event_type("OrderPlaced"), Seek::Beginning)? {
 ///     match message? {
 ///         Message::Event(event) => println!("{} {}", event.position(), event.stream()),
 ///         // A program that runs on would wait here for what comes.
@@ -179,6 +179,18 @@ impl Subscription {
         }
         // One beyond all clocks is as good as none.
         self.wait_for_next(Instant::now().checked_add(timeout))
+    }
+
+    /// The next thing, waited for as long as it takes; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Subscription::try_next`].
+    pub fn next_message(&mut self) -> Result<Option<Message>> {
+        let next = match self.try_next()? {
+            Next::NotYet => self.wait_for_next(None)?,
+            next => next,
+        };
+        Ok(if let Next::Message(message) = next { Some(message) } else { None })
     }
 
     fn wait_for_next(&mut self, deadline: Option<Instant>) -> Result<Next> {
@@ -367,15 +379,7 @@ impl Iterator for Subscription {
     type Item = Result<Message>;
 
     fn next(&mut self) -> Option<Result<Message>> {
-        let next = match self.try_next() {
-            Ok(Next::NotYet) => self.wait_for_next(None),
-            next => next,
-        };
-        match next {
-            Ok(Next::Message(message)) => Some(Ok(message)),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        }
+        self.next_message().transpose()
     }
 }
 

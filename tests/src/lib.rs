@@ -12,3 +12,7 @@ pub mod whole_store;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/conditions.md")]
 mod conditions {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide/following.md")]
+mod following {}

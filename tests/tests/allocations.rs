@@ -1,11 +1,14 @@
-//! Counts allocations: scans, filtered reads and look-ups make none per event, an append to a known stream none on
-//! average.
+//! Counts allocations: scans, filtered reads and look-ups make none per event, a subscription that follows none at all, an
+//! append to a known stream none on average.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use annals::{Durability, Expect, MessageRef, NewEvent, Options, Position, Query, QueryItem, Read, Seek, View};
+use annals::{
+    Durability, Expect, Message, MessageRef, NewEvent, Next, Options, Position, Query, QueryItem, Read, ReadMode, Seek,
+    Subscription, View,
+};
 use annals_tests::model::Ground;
 
 struct Counting;
@@ -146,6 +149,85 @@ fn an_append_of_one_event_to_a_known_stream_of_a_warm_store_makes_none_on_averag
         made as f64 * 1000.0 / appends as f64
     );
     assert!(made * 1000 < appends as u64, "{made} allocations in {appends} appends");
+}
+
+/// Events handed out until there is nothing left.
+fn drain(subscription: &mut Subscription, borrowed: bool) -> u64 {
+    let mut count = 0;
+    if borrowed {
+        let count = &mut count;
+        let each = |next: MessageRef<'_>| {
+            *count += u64::from(matches!(next, MessageRef::Event(event) if !event.payload().is_empty()));
+            ControlFlow::<()>::Continue(())
+        };
+        subscription.for_each_ready(each).unwrap();
+        return *count;
+    }
+    loop {
+        match subscription.try_next().unwrap() {
+            Next::Message(Message::Event(event)) => count += u64::from(!event.payload().is_empty()),
+            Next::Message(_) => {}
+            _ => return count,
+        }
+    }
+}
+
+#[test]
+fn a_subscription_that_follows_a_writer_allocates_nothing_between_two_segments() {
+    for (mode, query) in [
+        (ReadMode::Mapped, Query::all()),
+        (ReadMode::Mapped, Query::item(QueryItem::new().streams(["a", "b"]).tags_all(["t"]))),
+    ] {
+        for borrowed in [false, true] {
+            let ground = Ground::disk();
+            let store = ground.open(Options::new().durability(Durability::Buffered).read_mode(mode));
+            let mut subscription = store.subscribe(&query, Seek::Beginning).unwrap();
+            let (mut followed, mut at_segments, mut quiet) = (0, 0, 0);
+            for round in 0..20_000u64 {
+                let segments = store.stats().segments;
+                // One event or a few, so that windows of all sizes come.
+                let batch: Vec<_> = (0..1 + round % 5).map(|_| NewEvent::new("T", &[7; 300]).tags(&["t"])).collect();
+                store.append(["a", "b"][round as usize % 2], Expect::Any, &batch).unwrap();
+                let is_quiet = store.stats().segments == segments && round > 100;
+                let made = allocations(|| followed += drain(&mut subscription, borrowed));
+                if is_quiet {
+                    assert_eq!(made, 0, "in round {round}");
+                    quiet += 1;
+                } else {
+                    at_segments += made;
+                }
+            }
+            assert_eq!(followed, 60_000);
+            let segments = store.stats().segments;
+            println!("none in {quiet} rounds, {at_segments} in the first hundred and at {segments} segments");
+            assert!(at_segments < 100 * segments);
+        }
+    }
+}
+
+#[test]
+fn a_subscription_that_is_behind_allocates_nothing_per_event() {
+    let ground = Ground::disk();
+    let store = ground.open(Options::new().durability(Durability::Buffered));
+    let events = 20_000;
+    for n in 0..events {
+        let stream = ["a", "b", "c"][n % 3];
+        store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
+    }
+    store.close().unwrap();
+    let store = ground.open(Options::new());
+    for query in [Query::all(), Query::tag("t"), Query::prefix("")] {
+        for borrowed in [false, true] {
+            let read = || {
+                let mut subscription = store.subscribe(&query, Seek::Beginning).unwrap();
+                assert_eq!(drain(&mut subscription, borrowed), events as u64);
+            };
+            read();
+            let made = allocations(read);
+            println!("{made} allocations for {events} events in {} segments", store.stats().segments);
+            assert!(made < 200, "{made} allocations: some per segment, none per event");
+        }
+    }
 }
 
 /// What is read allocates nothing; what is learnt of the segment that is being written grows an index by doubling.

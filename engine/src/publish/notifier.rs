@@ -35,7 +35,9 @@ impl Notifier {
     #[cold]
     pub(super) fn call(&self, watermark: &Watermark) {
         match self.state.load(Ordering::Relaxed) {
-            ABSENT => watermark.written_waiters.wake(),
+            ABSENT => {
+                watermark.written_waiters.wake();
+            }
             WATCHING => {}
             _ => self.wake(),
         }

@@ -1,7 +1,7 @@
 //! What the room is built of, so that the models can put their own in its place: atomics, a lock, a word to sleep on.
 //!
-//! Under `cfg(loom)` and `cfg(shuttle)` the atomics and the lock are those of the model checker, and the futex is played by a
-//! lock and a condition that never runs out of time: a wake-up that is lost is then a deadlock, which both report.
+//! Under `cfg(loom)` and `cfg(shuttle)` the atomics and the lock are those of the model checker, and the futex is played by
+//! means of it that never run out of time: a wake-up that is lost is then a deadlock, which both report.
 
 #[cfg(loom)]
 use loom as model;
@@ -68,7 +68,7 @@ impl<T> Lock<T> {
 #[derive(Debug, Default)]
 pub(crate) struct SleepWord {
     value: AtomicU32,
-    #[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
+    #[cfg(any(loom, shuttle, not(target_os = "linux")))]
     bed: Bed,
 }
 
@@ -106,7 +106,7 @@ impl SleepWord {
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
+#[cfg(any(loom, shuttle, not(target_os = "linux")))]
 impl SleepWord {
     fn wake_all(&self) {
         self.bed.wake_all();
@@ -114,18 +114,19 @@ impl SleepWord {
 
     /// Sleeps until somebody changes the word from `seen`, or the deadline; may return early.
     pub(crate) fn sleep(&self, seen: u32, deadline: Option<Instant>) {
-        self.bed.sleep_if(deadline, || self.value.load(Ordering::Relaxed) == seen);
+        // A read-modify-write sees the newest value, as the system does.
+        self.bed.sleep_if(deadline, || self.value.fetch_add(0, Ordering::Relaxed) == seen);
     }
 }
 
 /// A futex by other means. Whoever changes the word wakes under the lock, so that nobody looks before and sleeps after.
-#[cfg(not(all(target_os = "linux", not(any(loom, shuttle)))))]
+#[cfg(any(shuttle, all(not(loom), not(target_os = "linux"))))]
 #[derive(Debug, Default)]
 struct Bed {
     lock: Inner<()>,
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(shuttle))]
     condition: parking_lot::Condvar,
-    #[cfg(any(loom, shuttle))]
+    #[cfg(shuttle)]
     condition: model::sync::Condvar,
 }
 
@@ -140,13 +141,15 @@ impl Bed {
         let mut held = self.lock.lock();
         match deadline {
             _ if !is_unchanged() => {}
-            Some(deadline) => drop(self.condition.wait_until(&mut held, deadline)),
+            Some(deadline) => {
+                self.condition.wait_until(&mut held, deadline);
+            }
             None => self.condition.wait(&mut held),
         }
     }
 }
 
-#[cfg(any(loom, shuttle))]
+#[cfg(shuttle)]
 impl Bed {
     fn wake_all(&self) {
         let _held = self.lock.lock().expect("nobody panics under it");
@@ -157,6 +160,29 @@ impl Bed {
         let held = self.lock.lock().expect("nobody panics under it");
         if is_unchanged() {
             drop(self.condition.wait(held).expect("nobody panics under it"));
+        }
+    }
+}
+
+/// The same in fewer steps: loom lets another thread go on only where it has a hand in it, so what stands between two such
+/// places is one step.
+#[cfg(loom)]
+#[derive(Debug, Default)]
+struct Bed {
+    sleepers: std::sync::Mutex<Vec<model::thread::Thread>>,
+}
+
+#[cfg(loom)]
+impl Bed {
+    fn wake_all(&self) {
+        let sleepers = std::mem::take(&mut *self.sleepers.lock().expect("nobody panics under it"));
+        sleepers.into_iter().for_each(|sleeper| sleeper.unpark());
+    }
+
+    fn sleep_if(&self, _: Option<Instant>, is_unchanged: impl FnOnce() -> bool) {
+        if is_unchanged() {
+            self.sleepers.lock().expect("nobody panics under it").push(model::thread::current());
+            model::thread::park();
         }
     }
 }

@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::sync::{AtomicU32, Lock, Ordering, SleepWord, fence, named_fence, named_ordering};
+use super::sync::{AtomicU64, Lock, Ordering, SleepWord, fence, named_fence, named_ordering};
 
 /// Threads that sleep and tasks that left a waker, until something they look at has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    /// How many sleep, or look once more before they do; and how many wakers are kept.
-    count: AtomicU32,
+    /// How many threads sleep, or look once more before they do; and in the upper half how many wakers are kept.
+    count: AtomicU64,
     turn: SleepWord,
     tasks: Lock<Tasks>,
 }
+
+const THREAD: u64 = 1;
+const TASK: u64 = 1 << 32;
 
 #[derive(Debug, Default)]
 struct Tasks {
@@ -26,9 +29,9 @@ struct Tasks {
 pub(crate) struct TaskPlace(Option<u64>);
 
 impl Waiters {
-    /// Whether somebody waits. To be asked after what they wait for was stored, and after a fence.
+    /// Whether somebody waits. To be asked after what they wait for was stored, and after a full fence.
     #[inline]
-    pub(crate) fn is_awaited(&self) -> bool {
+    pub(super) fn is_awaited(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 
@@ -36,40 +39,44 @@ impl Waiters {
     #[inline]
     pub(crate) fn notify(&self) -> bool {
         named_fence!("notify-fence", SeqCst);
-        if !self.is_awaited() {
-            return false;
-        }
-        self.wake();
-        true
+        self.is_awaited() && self.wake()
     }
 
-    /// Wakes everybody, after [`Waiters::is_awaited`].
+    /// Wakes everybody. To be called after a full fence, behind what they wait for; true if there was somebody.
     #[cold]
-    pub(crate) fn wake(&self) {
-        // The fence before the look at the count is what a sleeper's look at the turn pairs with.
-        self.turn.change(Ordering::Relaxed);
+    pub(super) fn wake(&self) -> bool {
+        let count = self.count.load(Ordering::Relaxed);
+        if count & (TASK - 1) > 0 {
+            // The fence that the caller passed is what a sleeper's look at the turn pairs with.
+            self.turn.change(Ordering::Relaxed);
+        }
+        if count >= TASK {
+            self.wake_tasks();
+        }
+        count > 0
+    }
+
+    fn wake_tasks(&self) {
         // Who comes back meanwhile waits for the next time.
         let mut left = self.tasks.lock().waiting.len();
         while left > 0 {
-            let Some((_, waker)) = self.take_task() else { return };
+            let Some(waker) = self.take_task() else { return };
             // Outside of the lock: it may run the task, which may come back.
             waker.wake();
             left -= 1;
         }
     }
 
-    fn take_task(&self) -> Option<(u64, Waker)> {
-        let task = self.tasks.lock().waiting.pop_front()?;
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        Some(task)
+    fn take_task(&self) -> Option<Waker> {
+        let (_, waker) = self.tasks.lock().waiting.pop_front()?;
+        self.count.fetch_sub(TASK, Ordering::Relaxed);
+        Some(waker)
     }
 
-    /// Sleeps until `is_over`, which is asked again after each wake-up; false at the deadline.
-    pub(crate) fn wait(&self, deadline: Option<Instant>, mut is_over: impl FnMut() -> bool) -> bool {
-        if is_over() {
-            return true;
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
+    /// Sleeps until `is_over`, which is asked at once and again after each wake-up; false at the deadline. For whoever has
+    /// just looked and found that it is not over.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, is_over: impl Fn() -> bool) -> bool {
+        self.count.fetch_add(THREAD, Ordering::Relaxed);
         named_fence!("wait-fence", SeqCst);
         let is_over = loop {
             let turn = self.turn.load(named_ordering!("turn-seen", Acquire));
@@ -81,7 +88,7 @@ impl Waiters {
             }
             self.turn.sleep(turn, deadline);
         };
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(THREAD, Ordering::Relaxed);
         is_over
     }
 
@@ -97,7 +104,7 @@ impl Waiters {
                 let number = tasks.last;
                 tasks.waiting.push_back((number, waker.clone()));
                 place.0 = Some(number);
-                self.count.fetch_add(1, Ordering::Relaxed);
+                self.count.fetch_add(TASK, Ordering::Relaxed);
             }
         }
         drop(tasks);
@@ -110,7 +117,7 @@ impl Waiters {
         let mut tasks = self.tasks.lock();
         if let Some(index) = tasks.waiting.iter().position(|(at, _)| *at == number) {
             tasks.waiting.remove(index);
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.count.fetch_sub(TASK, Ordering::Relaxed);
         }
     }
 }

@@ -228,7 +228,15 @@ impl Watermark {
     }
 
     fn is_beyond(&self, view: View, position: u64) -> bool {
-        self.head(view) > position || self.state.load(Ordering::Relaxed) != 0
+        self.state.load(Ordering::Relaxed) != 0 || self.head_waited_for(view) > position
+    }
+
+    /// The head as it is without a failure. Whoever learns so that it has moved looks at it once more, and acquires then.
+    fn head_waited_for(&self, view: View) -> u64 {
+        match view {
+            View::Durable => self.durable.load(Ordering::Relaxed),
+            View::Written => self.written.load(Ordering::Relaxed),
+        }
     }
 
     fn waiters(&self, view: View) -> &Waiters {

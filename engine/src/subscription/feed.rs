@@ -79,13 +79,16 @@ impl Feed {
         }
         self.until = head;
         self.hidden = core.removals.hidden(head);
-        if head - self.position > NEAR && !self.query.is_all() {
-            let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
-            self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
-        } else if let Way::Near(scan) = &mut self.way
-            && !is_same_list
-        {
-            scan.carry_over(&self.segments)?;
+        let is_far = head - self.position > NEAR && !self.query.is_all();
+        match &mut self.way {
+            _ if is_far => {
+                let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
+                self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
+            }
+            // It has handed out all that it was bounded by, and knows of no more.
+            Way::Far(_) => self.way = Way::Near(Scan::from(self.position + 1)),
+            Way::Near(scan) if !is_same_list => scan.carry_over(&self.segments)?,
+            Way::Near(_) => {}
         }
         Ok(())
     }

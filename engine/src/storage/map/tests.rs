@@ -150,3 +150,30 @@ fn words_published_by_a_release_are_seen_whole() {
         }
     });
 }
+
+#[test]
+fn the_memory_of_a_copy_serves_again_when_nobody_else_holds_it() {
+    let fill = |value| move |bytes: &mut [u8]| bytes.fill(value);
+    let first = Map::copied(100, None, fill(1));
+    assert_eq!(&first[..], [1; 100]);
+    assert!(first.is_copy());
+    let at = first.as_ptr();
+    let second = Map::copied(1000, Some(first), fill(2));
+    assert_eq!((second.as_ptr(), second.len()), (at, 1000));
+    assert_eq!(&second[..], [2; 1000]);
+    // Held by somebody: left alone.
+    let held = second.clone();
+    let third = Map::copied(50, Some(second), fill(3));
+    assert_ne!(third.as_ptr(), at);
+    assert_eq!((&held[..], &third[..]), (&[2; 1000][..], &[3; 50][..]));
+    // Too short.
+    let fourth = Map::copied(5000, Some(third), fill(4));
+    assert_eq!(&fourth[..], [4; 5000]);
+    // No copies are what is mapped, and what is long.
+    assert!(!Map::copied(1 << 20, None, fill(5)).is_copy());
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    let mapped = Map::of_file(&file, 4096).unwrap();
+    assert!(!mapped.is_copy());
+    assert_eq!(&Map::copied(8, Some(mapped), fill(6))[..], [6; 8]);
+}
