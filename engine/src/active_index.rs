@@ -33,7 +33,7 @@ pub(crate) struct Place {
 pub(crate) struct ActiveIndex {
     /// Per record four words, so that a record costs the writer half a cache line and no more: its place (offset of the
     /// frame / 8, and in the upper half that of the batch / 8); the hash of its id; record + 1 of the event before of the
-    /// same stream (upper half) and of the same type; its `recorded_at`.
+    /// same stream, or of the control record before (upper half) and of the event before of the same type; its `recorded_at`.
     records: Arena,
     /// Number of records, those of an unpublished batch included.
     record_count: AtomicU32,
@@ -231,7 +231,8 @@ fn kind(head: u64) -> KeyKind {
     match head >> 62 {
         0 => KeyKind::Stream,
         1 => KeyKind::Type,
-        _ => KeyKind::Tag,
+        2 => KeyKind::Tag,
+        _ => KeyKind::Control,
     }
 }
 
@@ -240,6 +241,7 @@ const fn kind_bits(kind: KeyKind) -> u64 {
         KeyKind::Stream => 0,
         KeyKind::Type => 1 << 62,
         KeyKind::Tag => 2 << 62,
+        KeyKind::Control => 3 << 62,
     }
 }
 
@@ -332,10 +334,12 @@ impl IndexWriter {
         record
     }
 
-    /// Enters the next record, one that is no event.
-    pub(crate) fn add_control(&mut self, place: Place, recorded_at: u64) {
+    /// Enters the next record, one that is no event, under the key of all such.
+    pub(crate) fn add_control(&mut self, place: Place, recorded_at: u64, key: u64) {
         let record = self.index.record_count.load(Ordering::Relaxed);
-        self.add_record(record, [packed(place), 0, 0, recorded_at]);
+        let before = self.keys.slot(KeyKind::Control, key).head.load(Ordering::Relaxed);
+        self.add_record(record, [packed(place), 0, u64::from(newest(before)) << 32, recorded_at]);
+        self.lead_to(KeyKind::Control, key, record, record);
     }
 
     #[inline]
@@ -377,7 +381,7 @@ impl IndexWriter {
         match kind {
             KeyKind::Stream => drop(self.index.new_streams.push(u64::from(record))),
             KeyKind::Type => drop(self.index.new_types.push(u64::from(record))),
-            KeyKind::Tag => {}
+            KeyKind::Tag | KeyKind::Control => {}
         }
         if self.keys.add_used() {
             self.keys = Arc::new(self.keys.grown());
@@ -420,7 +424,7 @@ impl Iterator for Postings<'_> {
             return Some((entry >> 32) as u32);
         }
         let before = self.index.word(this, BEFORE)?;
-        self.next = if self.kind == KeyKind::Stream { (before >> 32) as u32 } else { before as u32 };
+        self.next = if self.kind == KeyKind::Type { before as u32 } else { (before >> 32) as u32 };
         Some(this)
     }
 }

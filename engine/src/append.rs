@@ -2,6 +2,7 @@
 
 use crate::consumer::{Acknowledgement, Delivery};
 use crate::query::Query;
+use crate::removal::{Removal, Removed};
 use crate::{EventId, Position, Revision};
 pub use annals_format::record::OccurredAt;
 
@@ -118,11 +119,11 @@ pub enum Expect {
     NoStream,
     /// The stream is absent or deleted.
     Vacant,
-    /// The stream has live events.
+    /// The stream was written and is neither deleted nor ended; all of its events may have been truncated.
     Exists,
-    /// The stream's last revision is this one.
+    /// The stream's last revision is this one, and it is neither deleted nor ended.
     At(Revision),
-    /// The stream was deleted.
+    /// The stream was deleted and not written since.
     Deleted,
 }
 
@@ -153,7 +154,7 @@ pub struct Condition {
     pub after: Option<Position>,
 }
 
-/// Events to one or many streams that are appended wholly or not at all.
+/// Events to one or many streams, and removals, that are written wholly or not at all.
 ///
 /// ```
 /// use annals::{Batch, Expect, NewEvent};
@@ -168,6 +169,7 @@ pub struct Batch<'a> {
     pub(crate) events: Vec<(&'a str, NewEvent<'a>)>,
     pub(crate) expectations: Vec<(&'a str, Expect)>,
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) removals: Vec<Removal<'a>>,
     pub(crate) acknowledgements: Vec<Acknowledgement>,
     pub(crate) durability: Option<Durability>,
     pub(crate) as_batch: bool,
@@ -192,17 +194,19 @@ impl<'a> Batch<'a> {
             events: Vec::with_capacity(events),
             expectations: Vec::with_capacity(events),
             conditions: Vec::new(),
+            removals: Vec::new(),
             acknowledgements: Vec::new(),
             durability: None,
             as_batch: true,
         }
     }
 
-    /// Takes out all events, expectations, conditions and acknowledgements; durability and mark stay.
+    /// Takes out all events, expectations, conditions, removals and acknowledgements; durability and mark stay.
     pub fn clear(&mut self) {
         self.events.clear();
         self.expectations.clear();
         self.conditions.clear();
+        self.removals.clear();
         self.acknowledgements.clear();
     }
 
@@ -296,6 +300,7 @@ impl<'a> Batch<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) events: smallvec::SmallVec<[Committed; 1]>,
+    pub(crate) removals: Option<Box<[Removed]>>,
     pub(crate) already_committed: bool,
     pub(crate) durability: Durability,
 }
@@ -316,7 +321,7 @@ pub struct Committed {
 impl Receipt {
     /// That of a batch which is still to be written.
     pub(crate) fn new(durability: Durability) -> Self {
-        Self { events: smallvec::SmallVec::new(), already_committed: false, durability }
+        Self { events: smallvec::SmallVec::new(), removals: None, already_committed: false, durability }
     }
 
     /// Every event in the order given.
@@ -324,27 +329,51 @@ impl Receipt {
         &self.events
     }
 
+    /// What became of the batch's removals, in the order given; none if the batch was stored before.
+    pub fn removals(&self) -> &[Removed] {
+        self.removals.as_deref().unwrap_or_default()
+    }
+
+    /// Position of the last record that was written, `None` if a batch without events changed nothing.
+    pub fn last_position(&self) -> Option<Position> {
+        let of_events = self.events.last().map(|event| event.position);
+        of_events.or_else(|| self.removals().iter().filter_map(|removed| removed.position).next_back())
+    }
+
     /// The first event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn first(&self) -> &Committed {
         &self.events[0]
     }
 
     /// The last event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn last(&self) -> &Committed {
         &self.events[self.events.len() - 1]
     }
 
     /// Position of the last event.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn position(&self) -> Position {
         self.last().position
     }
 
     /// Revision of the last event in its stream.
+    ///
+    /// # Panics
+    /// If the batch had none.
     pub fn revision(&self) -> Revision {
         self.last().revision
     }
 
-    /// True when all events were stored before (a retry); positions, revisions and times are those of the first time.
+    /// True when nothing was written: all events were stored before (a retry), or a batch without events found all of its
+    /// removals done; positions, revisions and times are those of the first time.
     pub fn already_committed(&self) -> bool {
         self.already_committed
     }

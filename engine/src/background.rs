@@ -22,6 +22,7 @@ use crate::manifest;
 use crate::merging;
 use crate::options::Options;
 use crate::recovery::segment_entry;
+use crate::removal;
 use crate::sealed_index::SealedIndex;
 use crate::segment::{Closing, Segment, SegmentIndex};
 use crate::store::Inner;
@@ -219,8 +220,11 @@ fn commit_once(inner: &Inner) -> bool {
 fn keep_loop(inner: &Inner) {
     let mut synced_at = Instant::now();
     let mut synced_end = inner.core.log.watermark.written_end();
+    let mut swept_at = Instant::now();
     while !inner.stopping.load(Ordering::Acquire) {
-        inner.preparer.wait(synced_at + inner.options.sync_interval);
+        let sweep_at = inner.options.sweep_interval.map(|interval| swept_at + interval);
+        let sync_at = synced_at + inner.options.sync_interval;
+        inner.preparer.wait(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
         inner.preparer.make_wanted();
         inner.core.ids.iter().for_each(|ids| ids.make_ahead());
         let end = inner.core.log.watermark.written_end();
@@ -238,6 +242,11 @@ fn keep_loop(inner: &Inner) {
         if let Some(segment) = inner.preparer.next_to_seal() {
             seal(inner, &segment);
             merging::ended(inner);
+        }
+        if sweep_at.is_some_and(|at| Instant::now() >= at) {
+            // What fails stays until the next time.
+            let _ = removal::sweep(inner);
+            swept_at = Instant::now();
         }
     }
 }

@@ -11,10 +11,12 @@ use crate::Result;
 use crate::append::Durability;
 use crate::consumer::{EndedConsumers, Lineage};
 use crate::directory::Directory;
+use crate::error::Error;
 use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
 use crate::options::{ReadMode, View};
+use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::segments::Segments;
 use crate::tiers::{TierFile, Tiers};
@@ -34,6 +36,9 @@ pub(crate) struct Core {
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
+    /// What is hidden of the log.
+    pub(crate) removals: Arc<Removals>,
+    pub(crate) removal_forbidden: bool,
     pub(crate) limits: Limits,
     pub(crate) default_durability: Durability,
     pub(crate) read_mode: ReadMode,
@@ -59,6 +64,11 @@ impl Core {
     #[inline]
     pub(crate) fn head(&self, view: View) -> u64 {
         self.log.watermark.head(view)
+    }
+
+    /// `RemovalForbidden` if that was chosen.
+    pub(crate) fn check_removal_allowed(&self) -> Result<()> {
+        if self.removal_forbidden { Err(Error::RemovalForbidden) } else { Ok(()) }
     }
 
     /// Adds a segment at the end. Only the writer does, under its lock.

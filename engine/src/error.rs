@@ -124,6 +124,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// The store was made to keep everything: nothing is ever removed from it.
+    #[error("removal is forbidden in this store; that was chosen when it was created and cannot be changed")]
+    RemovalForbidden,
+
     /// `try_submit` found the bytes in flight at their limit. Nothing written; wait for a ticket and submit again.
     #[error("{in_flight} bytes are in flight; wait for a ticket")]
     Full {
@@ -256,9 +260,9 @@ pub enum Refusal {
         index: usize,
         /// The `after` given.
         after: Option<Position>,
-        /// Position of the newest match.
+        /// Position of the newest match, or of the removal that hid one since.
         newest: Position,
-        /// Id of the newest match.
+        /// Id of that match.
         id: EventId,
     },
 }
@@ -269,9 +273,9 @@ pub enum Refusal {
 pub enum StreamState {
     /// Never written.
     Absent,
-    /// Has live events.
+    /// Was written, and is neither deleted nor ended.
     Live {
-        /// First revision that can be read.
+        /// First revision that can be read; one more than the last if all was truncated.
         first: Revision,
         /// Last revision.
         last: Revision,

@@ -336,10 +336,7 @@ impl Follower {
         let before = state.tail.core.clone();
         let found = until_still(&*storage, || look(&storage, options, *view, Some(&before)))?;
         let shown = before.head(*view);
-        if let Some(common) = diverged_from(&state.tail, &found, shown) {
-            state.diverged = Some((shown, common));
-            return Err(Error::Diverged { position: shown, common });
-        }
+        end_if_diverged(state, check_history(&before, &found.tail.core, shown))?;
         // In the middle of a recovery there may be less to see for a moment. Nothing that was shown is taken back.
         if found.tail.core.head(*view) < shown {
             return Ok(());
@@ -379,7 +376,7 @@ impl Follower {
         }
         let storage = state.storage.clone();
         let found = MarkFile::read(&*storage)?.newest;
-        if found.is_some_and(|mark| mark.store != state.tail.lineage.store) {
+        if found.is_some_and(|mark| mark.store != state.tail.basis.store) {
             return self.look_again(state);
         }
         state.tail.open_again(&storage)?;
@@ -394,11 +391,9 @@ impl Follower {
         let shown = state.tail.core.head(*view);
         // A copy of the same store, put in its place, may hold less than was shown.
         let head = found.tail.core.head(*view);
-        let common = diverged_from(&state.tail, &found, shown).or((head < shown).then_some(head));
-        if let Some(common) = common {
-            state.diverged = Some((shown, common));
-            return Err(Error::Diverged { position: shown, common });
-        }
+        let is_shorter = || if head < shown { Err(Error::Diverged { position: shown, common: head }) } else { Ok(()) };
+        let is_same = check_history(&state.tail.core, &found.tail.core, shown).and_then(|()| is_shorter());
+        end_if_diverged(state, is_same)?;
         state.storage = storage.clone();
         state.place = place;
         state.tail = found.tail;
@@ -410,18 +405,17 @@ impl Follower {
     }
 }
 
-/// Up to which position two histories are the same, if what was shown of the first is no part of the second.
-fn diverged_from(before: &LogTail, found: &Look, shown: u64) -> Option<u64> {
-    if shown == 0 && before.lineage.store == found.tail.lineage.store {
-        return None;
+/// After `Diverged` a follower is at its end.
+fn end_if_diverged(state: &mut State, is_same: Result<()>) -> Result<()> {
+    if let Err(Error::Diverged { position, common }) = is_same {
+        state.diverged = Some((position, common));
     }
-    if before.lineage.store != found.tail.lineage.store {
-        return Some(0);
-    }
-    let ours = found.incarnations.iter().rposition(|entry| entry.incarnation == before.lineage.incarnation);
-    let Some(ours) = ours else { return Some(0) };
-    let next = found.incarnations.get(ours + 1)?;
-    (shown >= next.first_position).then(|| next.first_position - 1)
+    is_same
+}
+
+/// Whether what was shown of one history is part of the one that is there now.
+fn check_history(before: &Core, now: &Core, shown: u64) -> Result<()> {
+    now.lineage.resume(&before.lineage.checkpoint(shown)).map(drop)
 }
 
 /// The page that the writer of this log announces on, if there is one that can be slept on.
@@ -433,6 +427,6 @@ fn control_of(storage: &dyn Storage, tail: &LogTail, options: &Options) -> Optio
     let control = ControlView::open(storage)?;
     let header = control.header()?;
     let is_ours =
-        header.store == tail.lineage.store && (header.incarnation == tail.lineage.incarnation || !control.is_open());
+        header.store == tail.basis.store && (header.incarnation == tail.basis.incarnation || !control.is_open());
     is_ours.then(|| Arc::new(control))
 }

@@ -10,12 +10,15 @@ use crate::append::{Batch, Condition, Durability, Expect, NewEvent};
 use crate::consumer::Acknowledgement;
 use crate::error::Error;
 use crate::name;
+use crate::removal::{self, Removal};
 
 /// Events with their streams, expectations and conditions: borrowed from the caller, never copied. The writer is compiled
 /// once for each form, so that the form costs nothing while it works.
 pub(crate) trait Input<'a> {
     /// Whether there is always exactly one event.
     const IS_SINGLE: bool = false;
+    /// Whether it may have removals.
+    const MAY_REMOVE: bool = false;
 
     fn len(&self) -> usize;
 
@@ -28,6 +31,11 @@ pub(crate) trait Input<'a> {
     fn durability(&self) -> Option<Durability>;
 
     fn conditions(&self) -> &'a [Condition] {
+        &[]
+    }
+
+    /// What is removed with it; its records come before the events.
+    fn removals(&self) -> &'a [Removal<'a>] {
         &[]
     }
 
@@ -71,7 +79,7 @@ pub(crate) trait Input<'a> {
 
     /// Names, sizes, ids: everything that can be judged without the store.
     fn check_form(&self, limits: &Limits) -> Result<()> {
-        if self.len() == 0 && self.acknowledgements().is_empty() {
+        if self.len() == 0 && self.removals().is_empty() && self.acknowledgements().is_empty() {
             return Err(Error::Empty);
         }
         if self.len() as u64 > limits.batch_event_count {
@@ -93,6 +101,9 @@ pub(crate) trait Input<'a> {
         }
         // The expectation of one stream is that of its events.
         self.check_guards()?;
+        if Self::MAY_REMOVE && !self.removals().is_empty() {
+            removal::check_form(self)?;
+        }
         if has_ids && self.len() > 1 { check_ids_differ(self) } else { Ok(()) }
     }
 }
@@ -177,6 +188,8 @@ impl<'a> Many<'a> {
 }
 
 impl<'a> Input<'a> for Many<'a> {
+    const MAY_REMOVE: bool = true;
+
     #[inline]
     fn len(&self) -> usize {
         self.0.events.len()
@@ -202,6 +215,10 @@ impl<'a> Input<'a> for Many<'a> {
 
     fn conditions(&self) -> &'a [Condition] {
         &self.0.conditions
+    }
+
+    fn removals(&self) -> &'a [Removal<'a>] {
+        &self.0.removals
     }
 
     #[inline(always)]
@@ -241,7 +258,7 @@ fn check_ids_differ<'a>(input: &(impl Input<'a> + ?Sized)) -> Result<()> {
 }
 
 #[inline]
-fn check_name(what: &'static str, text: &str, index: usize) -> Result<()> {
+pub(crate) fn check_name(what: &'static str, text: &str, index: usize) -> Result<()> {
     if name::is_well_formed(text.as_bytes()) && text.as_bytes()[0] != b'$' {
         return Ok(());
     }

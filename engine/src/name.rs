@@ -15,6 +15,8 @@ pub(crate) enum KeyKind {
     Stream = b's',
     Type = b't',
     Tag = b'g',
+    /// The one key, of no name, that all control records have.
+    Control = b'c',
 }
 
 /// Room for the kind and all names but long ones.
@@ -45,6 +47,11 @@ impl NameHash {
         let len = name.len().min(ROOM - 1);
         bytes[1..=len].copy_from_slice(&name.as_bytes()[..len]);
         xxh3_64_with_seed(&bytes[..=len], self.seed).max(1)
+    }
+
+    /// The key of all control records.
+    pub(crate) fn controls(self) -> u64 {
+        self.key(KeyKind::Control, "")
     }
 
     /// A second hash of a stream's name, in memory only: the two together stand for the name.

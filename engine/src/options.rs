@@ -81,6 +81,7 @@ pub struct Options {
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) limits: Limits,
     pub(crate) removal_forbidden: bool,
+    pub(crate) sweep_interval: Option<Duration>,
     pub(crate) background: bool,
     /// The view a follower shows; `None`: the durable one.
     pub(crate) view: Option<View>,
@@ -113,6 +114,7 @@ impl Options {
             clock: None,
             limits: Limits::default(),
             removal_forbidden: false,
+            sweep_interval: None,
             background: true,
             view: None,
             wait_for_store: Duration::ZERO,
@@ -206,6 +208,13 @@ impl Options {
     /// A new store that refuses every removal for ever, as an audit log wants it.
     pub fn removal_forbidden(mut self, forbidden: bool) -> Self {
         self.removal_forbidden = forbidden;
+        self
+    }
+
+    /// Lets go of what is beyond the limits of policies by itself, this often: a background thread calls
+    /// [`Store::sweep`](crate::Store::sweep). By default nobody does but the caller. What fails is tried again next time.
+    pub fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = Some(interval);
         self
     }
 

@@ -97,6 +97,39 @@ impl Query {
         Ok(())
     }
 
+    /// The same for events of one stream; `None` if none of it can match.
+    pub(crate) fn within_stream(&self, stream: &str) -> Option<Self> {
+        let Some(items) = &self.items else { return Some(Self::stream(stream)) };
+        let concerned = items.iter().filter(|item| !item.restricts_stream() || item.matches_stream(stream));
+        let narrowed =
+            concerned.map(|item| QueryItem { streams: vec![stream.to_owned()], prefixes: Vec::new(), ..item.clone() });
+        let items: Vec<QueryItem> = narrowed.collect();
+        (!items.is_empty()).then_some(Self { items: Some(items) })
+    }
+
+    /// The same for events of streams of a prefix; `None` if none of them can match.
+    pub(crate) fn within_prefix(&self, prefix: &str) -> Option<Self> {
+        if prefix.is_empty() {
+            return Some(self.clone());
+        }
+        let Some(items) = &self.items else { return Some(Self::prefix(prefix)) };
+        let narrowed = items.iter().filter_map(|item| {
+            if !item.restricts_stream() {
+                return Some(QueryItem { prefixes: vec![prefix.to_owned()], ..item.clone() });
+            }
+            let streams = item.streams.iter().filter(|name| name.starts_with(prefix)).cloned().collect();
+            let longer = |own: &String| match own.starts_with(prefix) {
+                true => Some(own.clone()),
+                false => prefix.starts_with(own).then(|| prefix.to_owned()),
+            };
+            let prefixes = item.prefixes.iter().filter_map(longer).collect();
+            let narrowed = QueryItem { streams, prefixes, ..item.clone() };
+            narrowed.restricts_stream().then_some(narrowed)
+        });
+        let items: Vec<QueryItem> = narrowed.collect();
+        (!items.is_empty()).then_some(Self { items: Some(items) })
+    }
+
     pub(crate) fn matches(&self, event: &impl Matchable) -> bool {
         self.items.as_ref().is_none_or(|items| items.iter().any(|item| item.matches(event)))
     }

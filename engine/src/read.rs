@@ -3,6 +3,7 @@
 //! `Query::all()` forward walks the log batch by batch; everything else jumps along the index by cursors and confirms
 //! every event before handing it out. After an error it ends; it never skips.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::event::{Event, EventRef};
 use crate::prefetch::prefetch;
 use crate::query::Query;
 use crate::reader::RemovalReason;
+use crate::removal::Hidden;
 use crate::segment::{BatchFacts, Found, Opened, Segment, Window};
 use crate::segments::Segments;
 use crate::storage::Map;
@@ -60,6 +62,9 @@ pub struct Read {
     head: u64,
     state: Option<StreamState>,
     plan: Plan,
+    /// What is removed, if anything is.
+    hidden: Option<Hidden>,
+    skipped: Skipping,
     done: bool,
 }
 
@@ -106,7 +111,6 @@ enum Select {
 #[derive(Debug)]
 pub(crate) enum Step {
     Event(Event),
-    #[allow(dead_code, reason = "nothing can be removed yet")]
     Skipped(Skipped),
 }
 
@@ -147,25 +151,37 @@ impl Read {
         } else {
             Plan::Select(Selection::new(Select::Query(query), Walk::new(bounds), FIRST_WIDTH))
         };
-        let segments = core.segments.load_full();
-        Self { core, segments, bounds, head, state: None, plan, done: bounds.until < bounds.from }
+        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let done = bounds.until < bounds.from;
+        Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
 
-    /// A read of `revisions` of a stream, by what [`StreamBegun`] has looked for in these bounds.
-    pub(crate) fn of_stream(begun: StreamBegun, revisions: (u64, u64), head: u64, state: StreamState) -> Self {
+    /// A read of a stream by what [`StreamBegun`] has looked for: `revisions`, or where these are not known whatever lies
+    /// within the bounds.
+    pub(crate) fn of_stream(
+        begun: StreamBegun,
+        revisions: Option<(u64, u64)>,
+        head: u64,
+        state: StreamState,
+    ) -> Self {
         let StreamBegun { core, segments, bounds, mut selection } = begun;
-        let (first, last) = revisions;
-        let timed = bounds.from > 1 || bounds.until < head;
-        let (begin, end) = match bounds.direction {
-            Direction::Forward => (first, last),
-            Direction::Backward => (last, first),
-        };
         if let Select::Stream { next, last, .. } = &mut selection.select {
-            // Where a time falls in the stream is learnt from the first event found.
-            (*next, *last) = if timed { (0, 0) } else { (begin, end) };
+            (*next, *last) = match (revisions, bounds.direction) {
+                (Some((first, last)), Direction::Forward) => (first, last),
+                (Some((first, last)), Direction::Backward) => (last, first),
+                (None, _) => (0, 0),
+            };
         }
-        let done = last < first || bounds.until < bounds.from;
-        Self { core, segments, bounds, head, state: Some(state), plan: Plan::Select(selection), done }
+        let hidden = core.removals.hidden(head);
+        let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
+        let plan = Plan::Select(selection);
+        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }
+    }
+
+    /// So many events were passed over before the first.
+    pub(crate) fn past(mut self, skipped: u64) -> Self {
+        self.skipped.count = skipped;
+        self
     }
 
     /// The head this read is bounded by: position of the last record it could see.
@@ -176,6 +192,12 @@ impl Read {
     /// For a read of a stream: the stream's state at that head, which tells an absent stream from an empty stretch.
     pub fn state(&self) -> Option<StreamState> {
         self.state
+    }
+
+    /// How many events that were asked for this read has passed over so far because they were removed. Those whose bytes
+    /// compaction has taken away are counted in reads of a stream alone, and there not in reads from a time.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.count
     }
 
     /// Hands every event to `each` as a borrowed view: the fastest form, without a reference count per event.
@@ -189,13 +211,22 @@ impl Read {
             if self.done {
                 return Ok(None);
             }
-            return scan.run(&self.core, &self.segments, self.bounds.until, &mut each);
+            let (core, segments, until) = (&self.core, &self.segments, self.bounds.until);
+            let Some(hidden) = &self.hidden else { return scan.run(core, segments, until, &mut each) };
+            return scan.run(core, segments, until, &mut |event: EventRef<'_>| match hidden.reason(event) {
+                None => each(event),
+                Some(_) => ControlFlow::Continue(()),
+            });
         }
-        let Self { core, segments, bounds, plan: Plan::Select(selection), done: false, .. } = &mut self else {
+        let Self { core, segments, bounds, hidden, plan: Plan::Select(selection), done: false, .. } = &mut self else {
             return Ok(None);
         };
         while let Some(found) = selection.next(core, segments, bounds.direction)? {
-            if let ControlFlow::Break(value) = each(found.as_event_ref()) {
+            let event = found.as_event_ref();
+            if hidden.as_ref().is_some_and(|hidden| hidden.reason(event).is_some()) {
+                continue;
+            }
+            if let ControlFlow::Break(value) = each(event) {
                 return Ok(Some(value));
             }
         }
@@ -204,10 +235,35 @@ impl Read {
 
     /// As the iterator, and told what was passed over.
     pub(crate) fn step(&mut self) -> Option<Result<Step>> {
-        self.next().map(|event| event.map(Step::Event))
+        if let Some(step) = self.skipped.pending() {
+            return Some(Ok(step));
+        }
+        match self.next() {
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(event)) => self.skipped.before(Some(event)).map(Ok),
+            None => self.skipped.before(None).map(Ok),
+        }
     }
 
     fn advance(&mut self) -> Result<Option<Event>> {
+        if self.hidden.is_some() { self.advance_visible() } else { self.advance_any() }
+    }
+
+    /// The next event that was not removed; notes what is passed over.
+    #[cold]
+    fn advance_visible(&mut self) -> Result<Option<Event>> {
+        self.skipped.gaps.clear();
+        loop {
+            let Some(event) = self.advance_any()? else { return Ok(None) };
+            let hidden = self.hidden.as_ref().expect("asked where something is hidden");
+            match hidden.reason(event.as_event_ref()) {
+                None => return Ok(Some(event)),
+                Some(why) => self.skipped.note(event.position().get(), why),
+            }
+        }
+    }
+
+    fn advance_any(&mut self) -> Result<Option<Event>> {
         match &mut self.plan {
             Plan::Scan(scan) => scan.next(&self.core, &self.segments, self.bounds.until),
             Plan::Select(selection) => {
@@ -215,6 +271,43 @@ impl Read {
                 Ok(found.map(Found::into_event))
             }
         }
+    }
+}
+
+/// Most stretches that are told apart between two events; more become one with the last.
+const GAPS_MAX: usize = 16;
+
+/// What was passed over because it was removed: in all, and what is still to be told of.
+#[derive(Debug, Default)]
+pub(crate) struct Skipping {
+    count: u64,
+    gaps: VecDeque<Skipped>,
+    /// What comes after the gaps.
+    behind: Option<Event>,
+}
+
+impl Skipping {
+    /// The event at `position` is passed over.
+    pub(crate) fn note(&mut self, position: u64, why: RemovalReason) {
+        self.count += 1;
+        let is_full = self.gaps.len() == GAPS_MAX;
+        match self.gaps.back_mut() {
+            Some(gap) if gap.why == why || is_full => gap.last = position,
+            _ => self.gaps.push_back(Skipped { first: position, last: position, why }),
+        }
+    }
+
+    /// What was left to be told when something was told before it.
+    pub(crate) fn pending(&mut self) -> Option<Step> {
+        let gap = self.gaps.pop_front().map(Step::Skipped);
+        gap.or_else(|| self.behind.take().map(Step::Event))
+    }
+
+    /// The first of what was passed over before this event, or before the end; else the event.
+    pub(crate) fn before(&mut self, event: Option<Event>) -> Option<Step> {
+        let Some(gap) = self.gaps.pop_front() else { return event.map(Step::Event) };
+        self.behind = event;
+        Some(Step::Skipped(gap))
     }
 }
 

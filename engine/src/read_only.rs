@@ -22,6 +22,7 @@ use crate::prepare::{segment_name, segment_numbers};
 use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::Storage;
 use crate::tiers;
@@ -86,7 +87,7 @@ impl ReadOnly {
                 }
                 Ok(Followed::Further(mut live)) => {
                     self.changes.append(&mut live.changes);
-                    self.core = Arc::new(grown(&self.core, &live));
+                    self.core = Arc::new(grown(&self.core, &live)?);
                     self.live = Some(live);
                     return Ok(());
                 }
@@ -112,7 +113,6 @@ impl ReadOnly {
         &self.options
     }
 
-    #[cfg(test)]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
@@ -214,13 +214,18 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     let index = tiers::load(&**storage, &names, &manifest, options.read_mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let lineage = Lineage::of(&manifest);
-    let core = Core {
+    let run = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
+    // Within one run the log only grows; what another left may be less than was seen of it.
+    let removals = before.map(|core| core.removals.clone()).filter(|removals| removals.is_of(run));
+    let mut core = Core {
         log: Log::new(None, Watermark::fixed(head, known_durable)),
         segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
+        removals: removals.unwrap_or_else(|| Arc::new(Removals::new(hash, run))),
+        removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: options.read_mode,
@@ -229,21 +234,24 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         ids: None,
         lost: manifest.lost.as_slice().into(),
     };
+    removal::load(&mut core)?;
     Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
 
 /// The same with a longer live segment.
-fn grown(core: &Core, live: &LiveEnd) -> Core {
+fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
     let mut segments = core.segments.load().to_vec();
     segments.pop();
     segments.push(live.segment.clone());
-    Core {
+    let mut grown = Core {
         log: Log::new(None, Watermark::fixed(live.last_position, live.known_durable)),
         segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::new(core.tiers.load_full()),
         directory: ArcSwap::new(core.directory.load_full()),
         cache: core.cache.clone(),
         hash: core.hash,
+        removals: core.removals.clone(),
+        removal_forbidden: core.removal_forbidden,
         limits: core.limits,
         default_durability: core.default_durability,
         read_mode: core.read_mode,
@@ -251,7 +259,9 @@ fn grown(core: &Core, live: &LiveEnd) -> Core {
         ended_consumers: EndedConsumers::default(),
         ids: None,
         lost: core.lost.clone(),
-    }
+    };
+    removal::load(&mut grown)?;
+    Ok(grown)
 }
 
 /// A listed segment of an earlier look, which may be open.

@@ -13,8 +13,9 @@ use crate::name::{self, KeyKind};
 use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read, StreamBegun};
+use crate::removal::{self, Hidden, Marks, StreamFacts};
 use crate::segment::Segment;
-use crate::{EventId, Follower, Position, Result, Revision};
+use crate::{EventId, Follower, Position, Result};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
 ///
@@ -66,10 +67,10 @@ pub struct StreamInfo {
     pub name: String,
     /// Its state at the head.
     pub state: StreamState,
-    /// Position of its first event.
-    pub first_position: Position,
-    /// Position of its last event.
-    pub last_position: Position,
+    /// Position of its first event that can be read, `None` if there is none.
+    pub first_position: Option<Position>,
+    /// Position of its last event that can be read, `None` if there is none.
+    pub last_position: Option<Position>,
 }
 
 /// One type of a listing.
@@ -212,8 +213,9 @@ impl Reader {
         );
         // Before the state is asked for: what both wait for comes at once.
         let begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
-        let (state, _) = self.state_at(stream, head)?;
-        let last = state.last().map_or(0, Revision::get);
+        let facts = self.facts_at(stream, head)?;
+        let StreamFacts { state, first, last, forgotten, .. } = facts;
+        let positions = Bounds { from: forgotten + 1, until: head, direction };
         let (from, until) = match (seek, direction) {
             (Seek::Beginning, Direction::Forward) | (Seek::End, Direction::Backward) => (1, last),
             (Seek::Beginning, Direction::Backward) | (Seek::End, Direction::Forward) => (1, 0),
@@ -222,12 +224,23 @@ impl Reader {
             (Seek::After(r), Direction::Backward) => (1, r.saturating_sub(1).min(last)),
             (Seek::At(r), Direction::Backward) => (1, r.min(last)),
             (Seek::Time(_), _) => {
-                let bounds = self.bounds(seek, direction, head)?;
-                let begun = StreamBegun::new(&self.core, stream, key, bounds, true);
-                return Ok(Read::of_stream(begun, (1, last), head, state));
+                let timed = self.bounds(seek, direction, head)?;
+                let within = Bounds { from: timed.from.max(positions.from), ..timed };
+                // Where a time falls in the stream is learnt from the first event found.
+                let is_all = within.from == positions.from && within.until == head;
+                let revisions = is_all.then_some((first, last));
+                let begun = StreamBegun::new(&self.core, stream, key, within, true);
+                return Ok(Read::of_stream(begun, revisions, head, state));
             }
         };
-        Ok(Read::of_stream(begun, (from, until), head, state))
+        // What went by this name before it was forgotten is none of it.
+        let begun = match forgotten {
+            0 => begun,
+            _ => StreamBegun::new(&self.core, stream, key, positions, is_from_end),
+        };
+        let skipped = (until.min(first - 1) + 1).saturating_sub(from);
+        let revisions = Some((from.max(first), until));
+        Ok(Read::of_stream(begun, revisions, head, state).past(skipped))
     }
 
     /// The event with this id.
@@ -236,17 +249,22 @@ impl Reader {
     /// `Corrupt` or `Io` if what must be looked at is damaged.
     pub fn by_id(&self, id: EventId) -> Result<Lookup> {
         let head = self.head();
+        let hidden = self.core.removals.hidden(head);
         let hash = self.core.hash.id(&id.to_bytes());
+        let mut removed = None;
         for position in self.core.positions_of_id(hash)?.into_iter().filter(|position| *position <= head) {
             let event = event_at(&self.core, position)?;
-            if let Some(event) = event.filter(|event| event.id() == id) {
-                return Ok(Lookup::Found(event));
+            let Some(event) = event.filter(|event| event.id() == id) else { continue };
+            match hidden.as_ref().and_then(|hidden| hidden.hiding(event.as_event_ref())) {
+                None => return Ok(Lookup::Found(event)),
+                Some(hiding) if hiding.is_forgotten => {}
+                Some(hiding) => removed = Some(Lookup::Removed { at: event.position(), why: hiding.why }),
             }
         }
-        Ok(Lookup::NotFound)
+        Ok(removed.unwrap_or(Lookup::NotFound))
     }
 
-    /// The event at this position; `None` if a control record stands there.
+    /// The event at this position; `None` if a control record stands there, or an event that was removed.
     ///
     /// # Errors
     /// `AheadOfLog` beyond the head; `Corrupt` or `Io` if it is damaged.
@@ -255,7 +273,9 @@ impl Reader {
         if position.get() > head {
             return Err(Error::AheadOfLog { given: position.get(), head });
         }
-        event_at(&self.core, position.get())
+        let event = event_at(&self.core, position.get())?;
+        let hidden = self.core.removals.hidden(head);
+        Ok(event.filter(|event| hidden.is_none_or(|hidden| hidden.reason(event.as_event_ref()).is_none())))
     }
 
     /// The first position recorded at or after `time` (nanoseconds since 1970 UTC).
@@ -267,7 +287,7 @@ impl Reader {
     }
 
     /// Binary search: times never fall along the log.
-    fn first_at_time(&self, time: u64, head: u64) -> Result<Option<u64>> {
+    pub(crate) fn first_at_time(&self, time: u64, head: u64) -> Result<Option<u64>> {
         let (mut low, mut high) = (1, head + 1);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -282,17 +302,16 @@ impl Reader {
     /// `Invalid` if the name cannot be one; `Corrupt` or `Io` if its last event is damaged.
     pub fn stream_state(&self, stream: &str) -> Result<StreamState> {
         check_stream_name(stream)?;
-        Ok(self.state_at(stream, self.head())?.0)
+        Ok(self.facts_at(stream, self.head())?.state)
     }
 
-    /// State and last position of a stream at `head`.
-    fn state_at(&self, stream: &str, head: u64) -> Result<(StreamState, u64)> {
-        let tip = tip_of_stream(&self.core, stream, head)?;
-        let live = |last| StreamState::Live { first: Revision::FIRST, last };
-        Ok((Revision::new(tip.revision).map_or(StreamState::Absent, live), tip.position))
+    /// What a stream is at `head`.
+    fn facts_at(&self, stream: &str, head: u64) -> Result<StreamFacts> {
+        removal::facts(&self.core, self.core.removals.hidden(head).as_ref(), stream, head)
     }
 
-    /// All streams whose name begins with `prefix`, in byte order of the names.
+    /// All streams whose name begins with `prefix`, in byte order of the names; those that were deleted or ended, and not
+    /// forgotten, are among them.
     ///
     /// Allocates the answer; costs a look at each segment that has such a stream.
     ///
@@ -313,16 +332,25 @@ impl Reader {
         })?;
         let mut streams = Vec::with_capacity(found.len());
         for (name, first) in found {
-            let (state, last) = self.state_at(&name, head)?;
-            let (Some(first_position), Some(last_position)) = (Position::new(first), Position::new(last)) else {
-                continue;
+            let facts = self.facts_at(&name, head)?;
+            let can_be_read = facts.first <= facts.last;
+            let first = match (can_be_read, facts.first) {
+                (true, 1) if facts.forgotten == 0 => Position::new(first),
+                (true, _) => {
+                    self.read_stream(&name, Seek::Beginning)?.next().transpose()?.map(|event| event.position())
+                }
+                (false, _) => None,
             };
-            streams.push(StreamInfo { name, state, first_position, last_position });
+            let last = Position::new(facts.newest).filter(|_| can_be_read);
+            if facts.state != StreamState::Absent {
+                streams.push(StreamInfo { name, state: facts.state, first_position: first, last_position: last });
+            }
         }
         Ok(streams)
     }
 
-    /// All types with their numbers of events, in byte order of the names.
+    /// All types with their numbers of events, in byte order of the names. Looks at each event that was removed and is
+    /// still in the log.
     ///
     /// # Errors
     /// `Corrupt` or `Io` if what must be looked at is damaged.
@@ -344,7 +372,15 @@ impl Reader {
             }
             Ok(())
         })?;
-        Ok(found.into_iter().map(|(name, count)| TypeInfo { name, count }).collect())
+        if let Some(hidden) = self.core.removals.hidden(head) {
+            each_hidden(&self.core, &hidden, head, |event| {
+                if let Some(count) = found.get_mut(event.event_type()) {
+                    *count = u64::saturating_sub(*count, 1);
+                }
+            })?;
+        }
+        let left = found.into_iter().filter(|(_, count)| *count > 0);
+        Ok(left.map(|(name, count)| TypeInfo { name, count }).collect())
     }
 
     /// Every unit of the index up to `head`, oldest first.
@@ -383,8 +419,41 @@ impl Reader {
     /// As [`Reader::read_all`].
     pub fn last(&self, query: &Query) -> Result<Option<Event>> {
         query.check()?;
-        newest_match(&self.core, query, self.head(), 0)
+        let head = self.head();
+        newest_match(&self.core, query, head, 0, self.core.removals.hidden(head).as_ref())
     }
+}
+
+/// Hands every hidden event that still stands in the log to `each`, once.
+fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMut(&Event)) -> Result<()> {
+    let segments = core.segments.load_full();
+    // Up to here cuts of prefixes hide: all is looked at. Beyond, only what was removed by the name of its stream.
+    let last_cut = hidden.last_cut().min(head);
+    let mut look = |sought: Sought<'_>, from: u64, until: u64| -> Result<()> {
+        let mut walk = Walk::new(Bounds { from, until, direction: Direction::Forward });
+        while let Some(position) = walk.next(core, &segments, sought)? {
+            let Some(event) = walk.event(core, &segments, position)? else { continue };
+            if hidden.reason(event.as_event_ref()).is_some() {
+                each(&event);
+            } else if let Sought::Stream(_) = sought
+                && hidden.marks(event.stream()) != Marks::default()
+            {
+                // What is hidden of a stream is its beginning.
+                break;
+            }
+        }
+        Ok(())
+    };
+    look(Sought::Query(&Query::all()), 1, last_cut)?;
+    let mut keys = Vec::new();
+    hidden.each_stream(|key, marks| {
+        if marks.hidden_upto() > 0 || marks.forgotten > 0 {
+            keys.push(key);
+        }
+    });
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter().try_for_each(|key| look(Sought::Stream(key), last_cut + 1, head))
 }
 
 fn check_stream_name(stream: &str) -> Result<()> {
@@ -395,10 +464,25 @@ fn check_stream_name(stream: &str) -> Result<()> {
     }
 }
 
-/// The newest event after `after` and up to `head` that matches `query`.
-pub(crate) fn newest_match(core: &Arc<Core>, query: &Query, head: u64, after: u64) -> Result<Option<Event>> {
+/// The newest event after `after` and up to `head` that matches `query` and is not hidden.
+pub(crate) fn newest_match(
+    core: &Core,
+    query: &Query,
+    head: u64,
+    after: u64,
+    hidden: Option<&Hidden>,
+) -> Result<Option<Event>> {
     prefetch_query(core, query, after + 1, head);
-    newest(core, Sought::Query(query), head, after, |event| query.matches(event))
+    newest(core, Sought::Query(query), head, after, |event| {
+        query.matches(event) && hidden.is_none_or(|hidden| hidden.reason(*event).is_none())
+    })
+}
+
+/// The oldest event of a stream after `after` and up to `head`, hidden or not.
+pub(crate) fn oldest_of_stream(core: &Core, stream: &str, head: u64, after: u64) -> Result<Option<Event>> {
+    let key = core.hash.key(KeyKind::Stream, stream);
+    let bounds = Bounds { from: after + 1, until: head, direction: Direction::Forward };
+    next_within(core, Sought::Stream(key), bounds, |event| event.stream() == stream)
 }
 
 /// The last event of a stream up to `head`, by its name; [`StreamTip::NONE`] if there is none.
@@ -434,15 +518,25 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
 }
 
 /// The newest event after `after` and up to `head` that is sought and confirmed. Nothing at or below `after` is looked at.
-fn newest(
+pub(crate) fn newest(
     core: &Core,
     sought: Sought<'_>,
     head: u64,
     after: u64,
     confirms: impl Fn(&EventRef<'_>) -> bool,
 ) -> Result<Option<Event>> {
+    next_within(core, sought, Bounds { from: after + 1, until: head, direction: Direction::Backward }, confirms)
+}
+
+/// The first event within the bounds that is sought and confirmed.
+fn next_within(
+    core: &Core,
+    sought: Sought<'_>,
+    bounds: Bounds,
+    confirms: impl Fn(&EventRef<'_>) -> bool,
+) -> Result<Option<Event>> {
     let segments = core.segments.load();
-    let mut walk = Walk::new(Bounds { from: after + 1, until: head, direction: Direction::Backward });
+    let mut walk = Walk::new(bounds);
     while let Some(position) = walk.next(core, &segments, sought)? {
         if let Some(found) = walk.event(core, &segments, position)?
             && confirms(&found.as_event_ref())
@@ -473,7 +567,7 @@ pub(crate) fn event_of_record(segment: &Segment, log: &Log, record: u32) -> Resu
 }
 
 /// Time of the batch that holds `position`.
-fn recorded_at(core: &Core, position: u64) -> Result<u64> {
+pub(crate) fn recorded_at(core: &Core, position: u64) -> Result<u64> {
     let unknown = || Error::corrupt("the index", 0, Some(position), "no record is known at this position");
     let segment = core.segment_of(position).ok_or_else(unknown)?;
     let opened = segment.opened()?;

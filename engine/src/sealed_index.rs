@@ -111,6 +111,11 @@ impl SealedIndex {
         Ok(Some(Run::new(self.map.clone(), start, records.len())))
     }
 
+    /// The same as numbers to keep.
+    pub(crate) fn records_of(&self, key: u64) -> Result<Vec<u32>> {
+        Ok(self.root()?.find_key(key).into_iter().flatten().map(|record| record.to_native()).collect())
+    }
+
     pub(crate) fn by_id(&self, hash: u64) -> Result<Vec<u32>> {
         Ok(self.root()?.find_ids(hash).collect())
     }

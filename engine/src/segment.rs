@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::SegmentEntry;
+use annals_format::record;
 use annals_format::segment::SegmentHeader;
 
 use crate::Result;
@@ -430,6 +431,25 @@ impl Segment {
     /// The batch header at `offset`, verified.
     pub(crate) fn batch_header(&self, window: &Window, offset: u64) -> Result<BatchHeader> {
         BatchHeader::decode(window.from(offset), self.seed).map_err(|fault| self.faulty(offset, None, &fault))
+    }
+
+    /// Hands the record at `position`, verified, to `each`.
+    pub(crate) fn record_at(
+        &self,
+        opened: &Opened,
+        log: &Log,
+        position: u64,
+        each: impl FnOnce(record::Record<'_>),
+    ) -> Result<()> {
+        let Some(Place { frame, .. }) = self.place(opened, position)? else {
+            return Err(self.damaged(0, Some(position), "the index knows no record at this position"));
+        };
+        let faulty = |fault| self.faulty(frame, Some(position), &fault);
+        let head = self.window(opened, log, frame, record::RECORD_HEADER_LEN as u64)?;
+        let len = record::frame_len(head.from(frame)).map_err(faulty)? as u64;
+        let window = if head.holds(frame, len) { head } else { self.window(opened, log, frame, len)? };
+        each(record::decode(window.from(frame), self.seed, position).map_err(faulty)?);
+        Ok(())
     }
 
     pub(crate) fn faulty(&self, offset: u64, position: Option<u64>, fault: &annals_format::Fault) -> Error {

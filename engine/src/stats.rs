@@ -19,6 +19,10 @@ pub struct Stats {
     pub syncs: u64,
     /// Streams that the writer holds in memory: those it met since the store was opened.
     pub streams_in_memory: u64,
+    /// Streams of which something was removed by name.
+    pub removed_streams: u64,
+    /// Bytes of memory in which these are held.
+    pub removal_memory: u64,
     /// Segments of the log.
     pub segments: u64,
     /// Bytes of all segment files.
@@ -36,7 +40,10 @@ impl Stats {
             let writer = inner.writer.lock();
             (writer.streams.len() as u64, writer.clock_steps_back)
         };
+        let (removed_streams, removal_memory) = inner.core.removals.extent();
         Self {
+            removed_streams: removed_streams as u64,
+            removal_memory: removal_memory as u64,
             written: inner.core.log.watermark.written(),
             durable: inner.core.log.watermark.durable(),
             durable_shown_at: Some(inner.commit.shown_at.load(Ordering::Relaxed)).filter(|time| *time > 0),

@@ -25,7 +25,7 @@ use crate::recovery::RecoveryReport;
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
-use crate::writer::{Refused, Writer};
+use crate::writer::{Appended, Refused, Writer};
 use crate::{Event, EventId, Position, Result};
 
 /// Everything an open store consists of; shared with its background threads.
@@ -136,7 +136,7 @@ pub struct Ticket {
 }
 
 /// The position that an answer rests on: that of the batch, or of what refused it.
-type Outcome = std::result::Result<u64, Box<Refused>>;
+pub(crate) type Outcome = std::result::Result<u64, Box<Refused>>;
 
 impl Store {
     /// Opens the store in directory `path` with default [`Options`], creating it if it does not exist.
@@ -295,30 +295,8 @@ impl Store {
     /// Judges and writes; what remains is to wait for as much durability as the answer needs.
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
-        let inner = self.inner();
-        let written = inner.writer.lock().append(input, receipt);
-        let outcome = match written {
-            Ok(appended) => {
-                if appended.wants_segment {
-                    inner.committer.wake_if_asleep();
-                    inner.preparer.wake();
-                }
-                Ok(appended.rests_on)
-            }
-            Err(refused) => {
-                // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
-                if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
-                    return Err(refused.error);
-                }
-                receipt.events.clear();
-                Err(Box::new(refused))
-            }
-        };
-        // The batch stands in the ring: what fails from here on leaves its outcome open.
-        if let Err(error) = background::after_append(inner) {
-            return Err(outcome_unknown(receipt, &error));
-        }
-        Ok(outcome)
+        let written = self.inner().writer.lock().append(input, receipt);
+        answered(self.inner(), written, receipt)
     }
 
     /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
@@ -582,6 +560,34 @@ impl Store {
     }
 }
 
+/// What the writer answered, with what follows outside of its lock.
+#[inline]
+pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
+    let outcome = match written {
+        Ok(appended) => {
+            if appended.wants_segment {
+                inner.committer.wake_if_asleep();
+                inner.preparer.wake();
+            }
+            Ok(appended.rests_on)
+        }
+        Err(refused) => {
+            // A conflict is told by the ticket, also that of an empty store, which rests on nothing.
+            if refused.rests_on == 0 && !matches!(refused.error, Error::Conflict(_)) {
+                return Err(refused.error);
+            }
+            receipt.events.clear();
+            receipt.removals = None;
+            Err(Box::new(refused))
+        }
+    };
+    // The batch stands in the ring: what fails from here on leaves its outcome open.
+    if let Err(error) = background::after_append(inner) {
+        return Err(outcome_unknown(receipt, &error));
+    }
+    Ok(outcome)
+}
+
 /// Up to which position an answer needs the log durable.
 ///
 /// A new batch: as its durability asks. An answer about what is stored already, or a refusal: until the default view
@@ -610,7 +616,7 @@ fn outcome_unknown(receipt: &Receipt, error: &Error) -> Error {
 
 /// Waits for what the answer needs, and gives it.
 #[inline]
-fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
+pub(crate) fn settle(inner: &Inner, outcome: Outcome, receipt: &Receipt) -> Result<()> {
     let waits_for = must_be_durable(inner, &outcome, receipt);
     if waits_for > 0
         && let Err(error) = inner.wait_durable(waits_for)
@@ -663,8 +669,8 @@ impl Ticket {
         }
     }
 
-    /// Position of the batch's last event, if it was not refused.
+    /// Position of the batch's last record, if it was not refused and anything was written.
     pub fn position(&self) -> Option<Position> {
-        self.outcome.is_ok().then(|| self.receipt.events().last().map(|event| event.position)).flatten()
+        self.outcome.as_ref().ok().and_then(|_| self.receipt.last_position())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::manifest::SegmentState;
 use annals_format::name::NAME_LEN_MAX;
-use annals_format::record::{RECORD_HEADER_LEN, encoded_len};
+use annals_format::record::{Control, RECORD_HEADER_LEN, control_len, encoded_len};
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 
 use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
@@ -26,6 +26,7 @@ use crate::name::KeyKind;
 use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::prepare::{Prepared, Preparer};
+use crate::removal::{self, Hidden, Planned};
 use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
 use crate::tiers::Tiers;
 use crate::{EventId, Position, Result, Revision, reader};
@@ -78,11 +79,11 @@ impl From<Error> for Refused {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Staged {
     /// The hashes by which it is entered.
-    stream: u64,
+    pub(crate) stream: u64,
     event_type: u64,
     id: u64,
     id_bytes: [u8; 16],
-    number: StreamNumber,
+    pub(crate) number: StreamNumber,
     /// Where its frame stands in the batch.
     frame: u32,
     /// What its stream was before it, also for a batch that is refused after it was encoded.
@@ -187,6 +188,9 @@ impl Writer {
         self.hash_ids(input, staged, now);
         input.check_form(&self.core.limits)?;
         self.core.log.check_poison()?;
+        if I::MAY_REMOVE && !input.removals().is_empty() {
+            self.core.check_removal_allowed()?;
+        }
         if !self.surely_fits(input) {
             let len = self.measure(input)?;
             let is_full = !self.has_positions_for(input);
@@ -202,11 +206,24 @@ impl Writer {
             }
         }
         self.find_streams(input, staged)?;
-        let judged = self.judge_expectations(input, staged);
+        let mut judged = self.judge_expectations(input, staged);
+        let mut planned = Planned::default();
+        if I::MAY_REMOVE && !input.removals().is_empty() {
+            match judged.and_then(|()| self.judge_removals(input)) {
+                Ok(plan) => (planned, judged) = (plan, Ok(())),
+                Err(refusal) => judged = Err(refusal),
+            }
+            if staged.is_empty() && planned.controls.is_empty() {
+                // All is so already: that it is rests on the whole head.
+                receipt.removals = Some(planned.removed(self.head + 1));
+                receipt.already_committed = true;
+                return judged.map(|()| Appended { rests_on: self.head, wants_segment: false });
+            }
+        }
         let recorded_at = now.max(self.last_time);
         // Encoded before the ids are judged: the memory they are looked up in arrives meanwhile. The receipt is written
         // before all that goes to memory far away: who copies it soon after would wait for that as well.
-        let header = self.encode(input, staged, recorded_at, receipt);
+        let header = self.encode(input, staged, &planned.controls, recorded_at, receipt);
         let refusal = match self.judge_ids(input, staged, receipt) {
             Ok(None) => judged.err(),
             Ok(Some(answer)) => {
@@ -220,7 +237,10 @@ impl Writer {
             return Err(refusal);
         }
         self.clock_steps_back += u64::from(now < self.last_time);
-        self.place(input, staged, &header)?;
+        if I::MAY_REMOVE && !input.removals().is_empty() {
+            receipt.removals = Some(planned.removed(header.first_position));
+        }
+        self.place(input, staged, &planned.controls, &header)?;
         let wants_segment = self.ask_for_next_segment();
         Ok(Appended { rests_on: self.head, wants_segment })
     }
@@ -281,7 +301,7 @@ impl Writer {
     /// Finds the stream of each event in memory; what is not there yet is entered.
     #[inline(always)]
     fn find_streams<'a>(&mut self, input: &impl Input<'a>, staged: &mut [Staged]) -> Result<()> {
-        self.streams.reserve(staged.len(), self.head);
+        self.streams.reserve(staged.len() + input.removals().len(), self.head);
         let mut last: Option<(&str, StreamNumber)> = None;
         for index in 0..staged.len() {
             if let Some(ahead) = staged.get(index + AHEAD) {
@@ -303,14 +323,14 @@ impl Writer {
 
     /// Enters a stream that was not met lately. There is room for it.
     #[cold]
-    fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
+    pub(crate) fn meet_stream(&mut self, hash: u64, stream: &str) -> Result<StreamNumber> {
         let core = &self.core;
-        self.streams.meet(hash, stream, |up_to| reader::tip_of_stream(core, stream, up_to))
+        self.streams.meet(hash, stream, |up_to| removal::tip_beside_removals(core, stream, up_to))
     }
 
     #[cold]
-    fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
-        self.streams.tip_of(stream, |up_to| reader::tip_of_stream(&self.core, stream, up_to))
+    pub(crate) fn tip_of_guard(&self, stream: &str) -> Result<StreamTip> {
+        self.streams.tip_of(stream, |up_to| removal::tip_beside_removals(&self.core, stream, up_to))
     }
 
     /// `Some` if the batch was stored before; an error if only a part of it was, or with other content.
@@ -342,9 +362,10 @@ impl Writer {
         receipt: &mut Receipt,
     ) -> Result<Option<Appended>, Refused> {
         let mut found: Vec<(usize, Event)> = Vec::new();
+        let hidden = self.hidden();
         for index in 0..input.len() {
             let id = input.event(index).1.id.expect("all events have ids");
-            if let Some(event) = self.stored(id)? {
+            if let Some(event) = self.stored(id, hidden.as_ref())? {
                 found.push((index, event));
             }
         }
@@ -352,7 +373,12 @@ impl Writer {
         if found.is_empty() {
             return Ok(None);
         }
-        let other = found.iter().find(|(index, event)| !same_content(input, *index, event));
+        // Of what was deleted the id alone is kept.
+        let is_same = |index: usize, event: &Event| {
+            let hiding = hidden.as_ref().and_then(|hidden| hidden.hiding(event.as_event_ref()));
+            hiding.is_some_and(|hiding| hiding.is_known_by_id_alone()) || same_content(input, index, event)
+        };
+        let other = found.iter().find(|(index, event)| !is_same(*index, event));
         if let Some((_, event)) = other {
             let error = Error::DuplicateId { id: event.id(), at: event.position() };
             return Err(Refused { error, rests_on: event.position().get() });
@@ -392,11 +418,15 @@ impl Writer {
         asked.any(|tier| !tier.candidates_of_id(id).is_ok_and(|found| found.is_empty()))
     }
 
-    /// The stored event with this id.
-    fn stored(&self, id: EventId) -> Result<Option<Event>> {
+    /// The stored event with this id, hidden or not, unless its id was given up.
+    fn stored(&self, id: EventId, hidden: Option<&Hidden>) -> Result<Option<Event>> {
+        let is_forgotten = |event: &Event| {
+            let hiding = hidden.and_then(|hidden| hidden.hiding(event.as_event_ref()));
+            hiding.is_some_and(|hiding| hiding.is_forgotten)
+        };
         for position in self.core.positions_of_id(self.core.hash.id(&id.to_bytes()))? {
             let event = reader::event_at(&self.core, position)?;
-            if let Some(event) = event.filter(|event| event.id() == id) {
+            if let Some(event) = event.filter(|event| event.id() == id && !is_forgotten(event)) {
                 return Ok(Some(event));
             }
         }
@@ -408,8 +438,12 @@ impl Writer {
     fn judge_expectations<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged]) -> Result<(), Refused> {
         let mut failed: Vec<Refusal> = Vec::new();
         let mut broken = None;
+        let is_plain = self.core.removals.is_empty();
+        if !is_plain {
+            self.judge_states(input, staged, &mut failed)?;
+        }
         input.each_expectation(|stream, expected, event| {
-            if expected == Expect::Any {
+            if expected == Expect::Any || !is_plain {
                 return;
             }
             let tip = match event {
@@ -452,9 +486,17 @@ impl Writer {
             if after > self.head {
                 return Err(Error::AheadOfLog { given: after, head: self.head }.into());
             }
-            if let Some(event) = reader::newest_match(&self.core, &condition.query, self.head, after)? {
-                let newest = event.position();
-                failed.push(Refusal::Condition { index, after: condition.after, newest, id: event.id() });
+            let hidden = self.hidden();
+            let shown = reader::newest_match(&self.core, &condition.query, self.head, after, hidden.as_ref())?;
+            let mut newest = shown.map(|event| (event.position().get(), event.id()));
+            // A decision that rests on a match which is gone since rests on nothing; without a head that was read up to
+            // there is none.
+            if hidden.is_some() && after > 0 {
+                let gone = removal::newest_hidden_match(&self.core, &condition.query, self.head, after)?;
+                newest = gone.into_iter().chain(newest).max_by_key(|(position, _)| *position);
+            }
+            if let Some((newest, id)) = newest.and_then(|(position, id)| Some((Position::new(position)?, id))) {
+                failed.push(Refusal::Condition { index, after: condition.after, newest, id });
             }
         }
         Ok(())
@@ -464,6 +506,9 @@ impl Writer {
     #[inline(always)]
     fn surely_fits<'a>(&self, input: &impl Input<'a>) -> bool {
         const PLAIN_MAX: usize = RECORD_HEADER_LEN + 16 + 2 * NAME_LEN_MAX + 8;
+        if !input.removals().is_empty() {
+            return false;
+        }
         let mut most = BATCH_HEADER_LEN;
         if !input.acknowledgements().is_empty() {
             return false;
@@ -480,13 +525,14 @@ impl Writer {
 
     #[inline(always)]
     fn has_positions_for<'a>(&self, input: &impl Input<'a>) -> bool {
-        self.head.saturating_add(input.len() as u64) <= LAST_POSITION
+        self.head.saturating_add((input.len() + input.removals().len()) as u64) <= LAST_POSITION
     }
 
     /// Length of the encoded batch.
     fn measure<'a>(&self, input: &impl Input<'a>) -> Result<u64> {
         let records: u64 = (0..input.len()).map(|index| encoded_len(&input.parts(index, [0; 16])) as u64).sum();
-        let mut len = records + BATCH_HEADER_LEN as u64;
+        let removals: u64 = input.removals().iter().map(|removal| removal.len_max()).sum();
+        let mut len = records + removals + BATCH_HEADER_LEN as u64;
         if !input.acknowledgements().is_empty() {
             len += self.consumers.changes.section_len().next_multiple_of(8) as u64;
         }
@@ -504,16 +550,23 @@ impl Writer {
 
     /// Encodes the batch into the staging buffer; streams advance.
     #[inline(always)]
-    fn encode<'a>(
+    fn encode<'a, I: Input<'a>>(
         &mut self,
-        input: &impl Input<'a>,
+        input: &I,
         staged: &mut [Staged],
+        controls: &[Control<'a>],
         recorded_at: u64,
         receipt: &mut Receipt,
     ) -> BatchHeader {
         let first_position = self.head + 1;
         self.staging.clear();
         let mut batch = BatchEncoder::begin(&mut self.staging, self.active.segment.seed, first_position);
+        if I::MAY_REMOVE {
+            for control in controls {
+                batch.control_record(control);
+            }
+        }
+        let first_position = first_position + controls.len() as u64;
         receipt.events.clear();
         receipt.events.reserve_exact(staged.len());
         let len = staged.len();
@@ -541,7 +594,13 @@ impl Writer {
     /// Puts the encoded batch into the log, enters it into the indexes, and shows it. Only a failing write of the log can
     /// stop it, which poisons.
     #[inline(always)]
-    fn place<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged], header: &BatchHeader) -> Result<(), Refused> {
+    fn place<'a, I: Input<'a>>(
+        &mut self,
+        input: &I,
+        staged: &[Staged],
+        controls: &[Control<'a>],
+        header: &BatchHeader,
+    ) -> Result<(), Refused> {
         if cfg!(annals_plant = "wrong-ordering") {
             self.core.log.watermark.publish(header.last_position(), self.end + self.staging.len() as u64);
         }
@@ -550,12 +609,16 @@ impl Writer {
         }
         let batch_at = self.active.offset;
         let first_here = self.active.segment.first_position();
+        if I::MAY_REMOVE && !controls.is_empty() {
+            self.enter_controls(controls, header, batch_at);
+        }
+        let first_event = header.first_position + controls.len() as u64;
         let index_writer = &mut self.active.index;
         for (index, event) in staged.iter().enumerate() {
             if let Some(ahead) = staged.get(index + AHEAD) {
                 index_writer.prefetch_key(ahead.stream);
             }
-            let position = header.first_position + index as u64;
+            let position = first_event + index as u64;
             let place = Place { frame: batch_at + u64::from(event.frame), batch: batch_at };
             let record = index_writer.add_event(&EventEntry {
                 place,
@@ -572,19 +635,37 @@ impl Writer {
                 index_writer.note_stream(event.stream, input.event(index).0, record, event.before.revision + 1);
             }
         }
-        self.placed(header);
+        self.placed(header, controls.len() as u64);
         Ok(())
     }
 
-    /// The staged batch stands in the log, and its records in the indexes: shows it.
+    /// The staged batch stands in the log, and its records, so many of them controls, in the indexes: shows it.
     #[inline(always)]
-    pub(crate) fn placed(&mut self, header: &BatchHeader) {
-        self.active.tally.add(header, &self.staging, 0);
+    pub(crate) fn placed(&mut self, header: &BatchHeader, controls: u64) {
+        self.active.tally.add(header, &self.staging, controls);
         self.active.offset += self.staging.len() as u64;
         self.end += self.staging.len() as u64;
         self.head = header.last_position();
         self.last_time = header.recorded_at;
         self.core.log.watermark.publish(self.head, self.end);
+    }
+
+    /// Enters control records, which stand at the beginning of the batch, into the index, and what they remove into what
+    /// readers know, before the batch is shown.
+    #[cold]
+    fn enter_controls(&mut self, controls: &[Control<'_>], header: &BatchHeader, batch: u64) {
+        let durable = self.core.log.watermark.durable();
+        let mut frame = batch + BATCH_HEADER_LEN as u64;
+        for (position, control) in (header.first_position..).zip(controls) {
+            self.active.index.add_control(Place { frame, batch }, header.recorded_at, self.core.hash.controls());
+            frame += control_len(control) as u64;
+            self.core.removals.apply(position, control, durable);
+            if let Control::ForgetStream(forgotten) = control
+                && let Some(number) = self.streams.find(self.streams.hash_of(forgotten.stream), forgotten.stream)
+            {
+                self.streams.set_tip(number, StreamTip::NONE);
+            }
+        }
     }
 
     /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves

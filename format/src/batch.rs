@@ -4,7 +4,7 @@ use crate::checksum::{ChecksumList, Seed, crc};
 use crate::consumer::ChangeList;
 use crate::field::{number_at, put, u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_crc, check_flags};
-use crate::record::{self, ControlFrame, EventParts};
+use crate::record::{self, Control, ControlFrame, EventParts};
 use crate::section::{self, SECTION_HEADER_LEN};
 use crate::{Fault, NUMBER_MAX};
 
@@ -197,6 +197,16 @@ impl<'b> BatchEncoder<'b> {
         let frame = self.buffer.len();
         self.buffer.extend_from_slice(&record::lost_frame());
         self.close_record(frame);
+    }
+
+    /// Adds a control record; answers the offset of its frame in the batch.
+    ///
+    /// # Panics
+    /// If a name is longer than 255 bytes, or the record than 4 GiB.
+    pub fn control_record(&mut self, control: &Control<'_>) -> usize {
+        let frame = self.buffer.len();
+        record::encode_control(self.buffer, control);
+        self.close_record(frame)
     }
 
     #[inline]

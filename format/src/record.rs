@@ -4,8 +4,10 @@ mod control;
 mod encode;
 mod event;
 
-pub(crate) use control::lost_frame;
-pub use control::{CONTROL_LOST, ControlFrame};
+pub use control::{
+    CONTROL_LOST, Control, ControlFrame, Forgotten, Policy, Scope, StreamCut, Sweep, SweptPart, SweptParts, control_len,
+};
+pub(crate) use control::{encode_control, lost_frame};
 pub(crate) use encode::encode_event;
 pub use encode::encoded_len;
 pub use event::{EventFrame, EventLayout, Tags};
@@ -23,7 +25,7 @@ pub const FRAME_ALIGNMENT: usize = 8;
 pub const TAG_COUNT_MAX: usize = 255;
 
 const KIND_EVENT: u8 = 1;
-const KIND_CONTROL: u8 = 2;
+pub(crate) const KIND_CONTROL: u8 = 2;
 const ID_GENERATED: u8 = 0x01;
 
 /// Optional parts of an event, by bit.
@@ -108,7 +110,7 @@ impl<'a> EventParts<'a> {
 pub enum Record<'a> {
     /// An event.
     Event(EventFrame<'a>),
-    /// A control record that may be passed over.
+    /// A control record.
     Control(ControlFrame<'a>),
 }
 

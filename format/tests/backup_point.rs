@@ -34,8 +34,8 @@ fn what_was_encoded_is_decoded() {
 #[test]
 fn each_segment_is_covered_by_its_pieces_without_a_gap() {
     let is_refused = |change: fn(&mut Vec<Piece>)| changed(|point| change(&mut point.pieces)).is_err();
-    assert!(is_refused(|pieces| drop(pieces.pop())), "one is missing at the end");
-    assert!(is_refused(|pieces| drop(pieces.remove(0))), "one is missing at the beginning");
+    assert!(is_refused(|pieces| _ = pieces.pop()), "one is missing at the end");
+    assert!(is_refused(|pieces| _ = pieces.remove(0)), "one is missing at the beginning");
     assert!(is_refused(|pieces| pieces.swap(1, 2)), "out of order");
     assert!(is_refused(|pieces| pieces[2].from += 8), "a gap");
     assert!(is_refused(|pieces| pieces[2].from -= 8), "an overlap");

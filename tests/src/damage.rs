@@ -195,7 +195,7 @@ impl Sample {
             store.consumer(name, options).expect("opens")
         });
         let mut durable = 0;
-        for round in 0..6 {
+        for round in 0..4 {
             writing.append(&store, 25, Durability::Durable);
             durable = writing.events.len() as u64;
             for consumer in &consumers {
@@ -212,7 +212,7 @@ impl Sample {
                     assert!(matches!(done, Ok(()) | Err(annals::Error::Fenced { .. })), "{done:?}");
                 }
             }
-            if round == 3 {
+            if round == 2 {
                 store.sync().expect("syncs");
             }
         }

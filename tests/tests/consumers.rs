@@ -708,3 +708,22 @@ fn a_burst_of_acknowledgements_rolls_segments_of_their_own() {
     let report = annals::inspect::verify_in(&disk, &mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
 }
+
+#[test]
+fn a_follower_passes_over_acknowledgements() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10).open(&path).unwrap();
+    let consumer = all(&store, "c");
+    append(&store, "s", "first");
+    let follower = annals::Follower::open(&path).unwrap();
+    for n in 2..=200u64 {
+        for delivery in rest(&consumer) {
+            consumer.ack(&delivery).unwrap();
+        }
+        append(&store, "s", &"x".repeat(n as usize * 10));
+        assert!(follower.wait_beyond(n - 1, LONG).unwrap() >= n);
+    }
+    let seen = follower.reader().read_stream("s", Seek::Beginning).unwrap();
+    assert_eq!(seen.map(|event| event.unwrap().revision().get()).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+}

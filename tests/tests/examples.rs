@@ -19,6 +19,8 @@ example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(exactly_once, "../../engine/examples/exactly_once.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
 example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
+example!(order_totals, "../../engine/examples/order_totals.rs");
+example!(removal, "../../engine/examples/removal.rs");
 example!(retry, "../../engine/examples/retry.rs");
 example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
@@ -39,6 +41,8 @@ fn every_example_is_run() {
         "exactly_once.rs",
         "idempotent_consumer.rs",
         "live_dashboard.rs",
+        "order_totals.rs",
+        "removal.rs",
         "retry.rs",
         "unique_name.rs",
         "workers.rs",

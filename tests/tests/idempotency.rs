@@ -196,7 +196,7 @@ impl Callers {
     /// A whole batch as it was stored, ids and all.
     fn stored_batch(&mut self) -> Option<Attempt> {
         let (_, id) = self.stored()?;
-        let event = self.plain.by_id(id?, u64::MAX).expect("it is stored");
+        let (event, _) = self.plain.by_id(id?, u64::MAX).expect("it is stored");
         let positions = event.batch_first..event.batch_first + u64::from(event.batch_len);
         let of = |position| self.plain.at(position).map(|event| (event.content.clone(), Some(event.id)));
         let mut attempt = Attempt { events: positions.filter_map(of).collect(), ..Attempt::default() };
@@ -306,7 +306,7 @@ impl Callers {
             (Verdict::Partial(present, absent), Err(Error::PartialDuplicate { present: p, absent: a })) => {
                 assert_eq!((p, a), (present, absent), "{kind}");
                 let positions = present.iter().filter_map(|id| self.plain.by_id(*id, u64::MAX));
-                let newest = positions.map(|event| event.position).max().unwrap_or(0);
+                let newest = positions.map(|(event, _)| event.position).max().unwrap_or(0);
                 ("PartialDuplicate", if refusal_is_durable { newest } else { 0 })
             }
             _ => panic!("{kind}: {outcome:?}, the model says {verdict:?}"),
@@ -329,7 +329,7 @@ impl Callers {
         let reader = self.store().reader_in(View::Written);
         for _ in 0..4 {
             let Some((_, Some(id))) = self.stored() else { return };
-            let wanted = self.plain.by_id(id, u64::MAX).expect("it is stored");
+            let (wanted, _) = self.plain.by_id(id, u64::MAX).expect("it is stored");
             match reader.by_id(id) {
                 Ok(Lookup::Found(event)) => assert_eq!(Recorded::of(event.as_event_ref()), *wanted),
                 other => panic!("{id} at {}: {other:?}", wanted.position),
@@ -338,7 +338,7 @@ impl Callers {
             let found = reader.by_id(near).expect("an answer");
             match self.plain.by_id(near, u64::MAX) {
                 None => assert!(matches!(found, Lookup::NotFound), "{near} was never stored"),
-                Some(event) => assert!(matches!(found, Lookup::Found(e) if e.position().get() == event.position)),
+                Some((event, _)) => assert!(matches!(found, Lookup::Found(e) if e.position().get() == event.position)),
             }
             self.tally.count("by_id", "found");
         }
@@ -500,16 +500,17 @@ impl Callers {
                 self.reopen_clean();
             }
             let reader = self.store().reader_in(View::Written);
-            let mut stored = self.plain.events.iter();
+            let mut stored = self.plain.shown(self.plain.head());
             for event in reader.read_all(&Query::all(), Seek::Beginning).expect("a read") {
                 let event = Recorded::of(event.expect("an event").as_event_ref());
                 let wanted = stored.next().expect("more than was stored");
                 assert!(event == *wanted, "{}: {}", event.name(), event.differences(wanted));
             }
             assert!(stored.next().is_none(), "fewer than were stored");
-            let ids: BTreeSet<EventId> = self.plain.events.iter().map(|event| event.id).collect();
-            assert_eq!(ids.len(), self.plain.events.len(), "each id once");
-            for event in &self.plain.events {
+            let all = || self.plain.shown(self.plain.head());
+            let ids: BTreeSet<EventId> = all().map(|event| event.id).collect();
+            assert_eq!(ids.len(), all().count(), "each id once");
+            for event in all() {
                 let found = reader.by_id(event.id);
                 assert!(matches!(&found, Ok(Lookup::Found(e)) if e.position().get() == event.position), "{found:?}");
             }

@@ -7,12 +7,13 @@ use annals_tests::model::golden::{self, Files, Golden};
 use annals_tests::sim_disk::{Dice, SimDisk};
 
 /// Version, store, and the SHA-256 of its list of files, which holds that of each file.
-const STORES: [(&str, &str, &str); 6] = [
+const STORES: [(&str, &str, &str); 7] = [
     ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
     ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
-    ("v1", "consumers", "@@1"),
-    ("v1", "consumers_killed", "@@2"),
+    ("v1", "consumers", "5f24e5dc15c6ced33d0a54e04578e18ee24e9b0fd8c463fcd14d8808064d1aab"),
+    ("v1", "consumers_killed", "7219b6a9411fec407e23fdf082adf0a0eb21e0d9aa1adfc077ea75009237c02b"),
     ("v1", "killed", "5a729f2f56b5531a7948248e701c9ca53305c7495c520637a688cde9d36cacb9"),
+    ("v1", "removed", "@@removed"),
     ("v1", "torn", "993351d4091c5bbb3f4ec8415af35a105210ff1780d08cec3e00d895ac1d9bb3"),
 ];
 

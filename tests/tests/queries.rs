@@ -53,7 +53,7 @@ fn any_seek(dice: &mut Dice, plain: &Plain) -> Seek {
         2 => Seek::At(near(dice)),
         3 => Seek::After(near(dice)),
         4 => {
-            let some = &plain.events[dice.index(plain.events.len())];
+            let some = plain.at(1 + dice.below(plain.head())).expect("there are events alone");
             Seek::Time((some.recorded_at + dice.below(3)).saturating_sub(1))
         }
         _ => Seek::After(plain.head()),

@@ -311,7 +311,7 @@ fn listings_are_answered_from_names_in_byte_order() {
             assert_eq!(listed("e"), ["e\u{301}"], "names are not normalised");
             assert!(listed("a-3").is_empty() && listed("zz").is_empty());
             let info = &store.streams("b").unwrap()[0];
-            assert_eq!((info.first_position.get(), info.last_position.get()), (1, 13));
+            assert_eq!((info.first_position, info.last_position), (Position::new(1), Position::new(13)));
             assert_eq!(info.state.last(), Revision::new(2));
             let types: Vec<(String, u64)> =
                 store.types().unwrap().into_iter().map(|info| (info.name, info.count)).collect();

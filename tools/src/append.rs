@@ -119,7 +119,7 @@ impl Payload {
     }
 }
 
-fn parse_expect(text: &str) -> Result<Expect, String> {
+pub(crate) fn parse_expect(text: &str) -> Result<Expect, String> {
     match text {
         "any" => Ok(Expect::Any),
         "none" => Ok(Expect::NoStream),

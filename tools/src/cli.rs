@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::{
-    append, backup, cat, consumers, demo, dump, export, fork, get, import, index, info, ls, repair, restore, segments,
-    tail, verify,
+    append, backup, cat, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair, restore,
+    retain, segments, sweep, tail, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -40,6 +40,16 @@ enum Verb {
     Export(export::Arguments),
     /// Append one event
     Append(append::Arguments),
+    /// Hide the events of a stream before a revision
+    Truncate(remove::TruncateArguments),
+    /// Hide all events of a stream; it may be written again
+    Delete(remove::Arguments),
+    /// Hide all events of a stream and end it for good
+    Tombstone(remove::Arguments),
+    /// Say how much is kept of some streams, or of the store; without limits, print what was said
+    Retain(retain::Arguments),
+    /// Let go of what is beyond the limits that `retain` set
+    Sweep(sweep::Arguments),
     /// Print events in the order of the log
     Cat(cat::Arguments),
     /// Print the last events and, with -f, each new one
@@ -76,6 +86,7 @@ impl Cli {
         match &self.verb {
             Verb::Index(arguments) => arguments.writes(),
             Verb::Consumers(arguments) => arguments.writes(),
+            Verb::Retain(_) | Verb::Sweep(_) | Verb::Truncate(_) | Verb::Delete(_) | Verb::Tombstone(_) => true,
             verb => matches!(verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_)),
         }
     }
@@ -86,6 +97,11 @@ impl Cli {
             Verb::Import(arguments) => import::run(&arguments),
             Verb::Export(arguments) => export::run(&arguments),
             Verb::Append(arguments) => append::run(&arguments),
+            Verb::Truncate(arguments) => remove::truncate(&arguments),
+            Verb::Delete(arguments) => remove::delete(&arguments),
+            Verb::Tombstone(arguments) => remove::tombstone(&arguments),
+            Verb::Retain(arguments) => retain::run(&arguments),
+            Verb::Sweep(arguments) => sweep::run(&arguments),
             Verb::Cat(arguments) => cat::run(&arguments),
             Verb::Tail(arguments) => tail::run(&arguments),
             Verb::Get(arguments) => get::run(&arguments),

@@ -89,6 +89,9 @@ impl From<Error> for Failure {
             Error::Conflict(_) => (Code::Conflict, "read the stream again and decide anew"),
             Error::DuplicateId { .. } => (Code::Conflict, "see what is stored with `annals get STORE ID`"),
             Error::PartialDuplicate { .. } => (Code::Conflict, "append only what is missing"),
+            Error::RemovalForbidden => {
+                (Code::Operation, "copy what is to be kept into another store with `annals export`")
+            }
             Error::Locked { .. } => {
                 (Code::Locked, "wait for that process to close the store; reading verbs work beside it")
             }

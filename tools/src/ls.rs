@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use annals::{Reader, StreamState};
+use annals::{Position, Reader, StreamState};
 use clap::Args;
 
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use crate::output::Output;
 /// What `ls` takes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Streams: last revision, last position, name; types: number of events, name. In the order of the names' bytes.
+Streams: last revision, last position, name, and in brackets what was done to it, if none of its events is left; types: number of events, name. In the order of the names' bytes.
 With --json an object a line: {stream, state, first_revision, last_revision, first_position, last_position} or \
 {type, events}.")]
 pub(crate) struct Arguments {
@@ -59,7 +59,8 @@ fn streams(arguments: &Arguments, reader: &Reader, out: &mut Output) -> Result<(
     for info in reader.streams(&arguments.prefix)? {
         let last = info.state.last().map_or(0, |last| last.get());
         if !arguments.json {
-            out.line(&format!("{last:>10}  {:>10}  {}{}", info.last_position, info.name, mark(info.state)))?;
+            let position = info.last_position.map_or("-".to_owned(), |position| position.to_string());
+            out.line(&format!("{last:>10}  {position:>10}  {}{}", info.name, mark(info.state)))?;
             continue;
         }
         let (state, first) = match info.state {
@@ -72,15 +73,20 @@ fn streams(arguments: &Arguments, reader: &Reader, out: &mut Output) -> Result<(
             "{{\"stream\":{},\"state\":\"{state}\",\"first_revision\":{first},\"last_revision\":{last},\
              \"first_position\":{},\"last_position\":{}}}",
             quoted(&info.name),
-            info.first_position,
-            info.last_position
+            number(info.first_position),
+            number(info.last_position)
         ))?;
     }
     Ok(())
 }
 
+fn number(position: Option<Position>) -> String {
+    position.map_or("null".to_owned(), |position| position.to_string())
+}
+
 fn mark(state: StreamState) -> &'static str {
     match state {
+        StreamState::Live { first, last } if first > last => "  (truncated)",
         StreamState::Deleted { .. } => "  (deleted)",
         StreamState::Tombstoned { .. } => "  (tombstoned)",
         _ => "",

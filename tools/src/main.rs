@@ -24,11 +24,14 @@ mod ls;
 mod moment;
 mod opening;
 mod output;
+mod remove;
 mod repair;
 mod restore;
+mod retain;
 mod segments;
 mod signals;
 mod steps;
+mod sweep;
 mod tail;
 mod verify;
 

@@ -148,6 +148,36 @@ fn reading_changes_nothing() {
 }
 
 #[test]
+fn index_is_checked_and_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = annals::Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10);
+    let opened = options.open(dir.path()).unwrap();
+    for number in 0..200 {
+        let payload = vec![b'x'; 2000];
+        opened.append(&format!("order-{}", number % 9), Expect::Any, &[NewEvent::new("Placed", &payload)]).unwrap();
+    }
+    opened.close().unwrap();
+    let before = snapshot(dir.path());
+    assert!(run(args!["index", "check", dir.path()]).ok().starts_with("ok: "));
+    assert_eq!(snapshot(dir.path()), before, "a check changes nothing");
+    let sizes = &json(&run(args!["info", dir.path(), "--json"]))["index_sizes"];
+    assert!(["segments", "tiers", "streams", "lists"].iter().all(|kind| sizes[*kind].as_u64().unwrap() > 0), "{sizes}");
+
+    let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let of_streams = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("streams-"));
+    let file = of_streams.max().expect("closing covers what has ended");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[4100] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let checked = run(args!["index", "check", dir.path()]);
+    checked.fails(3, "wrong places in index files");
+    assert!(checked.stdout().contains(file.file_name().unwrap().to_str().unwrap()), "{}", checked.stdout());
+    assert!(run(args!["index", "rebuild", dir.path()]).ok().starts_with("made "));
+    assert!(run(args!["index", "check", dir.path()]).ok().starts_with("ok: "));
+    assert!(run(args!["verify", dir.path()]).ok().starts_with("ok: "));
+}
+
+#[test]
 fn append_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use annals_format::consumer::{Change, What};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::delivery::{Acknowledgement, Delivery, Failed};
 use super::intake::{Done, Handed, Intake};
@@ -21,10 +21,18 @@ use crate::{Event, Position, Result};
 
 /// So many events are read at once.
 const CHUNK: usize = 256;
-/// Who waits for new events looks again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Who waits looks again after this: for what other threads do seldom, such as replaying.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A checkpoint that moves although nothing was handed out is told to the log after so many positions.
 const TELL_AFTER: u64 = 8192;
+
+/// What came of reading on.
+enum Sight {
+    More,
+    Nothing,
+    /// Somebody else reads, or no more may be read until something is finished.
+    Elsewhere,
+}
 
 pub(crate) struct Shared {
     pub(super) name: Arc<str>,
@@ -74,7 +82,12 @@ impl Shared {
             if let Some(delivery) = self.take(lane)? {
                 return Ok(Some(delivery));
             }
-            if self.read_on()? {
+            // One of those that wait reads and waits for the log, the others for what it reads.
+            let (source, sight) = match self.source.try_lock() {
+                Some(source) => self.read_on(source)?,
+                None => (None, Sight::Elsewhere),
+            };
+            if matches!(sight, Sight::More) {
                 continue;
             }
             self.inner.core.log.check_poison()?;
@@ -88,7 +101,14 @@ impl Shared {
             }
             let limits = [deadline, intake.next_due()];
             let until = limits.into_iter().flatten().fold(now + LOOK_AGAIN, Instant::min);
-            self.changed.wait_until(&mut intake, until);
+            match source {
+                Some(source) => {
+                    let after = intake.read_upto;
+                    drop(intake);
+                    source.wait(after, until);
+                }
+                None => drop(self.changed.wait_until(&mut intake, until)),
+            }
         }
     }
 
@@ -125,24 +145,23 @@ impl Shared {
         }
     }
 
-    /// Reads further; false if there is nothing more to read now, or somebody else is at it.
-    fn read_on(&self) -> Result<bool> {
-        let Some(mut source) = self.source.try_lock() else { return Ok(false) };
+    /// Reads further. Gives the source back if there is nothing more to read now, so that the caller may wait for it.
+    fn read_on<'a>(&self, mut source: MutexGuard<'a, Source>) -> Result<(Option<MutexGuard<'a, Source>>, Sight)> {
         let (generation, after, room) = {
             let intake = self.intake.lock();
             (intake.generation, intake.read_upto, intake.room())
         };
         if room == 0 {
-            return Ok(false);
+            return Ok((None, Sight::Elsewhere));
         }
         let mut events = Vec::new();
         let upto = source.read_on(after, room.min(CHUNK), &mut events)?;
         if upto == after && events.is_empty() {
-            return Ok(false);
+            return Ok((Some(source), Sight::Nothing));
         }
         let mut intake = self.intake.lock();
         if intake.generation != generation {
-            return Ok(true);
+            return Ok((None, Sight::More));
         }
         events.into_iter().for_each(|event| intake.accept(event));
         intake.read_up_to(upto);
@@ -157,7 +176,7 @@ impl Shared {
         if must_tell {
             self.tell()?;
         }
-        Ok(true)
+        Ok((None, Sight::More))
     }
 
     /// Runs `change` under the writer's lock, and waits for as much durability as is asked for.
@@ -319,7 +338,7 @@ impl Shared {
                 return Ok(false);
             }
             // Others move it; a store that is closed meanwhile does not tell.
-            let look_again = now + 50 * LOOK_AGAIN;
+            let look_again = now + LOOK_AGAIN;
             self.changed.wait_until(&mut intake, deadline.map_or(look_again, |deadline| deadline.min(look_again)));
         }
     }

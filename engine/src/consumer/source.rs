@@ -1,8 +1,11 @@
-//! Where a consumer's events come from: bounded reads, one after the other, by the ordinary path.
+//! Where a consumer's events come from: a subscription, as anybody's.
 
+use std::time::Instant;
+
+use crate::options::View;
 use crate::query::{Query, Seek};
-use crate::read::Read;
 use crate::reader::Reader;
+use crate::subscription::{Message, Next, Subscription};
 use crate::{Event, Result};
 
 /// Reads on and on.
@@ -10,34 +13,45 @@ use crate::{Event, Result};
 pub(super) struct Source {
     reader: Reader,
     query: Query,
-    /// The read under way, and the position behind which it stands.
-    read: Option<(u64, Read)>,
+    subscription: Option<Subscription>,
 }
 
 impl Source {
     pub(super) fn new(reader: Reader, query: Query) -> Self {
-        Self { reader, query, read: None }
+        Self { reader, query, subscription: None }
     }
 
     /// Reads up to `most` events behind `after` into `events`, as far as there are any now. Answers how far was looked:
-    /// what lies up to there and is not among the events does not match.
+    /// what lies up to there and is not among the events does not match, or was removed.
     pub(super) fn read_on(&mut self, after: u64, most: usize, events: &mut Vec<Event>) -> Result<u64> {
-        let mut read = match self.read.take() {
-            Some((at, read)) if at == after => read,
+        let mut subscription = match self.subscription.take() {
+            Some(subscription) if subscription.position() == after && !subscription.has_ended() => subscription,
             _ if self.reader.head() <= after => return Ok(after),
-            _ => self.reader.read_all(&self.query, Seek::After(after))?,
+            _ => self.reader.subscribe(&self.query, Seek::After(after))?,
         };
         let mut upto = after;
         while events.len() < most {
-            match read.next().transpose()? {
-                Some(event) => {
+            match subscription.try_next()? {
+                Next::Message(Message::Event(event)) => {
                     upto = event.position().get();
                     events.push(event);
                 }
-                None => return Ok(read.head().max(upto)),
+                Next::Message(Message::CaughtUp { head }) => upto = upto.max(head),
+                Next::Message(_) => {}
+                Next::NotYet | Next::Ended => break,
             }
         }
-        self.read = Some((upto, read));
+        if events.len() < most {
+            upto = upto.max(subscription.position());
+        }
+        self.subscription = Some(subscription);
         Ok(upto)
+    }
+
+    /// Sleeps until there may be something behind `after`, at most to the deadline.
+    pub(super) fn wait(&self, after: u64, deadline: Instant) {
+        let core = self.reader.core();
+        let view: View = self.reader.view();
+        core.log.watermark.wait_beyond(view, after, Some(deadline));
     }
 }

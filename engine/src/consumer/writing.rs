@@ -164,7 +164,7 @@ impl Writer {
         input: &impl Input<'a>,
         receipt: &mut Receipt,
     ) -> Result<Appended, Refused> {
-        if input.len() == 0 {
+        if input.len() == 0 && input.removals().is_empty() {
             input.check_form(&self.core.limits)?;
             self.core.log.check_poison()?;
             self.judge_guards(input)?;
@@ -228,7 +228,7 @@ impl Writer {
         if let Err(error) = self.core.log.place(self.end, &self.staging) {
             return Err(Error::OutcomeUnknown { ids: Vec::new(), reason: error.to_string() });
         }
-        self.placed(&header);
+        self.placed(&header, 0);
         self.consumers.apply(recorded_at);
         Ok(())
     }

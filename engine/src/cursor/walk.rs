@@ -27,6 +27,8 @@ pub(crate) enum Sought<'a> {
     Query(&'a Query),
     /// A stream by its key.
     Stream(u64),
+    /// Control records, by their key.
+    Controls(u64),
 }
 
 /// Positions of what is sought, within bounds, one after the other.
@@ -248,6 +250,9 @@ impl Walk {
             _ if span.is_empty() => Ok(None),
             Sought::Query(query) => keys::join(core, &unit, query, span, direction),
             Sought::Stream(key) => unit.cursor(KeyKind::Stream, key, span, direction).map(|found| found.map(Join::One)),
+            Sought::Controls(key) => {
+                unit.cursor(KeyKind::Control, key, span, direction).map(|found| found.map(Join::One))
+            }
         };
         match join {
             Ok(Some(join)) => self.unit = Some(Entered { span, join, tier: unit.tier().cloned() }),

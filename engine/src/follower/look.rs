@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{IncarnationEntry, SegmentState};
+use annals_format::manifest::SegmentState;
 use annals_format::segment::SEGMENT_HEADER_LEN;
 use arc_swap::ArcSwap;
 
-use super::tail::{Beginning, Lineage, Live, LogTail, Progress, new_index};
+use super::tail::{Basis, Beginning, Live, LogTail, Progress, new_index};
 use super::watched::{WatchedMark, WatchedRing};
 use crate::Result;
 use crate::consumer;
@@ -20,6 +20,7 @@ use crate::prepare::{segment_name, segment_numbers};
 use crate::publish::Watermark;
 use crate::read_only::sealed_before;
 use crate::recovery;
+use crate::removal::{self, Removals};
 use crate::ring::Ring;
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{SharedMap, Storage};
@@ -28,7 +29,6 @@ use crate::tiers;
 /// What a look at everything found.
 pub(super) struct Look {
     pub(super) tail: LogTail,
-    pub(super) incarnations: Vec<IncarnationEntry>,
     pub(super) notices: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         unlisted.retain(|segment| !Arc::ptr_eq(segment, &live.segment));
     }
     let incarnation = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
-    let lineage = Lineage { store: manifest.store, incarnation, marked };
+    let basis = Basis { store: manifest.store, incarnation, marked };
     // Without a segment to go on in, there is nothing that the ring could hold of it.
     let ring = match &live {
         Some(_) => WatchedRing::open(&**storage, mode, manifest.store, incarnation)?,
@@ -110,13 +110,15 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     let index = tiers::load(&**storage, &names, &manifest, mode);
     let (tiers, directory) = index.map(|loaded| (loaded.tiers, loaded.directory)).unwrap_or_default();
     let shown = if view == View::Durable { durable.min(last.0) } else { last.0 };
-    let core = Core {
+    let mut core = Core {
         log: Log::new(kept, Watermark::start(shown, durable.min(last.0), end)),
         segments: ArcSwap::from_pointee(segments.into()),
         tiers: ArcSwap::from_pointee(tiers),
         directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
+        removals: Arc::new(Removals::new(hash, incarnation)),
+        removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,
         default_durability: recovery::durability(manifest.default_durability),
         read_mode: mode,
@@ -125,9 +127,10 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         ids: None,
         lost: manifest.lost.as_slice().into(),
     };
+    removal::load(&mut core)?;
     let mut tail = LogTail::new(Beginning {
         core: Arc::new(core),
-        lineage,
+        basis,
         storage: storage.clone(),
         view,
         mark,
@@ -146,5 +149,5 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     }
     tail.show(durable);
     tail.mind_the_distance();
-    Ok(Look { tail, incarnations: manifest.incarnations, notices: found.notices })
+    Ok(Look { tail, notices: found.notices })
 }

@@ -34,6 +34,7 @@ use crate::options::View;
 use crate::prepare::segment_name;
 use crate::recovery::index_batch;
 use crate::recovery::judge::{Continuation, Next};
+use crate::removal;
 use crate::segment::{Closing, Segment, SegmentIndex, Tally, Window};
 use crate::storage::{Access, Storage};
 
@@ -58,9 +59,9 @@ pub(super) enum Progress {
     Elsewhere,
 }
 
-/// Whose log it is.
+/// What the last look at everything went by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lineage {
+pub(super) struct Basis {
     pub(super) store: [u8; 16],
     /// The newest in the manifest that the last look went by.
     pub(super) incarnation: [u8; 16],
@@ -71,7 +72,7 @@ pub(super) struct Lineage {
 #[derive(Debug)]
 pub(super) struct LogTail {
     pub(super) core: Arc<Core>,
-    pub(super) lineage: Lineage,
+    pub(super) basis: Basis,
     storage: Arc<dyn Storage>,
     view: View,
     mark: WatchedMark,
@@ -153,7 +154,7 @@ pub(super) fn new_index(segment_len: u64) -> Arc<ActiveIndex> {
 /// Where a [`LogTail`] begins.
 pub(super) struct Beginning {
     pub(super) core: Arc<Core>,
-    pub(super) lineage: Lineage,
+    pub(super) basis: Basis,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) view: View,
     pub(super) mark: WatchedMark,
@@ -167,13 +168,13 @@ pub(super) struct Beginning {
 
 impl LogTail {
     pub(super) fn new(from: Beginning) -> Self {
-        let Beginning { core, lineage, storage, view, mark, ring, live, unlisted, last_position, last_time } = from;
+        let Beginning { core, basis, storage, view, mark, ring, live, unlisted, last_position, last_time } = from;
         let ended_since = (unlisted.len(), unlisted.iter().map(|segment| segment.header.segment_len).sum());
         let unsettled = live.iter().map(|live| live.segment.clone()).collect();
         let copy = Vec::new();
         Self {
             core,
-            lineage,
+            basis,
             storage,
             view,
             mark,
@@ -209,7 +210,7 @@ impl LogTail {
         let mode = self.core.read_mode;
         self.mark = WatchedMark::open(&**storage, mode)?;
         if self.ring.is_some() {
-            let ring = WatchedRing::open(&**storage, mode, self.lineage.store, self.lineage.incarnation)?;
+            let ring = WatchedRing::open(&**storage, mode, self.basis.store, self.basis.incarnation)?;
             // One of another length does not fit what is kept here: its bytes are met again in the files.
             self.ring = ring.filter(|ring| ring.len() == self.core.log.ring_len());
         }
@@ -220,14 +221,14 @@ impl LogTail {
     /// Takes some of what came. Everything that was announced before the call is found by calling until `Same`.
     pub(super) fn advance(&mut self) -> Result<Progress> {
         let Some(mark) = self.mark.newest()? else {
-            return Ok(if self.lineage.marked.is_none() { self.beyond_mark()? } else { Progress::Elsewhere });
+            return Ok(if self.basis.marked.is_none() { self.beyond_mark()? } else { Progress::Elsewhere });
         };
-        if Some((mark.store, mark.incarnation)) != self.lineage.marked {
+        if Some((mark.store, mark.incarnation)) != self.basis.marked {
             return Ok(Progress::Elsewhere);
         }
         // What was written before the mark is looked at after it.
         fence(Ordering::Acquire);
-        if mark.incarnation != self.lineage.incarnation {
+        if mark.incarnation != self.basis.incarnation {
             return self.beyond_mark();
         }
         if mark.segment > self.looked_at && self.distance_to(&mark) >= FAR_BEHIND {
@@ -324,7 +325,14 @@ impl LogTail {
             }
             let batch = window.as_ref().expect("made above").between(live.end, live.end + len);
             let entered = index_batch(&mut live.index, self.core.hash, batch, &header, segment.seed, live.end);
-            let Ok(controls) = entered else { return Ok(false) };
+            let Ok(controls) = entered else {
+                // The index may hold a part of it and is not to be gone on with.
+                self.live = None;
+                return Ok(false);
+            };
+            if controls > 0 {
+                removal::apply_batch(&self.core, batch, &header, segment.seed);
+            }
             live.tally.add(&header, batch, controls);
             live.end += len;
             self.last_position = header.last_position();
@@ -339,7 +347,7 @@ impl LogTail {
             return Ok(Progress::Same);
         }
         if let Some(ring) = &self.ring
-            && !ring.is_still(self.lineage.incarnation)?
+            && !ring.is_still(self.basis.incarnation)?
         {
             return Ok(Progress::Elsewhere);
         }
@@ -433,8 +441,18 @@ impl LogTail {
         }
         let live = self.live.as_mut().expect("the batch continues it");
         let batch = &self.copy[..header.len()];
-        let controls = index_batch(&mut live.index, self.core.hash, batch, header, live.segment.seed, live.end)
-            .map_err(|fault| live.segment.faulty(live.end, None, &fault))?;
+        let entered = index_batch(&mut live.index, self.core.hash, batch, header, live.segment.seed, live.end);
+        let controls = match entered {
+            Ok(controls) => controls,
+            Err(fault) => {
+                let error = live.segment.faulty(live.end, None, &fault);
+                self.live = None;
+                return Err(error);
+            }
+        };
+        if controls > 0 {
+            removal::apply_batch(&self.core, batch, header, live.segment.seed);
+        }
         live.tally.add(header, batch, controls);
         live.end += header.len() as u64;
         self.last_position = header.last_position();

@@ -34,6 +34,7 @@ use crate::name::NameHash;
 use crate::options::Options;
 use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, segment_numbers};
 use crate::publish::{Lock, Watermark};
+use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
@@ -201,13 +202,16 @@ impl Opening {
         self.load_ring_page(&log, &active, begun_anew)?;
 
         segments.push(active.segment.clone());
-        let core = Arc::new(Core {
+        let run = active.segment.header.identity.incarnation;
+        let mut core = Core {
             log,
             segments: ArcSwap::from_pointee(segments.into()),
             tiers: ArcSwap::new(shared_tiers.clone()),
             directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
+            removals: Arc::new(Removals::new(hash, run)),
+            removal_forbidden: self.manifest.removal_forbidden,
             limits: self.manifest.limits,
             default_durability: self.options.durability,
             read_mode: self.options.read_mode,
@@ -215,7 +219,9 @@ impl Opening {
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
             lost: self.manifest.lost.as_slice().into(),
-        });
+        };
+        removal::load(&mut core)?;
+        let core = Arc::new(core);
         let plan = SegmentPlan {
             store: self.manifest.store,
             incarnation: active.segment.header.identity.incarnation,

@@ -72,7 +72,7 @@ pub(crate) fn index_batch(
                 }
             }
             Record::Control(_) => {
-                index.add_control(place, header.recorded_at);
+                index.add_control(place, header.recorded_at, hash.controls());
                 controls += 1;
             }
         }

@@ -16,7 +16,8 @@ use crate::Result;
 use crate::core::{Core, SegmentList};
 use crate::event::EventRef;
 use crate::query::Query;
-use crate::read::{Bounds, Direction, Read, Scan, Skipped, Step};
+use crate::read::{Bounds, Direction, Read, Scan, Skipped, Skipping, Step};
+use crate::removal::Hidden;
 
 /// Up to so many positions are looked at one by one rather than by the index.
 const NEAR: u64 = 1024;
@@ -33,6 +34,9 @@ pub(super) struct Feed {
     /// Nothing recorded before this is wanted; 0 once something later has been met.
     since: u64,
     way: Way,
+    /// What was removed as of the head that is read up to; nothing while it is `None`. A far read knows by itself.
+    hidden: Option<Hidden>,
+    skipping: Skipping,
 }
 
 #[derive(Debug)]
@@ -46,7 +50,8 @@ impl Feed {
     pub(super) fn new(core: Arc<Core>, query: Query, position: u64, since: u64) -> Self {
         let segments = core.segments.load_full();
         let way = Way::Near(Scan::from(position + 1));
-        Self { query, core, segments, position, until: position, since, way }
+        let skipping = Skipping::default();
+        Self { query, core, segments, position, until: position, since, way, hidden: None, skipping }
     }
 
     /// Everything up to here has been handed out or passed over.
@@ -73,6 +78,7 @@ impl Feed {
             self.segments = core.segments.load_full();
         }
         self.until = head;
+        self.hidden = core.removals.hidden(head);
         if head - self.position > NEAR && !self.query.is_all() {
             let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
             self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
@@ -88,6 +94,11 @@ impl Feed {
     ///
     /// This is where what is passed over because it was removed comes by.
     pub(super) fn next(&mut self) -> Result<Option<Step>> {
+        if self.hidden.is_some()
+            && let Some(step) = self.skipping.pending()
+        {
+            return Ok(Some(self.told(step)));
+        }
         while self.position < self.until {
             let step = match &mut self.way {
                 Way::Far(read) => read.step().transpose()?,
@@ -96,18 +107,29 @@ impl Feed {
             match step {
                 Some(Step::Event(event)) => {
                     self.position = event.position().get();
-                    if self.is_wanted(&event.as_event_ref()) {
-                        return Ok(Some(Step::Event(event)));
+                    if !self.is_wanted(&event.as_event_ref()) {
+                        continue;
+                    }
+                    match self.hidden.as_ref().and_then(|hidden| hidden.reason(event.as_event_ref())) {
+                        None => return Ok(self.skipping.before(Some(event)).map(|step| self.told(step))),
+                        Some(why) => self.skipping.note(self.position, why),
                     }
                 }
-                Some(Step::Skipped(skipped)) => {
-                    self.position = skipped.last;
-                    return Ok(Some(Step::Skipped(skipped)));
-                }
+                Some(Step::Skipped(skipped)) => return Ok(Some(self.told(Step::Skipped(skipped)))),
                 None => self.arrive(),
             }
         }
-        Ok(None)
+        Ok(self.skipping.before(None).map(|step| self.told(step)))
+    }
+
+    /// What is handed out: everything up to its end has been.
+    #[inline]
+    fn told(&mut self, step: Step) -> Step {
+        self.position = match &step {
+            Step::Event(event) => event.position().get(),
+            Step::Skipped(skipped) => skipped.last,
+        };
+        step
     }
 
     /// The same without handles: every event up to the head that matches, until `each` breaks. `is_over` is asked now and
@@ -118,7 +140,7 @@ impl Feed {
         mut each: impl FnMut(Borrowed<'_>) -> ControlFlow<B>,
     ) -> Result<Option<B>> {
         while self.position < self.until && !is_over() {
-            if matches!(self.way, Way::Far(_)) || self.since > 0 {
+            if matches!(self.way, Way::Far(_)) || self.since > 0 || self.hidden.is_some() {
                 let value = match self.next()? {
                     Some(Step::Event(event)) => each(Borrowed::Event(event.as_event_ref())),
                     Some(Step::Skipped(skipped)) => each(Borrowed::Skipped(skipped)),

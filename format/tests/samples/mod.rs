@@ -18,7 +18,9 @@ use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
 use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::places::{self, PlacesLayout};
-use annals_format::record::{self, EventParts, OccurredAt, Record};
+use annals_format::record::{
+    self, Control, EventParts, Forgotten, OccurredAt, Policy, Record, Scope, StreamCut, Sweep, SweptPart,
+};
 use annals_format::ring::RingHeader;
 use annals_format::scan;
 use annals_format::section::Section;
@@ -99,6 +101,34 @@ pub fn control_frame() -> Vec<u8> {
     frame[12..14].copy_from_slice(&0x8309u16.to_le_bytes());
     frame[24..30].copy_from_slice(b"action");
     frame
+}
+
+/// A frame of each kind of control record at position [`FIRST`].
+pub fn control_frames() -> Vec<Vec<u8>> {
+    let cut = StreamCut { stream: "order-1", first: 3, upto: 9, last: 9 };
+    let policy = Policy { scope: Scope::Prefix("order-"), max_age: Some(1 << 40), max_count: Some(9), max_bytes: None };
+    let parts = [
+        SweptPart::Stream { name: "order-1", first: 3, upto: 9 },
+        SweptPart::Prefix { prefix: "order-", first: 1, upto: FIRST - 1 },
+    ];
+    let forgotten = Forgotten { stream: "order-1", upto: 9 };
+    let controls = [
+        Control::Truncate(cut),
+        Control::Delete(cut),
+        Control::Tombstone(cut),
+        Control::Retain(policy),
+        Control::Sweep(Sweep::of(&parts)),
+        Control::ForgetIds(forgotten),
+        Control::ForgetStream(forgotten),
+    ];
+    let frame = |control: &Control<'_>| {
+        let mut bytes = Vec::new();
+        let mut encoder = BatchEncoder::begin(&mut bytes, seed(), FIRST);
+        encoder.control_record(control);
+        encoder.finish(TIME, 0, false);
+        bytes.split_off(BATCH_HEADER_LEN)
+    };
+    controls.iter().map(frame).collect()
 }
 
 /// Two events and a control record.
@@ -779,6 +809,15 @@ fn add(encoder: &mut BatchEncoder<'_>, record: Record<'_>) {
         }
         Record::Control(control) => {
             assert_eq!(control.frame_len(), control.bytes().len());
+            // What is known has one encoding, but for flags that may be ignored.
+            if let Some(known) = control.control() {
+                let mut again = Vec::new();
+                let mut alone = BatchEncoder::begin(&mut again, seed(), control.position());
+                alone.control_record(&known);
+                alone.finish(0, 0, false);
+                let (written, read) = (&again[BATCH_HEADER_LEN..], control.bytes());
+                assert_eq!((&written[4..11], &written[12..]), (&read[4..11], &read[12..]), "{known:?}");
+            }
             encoder.control(&control);
         }
     }

@@ -21,6 +21,9 @@ fn main() -> std::io::Result<()> {
     let mut control = samples::control_frame();
     samples::fix_record(&mut control, samples::FIRST);
     write("record", "control", &control)?;
+    for (number, frame) in samples::control_frames().iter().enumerate() {
+        write("record", &format!("control-{}", number + 1), frame)?;
+    }
     for number in 0..8 {
         let mut dice = Dice::new(number);
         let bytes: Vec<u8> = (0..10 + 9 * (number % 4)).map(|_| dice.next() as u8).collect();

@@ -1,7 +1,7 @@
 //! Writes the golden stores of a format version, once: `cargo run -p annals-tests --bin golden -- v1`, or those that are named
 //! behind it.
 //!
-//! It refuses to touch what is there. Golden stores of a version that was published are never written again.
+//! It leaves alone what is there. Golden stores of a version that was published are never written again.
 
 use std::error::Error;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use annals::{Durability, Error, Event, Lookup, Options, Query, Reader, Seek, StreamState, View};
 
+use super::truth::Stream;
 use super::{Truth, Verdict, open};
 use crate::ensure;
 use crate::sim_disk::{Dice, SimDisk};
@@ -95,20 +96,31 @@ pub fn judge_reader(reader: &Reader, truth: &Truth) -> Verdict {
     ensure!(reader.head() == end, "the head is {}, expected {end}", reader.head());
     let all = reader.read_all(&Query::all(), Seek::Beginning).map_err(|error| error.to_string())?;
     let mut events = all.map(|event| event.map_err(|error| format!("reading all: {error}")));
+    let known = truth.streams();
     let mut streams = Streams::default();
     let mut last_time = 0;
     for (number, entry) in truth.entries.iter().enumerate() {
         for (index, draft) in entry.lot.drafts.iter().enumerate() {
-            let position = entry.first + index as u64;
+            let position = entry.first_event() + index as u64;
+            let revision = streams.revision(&draft.stream);
+            if revision <= known[&draft.stream].hidden {
+                if let (Some(id), true) = (draft.id, number + 6 > truth.entries.len()) {
+                    let found = reader.by_id(id).map_err(|error| error.to_string())?;
+                    let is_removed = matches!(found, Lookup::Removed { at, .. } if at.get() == position);
+                    ensure!(is_removed, "revision {revision} of {}, which was removed: {found:?}", draft.stream);
+                }
+                continue;
+            }
             let event = events.next().ok_or(format!("no event at {position}"))??;
             let place = format!("lot {number}, event {index}, position {position}");
             ensure!(event.position().get() == position, "{place}: {} stands there", event.position());
             ensure!(draft.is(&event), "{place}: other content: {event:?}");
             let facts = (event.batch_first().get(), u64::from(event.batch_len()), event.written_as_batch());
-            ensure!(facts == (entry.first, entry.lot.len(), entry.lot.as_batch), "{place}: batch {facts:?}");
+            ensure!(facts == (entry.first, entry.record_count(), entry.lot.as_batch), "{place}: batch {facts:?}");
             ensure!(event.recorded_at() >= last_time, "{place}: time falls");
             last_time = event.recorded_at();
-            streams.add(&event).map_err(|text| format!("{place}: {text}"))?;
+            ensure!(event.revision().get() == revision, "{place}: revision {}", event.revision());
+            streams.shown(&event);
             if let Some(answer) = &entry.answer {
                 let now = (event.id(), event.revision().get(), event.recorded_at());
                 ensure!(now == answer.of_event(index), "{place}: {now:?} differs from the answer {answer:?}");
@@ -119,7 +131,7 @@ pub fn judge_reader(reader: &Reader, truth: &Truth) -> Verdict {
         }
     }
     ensure!(events.next().is_none(), "there are events beyond the head");
-    streams.judge(reader)
+    streams.judge(reader, &known)
 }
 
 fn judge_lookup(reader: &Reader, event: &Event) -> Verdict {
@@ -129,32 +141,43 @@ fn judge_lookup(reader: &Reader, event: &Event) -> Verdict {
     }
 }
 
-/// Positions of each stream's events.
+/// Of each stream the revisions so far, and the positions of those events that are shown.
 #[derive(Default)]
-struct Streams(BTreeMap<String, Vec<u64>>);
+struct Streams(BTreeMap<String, (u64, Vec<u64>)>);
 
 impl Streams {
-    fn add(&mut self, event: &Event) -> Verdict {
-        let positions = self.0.entry(event.stream().to_owned()).or_default();
-        positions.push(event.position().get());
-        let revision = positions.len() as u64;
-        ensure!(event.revision().get() == revision, "revision {} where {revision} comes next", event.revision());
-        Ok(())
+    /// The stream's next revision.
+    fn revision(&mut self, stream: &str) -> u64 {
+        let (last, _) = self.0.entry(stream.to_owned()).or_default();
+        *last += 1;
+        *last
     }
 
-    fn judge(&self, reader: &Reader) -> Verdict {
+    fn shown(&mut self, event: &Event) {
+        if let Some((_, positions)) = self.0.get_mut(event.stream()) {
+            positions.push(event.position().get());
+        }
+    }
+
+    fn judge(&self, reader: &Reader, known: &BTreeMap<String, Stream>) -> Verdict {
         let listed = reader.streams("").map_err(|error| error.to_string())?;
         let names: Vec<&str> = listed.iter().map(|stream| stream.name.as_str()).collect();
         ensure!(names.iter().eq(self.0.keys()), "streams {names:?}, expected {:?}", self.0.keys());
-        for (name, positions) in &self.0 {
+        for (name, (_, positions)) in &self.0 {
             let read = reader.read_stream(name, Seek::Beginning).map_err(|error| error.to_string())?;
             let found: Result<Vec<u64>, _> = read.map(|event| event.map(|event| event.position().get())).collect();
             let found = found.map_err(|error| format!("reading {name}: {error}"))?;
             ensure!(found == *positions, "{name} is read at {found:?}, its events stand at {positions:?}");
             let state = reader.stream_state(name).map_err(|error| error.to_string())?;
-            let last = state.last().map_or(0, |last| last.get());
-            let is_live = matches!(state, StreamState::Live { .. });
-            ensure!(is_live && last == positions.len() as u64, "{name} is {state:?}");
+            let Stream { last, hidden, deleted } = known[name];
+            let is_right = match state {
+                StreamState::Live { first, last: now } => {
+                    (first.get(), now.get()) == (hidden + 1, last) && deleted < last
+                }
+                StreamState::Deleted { last: now } => now.get() == last && deleted == last,
+                _ => false,
+            };
+            ensure!(is_right, "{name} is {state:?}, it should be {:?}", known[name]);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use annals::{Batch, Durability, Event, EventId, Expect, NewEvent, Receipt, Result, Store, Ticket};
+use annals::{Batch, Durability, Event, EventId, Expect, NewEvent, Receipt, Result, Revision, Store, Ticket};
 
 use crate::sim_disk::Dice;
 
@@ -29,13 +29,25 @@ pub struct Lot {
     pub drafts: Vec<Draft>,
     /// Whether it is handed in as a batch or as a plain append.
     pub as_batch: bool,
+    /// What the batch removes besides.
+    pub removal: Option<Removal>,
+}
+
+/// What a batch removes before it appends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// All events of a stream.
+    Delete(String),
+    /// The first event ever of a stream.
+    First(String),
 }
 
 impl fmt::Debug for Lot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes: usize = self.drafts.iter().map(|draft| draft.payload.len()).sum();
         let ids = if self.has_ids() { "" } else { " without ids" };
-        write!(f, "{} events{ids}, {bytes} bytes", self.drafts.len())
+        write!(f, "{} events{ids}, {bytes} bytes", self.drafts.len())?;
+        self.removal.as_ref().map_or(Ok(()), |removal| write!(f, ", {removal:?}"))
     }
 }
 
@@ -73,7 +85,15 @@ impl Lot {
             let stream = format!("stream-{}", first_stream + dice.index(stream_count));
             Draft::random(dice, stream, longest, has_ids)
         });
-        Self { drafts: drafts.collect(), as_batch }
+        Self { drafts: drafts.collect(), as_batch, removal: None }
+    }
+
+    /// The same with a removal, as a batch.
+    #[must_use]
+    pub fn removing(self, dice: &mut Dice) -> Self {
+        let stream = format!("stream-{}", dice.index(8));
+        let removal = if dice.chance(1, 2) { Removal::Delete(stream) } else { Removal::First(stream) };
+        Self { as_batch: true, removal: Some(removal), ..self }
     }
 
     /// Number of events.
@@ -94,7 +114,11 @@ impl Lot {
         for draft in &self.drafts {
             batch.push(&draft.stream, draft.event());
         }
-        batch
+        match &self.removal {
+            Some(Removal::Delete(stream)) => batch.delete(stream),
+            Some(Removal::First(stream)) => batch.truncate_before(stream, Revision::new(2).expect("at least 1")),
+            None => batch,
+        }
     }
 
     /// Appends the lot and waits for the answer.

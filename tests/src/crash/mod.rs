@@ -21,12 +21,12 @@ use annals::{Clock, Durability, Options, ReadMode};
 
 pub use hooked::{Hooked, Trace};
 pub use judge::{examine, examine_read_only, judge_reader};
-pub use lot::{Draft, Lot};
+pub use lot::{Draft, Lot, Removal};
 pub use play::{Ended, open, play, play_on};
 pub use script::{Script, Step};
 pub use threads::Crowd;
 pub use toll::{Toll, changes};
-pub use truth::{Entry, Truth};
+pub use truth::{Entry, Stream, Truth};
 
 /// What is wrong, in words; `Ok` if nothing is.
 pub type Verdict<T = ()> = Result<T, String>;

@@ -258,6 +258,7 @@ impl Run<'_> {
         let expect = match choice % 3 {
             0 => Expect::NoStream,
             1 => Expect::At(Revision::new(1_000_000).expect("not zero")),
+            _ if self.truth.streams()[&stream].deleted > 0 => return Ok(()),
             _ => Expect::Deleted,
         };
         let batch = Batch::new().expect(&stream, expect).event(&stream, NewEvent::new("Refused", b"refused"));

@@ -52,8 +52,8 @@ enum Theme {
     Restarting,
 }
 
-const THEMES: [Theme; 6] =
-    [Theme::Single, Theme::Batched, Theme::Rolling, Theme::Tickets, Theme::Mixed, Theme::Restarting];
+const THEMES: [Theme; 7] =
+    [Theme::Single, Theme::Batched, Theme::Rolling, Theme::Rolling, Theme::Tickets, Theme::Mixed, Theme::Restarting];
 
 impl Script {
     /// A script of up to `longest` steps.
@@ -91,7 +91,7 @@ fn step(dice: &mut Dice, theme: Theme, durable: u64) -> Step {
         }
         Theme::Tickets | Theme::Mixed | Theme::Restarting => Lot::random(dice),
     };
-    let lot = Arc::new(lot);
+    let lot = Arc::new(if dice.chance(1, 6) { lot.removing(dice) } else { lot });
     match theme {
         Theme::Restarting if dice.chance(1, 3) => Step::Reopen,
         Theme::Tickets => Step::Submit(lot, durability),

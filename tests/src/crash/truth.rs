@@ -1,9 +1,11 @@
 //! What was handed in, what was answered, and what a store must therefore show.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use annals::{Durability, EventId, Receipt};
 
+use super::lot::Removal;
 use super::{Lot, Verdict};
 use crate::ensure;
 
@@ -12,8 +14,10 @@ use crate::ensure;
 pub struct Entry {
     /// What was handed in.
     pub lot: Arc<Lot>,
-    /// Position of its first event.
+    /// Position of its first record.
     pub first: u64,
+    /// What its control record hides, which stands before its events: a stream, and up to which revision.
+    pub hides: Option<(String, u64)>,
     /// What the store answered; none while it is in flight, or when the answer was lost.
     pub answer: Option<Answer>,
 }
@@ -43,11 +47,34 @@ impl Answer {
 }
 
 impl Entry {
+    /// Position of its first event.
+    #[must_use]
+    pub fn first_event(&self) -> u64 {
+        self.first + u64::from(self.hides.is_some())
+    }
+
     /// Position of its last event.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.first + self.lot.len() - 1
+        self.first_event() + self.lot.len() - 1
     }
+
+    /// Number of its records.
+    #[must_use]
+    pub fn record_count(&self) -> u64 {
+        self.last() + 1 - self.first
+    }
+}
+
+/// A stream as all entries leave it: revisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    /// The last one.
+    pub last: u64,
+    /// Up to here they are hidden.
+    pub hidden: u64,
+    /// Up to here they were deleted.
+    pub deleted: u64,
 }
 
 /// The truth about one store.
@@ -108,8 +135,39 @@ impl Truth {
     /// A lot is handed in.
     pub fn hand_in(&mut self, lot: &Arc<Lot>) -> usize {
         let first = self.end() + 1;
-        self.entries.push(Entry { lot: Arc::clone(lot), first, answer: None });
+        let streams = self.streams();
+        let hides = lot.removal.as_ref().and_then(|removal| {
+            let (name, whole) = match removal {
+                Removal::Delete(name) => (name, true),
+                Removal::First(name) => (name, false),
+            };
+            let stream = streams.get(name)?;
+            let upto = if whole { stream.last } else { 1 };
+            // Deleting a stream that was cut to nothing says more than the cut; deleting it again does not.
+            let is_news = if whole { stream.deleted < stream.last } else { stream.hidden == 0 };
+            is_news.then(|| (name.clone(), upto))
+        });
+        self.entries.push(Entry { lot: Arc::clone(lot), first, hides, answer: None });
         self.entries.len() - 1
+    }
+
+    /// Every stream as all entries leave it.
+    #[must_use]
+    pub fn streams(&self) -> BTreeMap<String, Stream> {
+        let mut streams = BTreeMap::<String, Stream>::new();
+        for entry in &self.entries {
+            if let Some((name, upto)) = &entry.hides {
+                let stream = streams.entry(name.clone()).or_default();
+                stream.hidden = stream.hidden.max(*upto);
+                if matches!(entry.lot.removal, Some(Removal::Delete(_))) {
+                    stream.deleted = *upto;
+                }
+            }
+            for draft in &entry.lot.drafts {
+                streams.entry(draft.stream.clone()).or_default().last += 1;
+            }
+        }
+        streams
     }
 
     /// The store said that nothing of the newest lot was written.
@@ -121,7 +179,7 @@ impl Truth {
     pub fn acknowledge(&mut self, index: usize, receipt: &Receipt) -> Verdict {
         let entry = &mut self.entries[index];
         let given: Vec<u64> = receipt.events().iter().map(|event| event.position.get()).collect();
-        let expected: Vec<u64> = (entry.first..=entry.last()).collect();
+        let expected: Vec<u64> = (entry.first_event()..=entry.last()).collect();
         ensure!(given == expected, "positions {given:?} were given where {expected:?} come next");
         let answer = Answer::of(receipt);
         if let Some(before) = &entry.answer {

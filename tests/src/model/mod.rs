@@ -10,6 +10,7 @@ pub mod golden;
 mod ground;
 mod history;
 mod plain;
+mod removal;
 mod tally;
 
 pub use ask::{Ask, AskItem};
@@ -18,6 +19,7 @@ pub use content::{Content, Recorded};
 pub use ground::{Ground, on_each_ground};
 pub use history::{History, Manner};
 pub use plain::{Attempt, Plain, Verdict};
+pub use removal::{Answer, Kind, Remove, Said};
 pub use tally::Tally;
 
 /// The seed of a random test: `ANNALS_SEED`, or a fixed one. It is printed, so that a failure can be repeated.

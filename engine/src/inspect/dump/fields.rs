@@ -140,6 +140,7 @@ const RECORD: &[Row] = &[
 ];
 
 const KIND_EVENT: u8 = 1;
+const KIND_CONTROL: u8 = 2;
 
 /// The fields of one record frame. Behind the fixed part of a frame that is damaged no field can be told.
 pub(super) fn of_record(frame: &[u8], is_whole: bool) -> Vec<Row> {
@@ -148,6 +149,8 @@ pub(super) fn of_record(frame: &[u8], is_whole: bool) -> Vec<Row> {
     let mut parts = Parts { frame, at: RECORD_HEADER_LEN, end: written.min(frame.len()), rows: &mut rows };
     if is_whole && frame[8] == KIND_EVENT {
         parts.event();
+    } else if is_whole && frame[8] == KIND_CONTROL {
+        parts.control();
     } else {
         parts.rest("body", Form::Bytes);
     }
@@ -184,6 +187,39 @@ impl Parts<'_> {
         word[..field.len()].copy_from_slice(field);
         self.part(width, length, Form::Number);
         self.part(u32::from_le_bytes(word) as usize, name, form);
+    }
+
+    fn control(&mut self) {
+        match u16::from_le_bytes([self.frame[12], self.frame[13]]) {
+            1..=3 => {
+                self.part(8, "first hidden revision", Form::Number);
+                self.part(8, "last hidden revision", Form::Number);
+                self.rest("stream", Form::Text);
+            }
+            4 => {
+                self.part(1, "scope", Form::Number);
+                self.part(7, "reserved", Form::Zeros);
+                self.part(8, "largest age", Form::Number);
+                self.part(8, "largest number of events", Form::Number);
+                self.part(8, "largest number of bytes", Form::Number);
+                self.rest("name or prefix", Form::Text);
+            }
+            5 => {
+                self.part(4, "number of parts", Form::Number);
+                self.part(4, "reserved", Form::Zeros);
+                while self.at < self.end {
+                    let name_len = self.frame.get(self.at + 1).copied().unwrap_or(0);
+                    self.part(1, "part: of stream or prefix", Form::Number);
+                    self.part(1, "part: name length", Form::Number);
+                    self.part(6, "part: reserved", Form::Zeros);
+                    self.part(8, "part: first hidden", Form::Number);
+                    self.part(8, "part: last hidden", Form::Number);
+                    self.part(name_len.into(), "part: name or prefix", Form::Text);
+                }
+            }
+            6 | 7 => self.rest("stream", Form::Text),
+            _ => self.rest("body", Form::Bytes),
+        }
     }
 
     fn event(&mut self) {

@@ -4,7 +4,7 @@ use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::Seed;
 use annals_format::consumer::ConsumerTable;
-use annals_format::record::{self, CONTROL_LOST, Record};
+use annals_format::record::{self, CONTROL_LOST, Control, Record};
 use annals_format::scan::{self, Step};
 use annals_format::segment::EndMark;
 
@@ -119,6 +119,9 @@ impl Walk {
             Record::Control(control) => {
                 controls += 1;
                 self.has_losses |= control.kind() == CONTROL_LOST;
+                if let Some(Control::ForgetStream(forgotten)) = control.control() {
+                    self.streams.set(forgotten.stream, StreamTip::NONE);
+                }
             }
         });
         match whole {

@@ -58,7 +58,7 @@ impl History {
         }
     }
 
-    fn new_id(&mut self) -> EventId {
+    pub(super) fn new_id(&mut self) -> EventId {
         self.next_id += 1;
         // Spread over all bits, as the ids of callers are.
         EventId::from(self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
@@ -96,6 +96,7 @@ impl History {
                 if dice.chance(2, 3) { attempt.events[written].0.stream.clone() } else { content::stream(dice) };
             let expect = match (dice.below(20), self.plain.state(&stream, head)) {
                 (0..16, StreamState::Absent) => [Expect::NoStream, Expect::Vacant, Expect::Any][dice.index(3)],
+                (0..16, StreamState::Deleted { .. }) => [Expect::Deleted, Expect::Vacant, Expect::Any][dice.index(3)],
                 (0..16, state) => match dice.below(3) {
                     0 => Expect::Exists,
                     _ => Expect::At(state.last().expect("it is there")),
@@ -125,7 +126,7 @@ impl History {
         let batch = event.batch_first..event.batch_first + u64::from(event.batch_len);
         let mut attempt = Attempt { as_batch: dice.chance(1, 2), ..Attempt::default() };
         for position in batch {
-            let stored = self.plain.at(position).expect("a whole batch");
+            let Some(stored) = self.plain.at(position) else { continue };
             attempt.events.push((stored.content.clone(), Some(stored.id)));
         }
         if dice.chance(1, 4) {
@@ -290,12 +291,14 @@ impl History {
     }
 
     /// Enters a committed batch into the model.
-    fn accept(&mut self, attempt: &Attempt, ids: &[EventId]) -> Checked {
+    pub(super) fn accept(&mut self, attempt: &Attempt, ids: &[EventId]) -> Checked {
         self.time = self.time.max(self.clock.get());
         for ((_, given), id) in attempt.events.iter().zip(ids) {
             match given {
                 Some(given) => same("the id", id, given)?,
-                None => ensure(self.plain.by_id(*id, u64::MAX).is_none(), || format!("id {id} was made twice"))?,
+                None => {
+                    ensure(self.plain.by_id(*id, self.plain.head()).is_none(), || format!("id {id} was made twice"))?
+                }
             }
         }
         self.plain.commit(attempt, ids, self.time);
@@ -365,7 +368,8 @@ impl History {
             }
             (Verdict::Partial(present, absent), Err(Error::PartialDuplicate { present: p, absent: a })) => {
                 same("PartialDuplicate", &(p, a), &(present, absent))?;
-                let positions = present.iter().filter_map(|id| self.plain.by_id(*id, u64::MAX)).map(|e| e.position);
+                let found = present.iter().filter_map(|id| self.plain.by_id(*id, self.plain.head()));
+                let positions = found.map(|(event, _)| event.position);
                 rests_on = positions.max().unwrap_or(0);
             }
             (Verdict::Ahead(given, head), Err(Error::AheadOfLog { given: g, head: h })) => {

@@ -3,6 +3,7 @@
 mod appends;
 mod openings;
 mod reads;
+mod removals;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -80,7 +81,7 @@ pub(super) fn worked<T>(what: &str, outcome: annals::Result<T>) -> Checked<T> {
 
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
-    pub const OUTCOMES: [&'static str; 14] = [
+    pub const OUTCOMES: [&'static str; 17] = [
         "committed",
         "AlreadyCommitted",
         "Conflict",
@@ -95,10 +96,13 @@ impl History {
         "Poisoned",
         "OutcomeUnknown",
         "not found",
+        "removed",
+        "unchanged",
+        "written",
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 26] = [
+    pub const OPERATIONS: [&'static str; 31] = [
         "append",
         "append_with",
         "append batch",
@@ -125,6 +129,11 @@ impl History {
         "reopen after a failed sync",
         "read-only",
         "second writer",
+        "remove",
+        "remove and append",
+        "forget",
+        "retain",
+        "sweep",
     ];
 
     /// Begins with an empty store.
@@ -186,7 +195,11 @@ impl History {
 
     fn step(&mut self, dice: &mut Dice) -> Checked {
         match dice.below(1000) {
-            0..640 => self.append(dice),
+            0..596 => self.append(dice),
+            596..618 => self.remove(dice),
+            618..622 => self.forget(dice),
+            622..630 => self.retain(dice),
+            630..640 => self.sweep(),
             640..680 => self.wait_for_tickets(dice),
             680..695 => self.sync(),
             695..750 => self.read_all(dice),
@@ -222,8 +235,8 @@ impl History {
     }
 
     fn check_border(&self, head: u64) -> Checked {
-        let Some(event) = self.plain.at(head) else { return Ok(()) };
-        let last = event.batch_first + u64::from(event.batch_len) - 1;
+        let Some((first, len)) = self.plain.batch_of(head) else { return Ok(()) };
+        let last = first + u64::from(len) - 1;
         ensure(last == head, || format!("head {head} lies inside the batch that ends at {last}"))
     }
 

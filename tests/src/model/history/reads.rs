@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use annals::{Error, EventId, Lookup, Position, Read, Reader, Seek, View};
+use annals::{Error, EventId, Lookup, Position, Read, Reader, Seek, StreamInfo, StreamState, View};
 
 use super::super::ask::Ask;
 use super::super::content::{self, Recorded};
@@ -23,7 +23,7 @@ impl History {
             0 => dice.below(3),
             1 => u64::MAX,
             _ => {
-                let about = self.plain.at(1 + dice.below(head.max(1))).map_or(0, |event| event.recorded_at);
+                let about = self.plain.time_at(1 + dice.below(head.max(1)));
                 about.saturating_add(dice.below(3)).saturating_sub(1)
             }
         };
@@ -101,7 +101,7 @@ impl History {
     pub(super) fn read_stream(&mut self, dice: &mut Dice) -> Checked {
         let (stream, back, view) = (content::stream(dice), dice.chance(1, 2), self.view(dice));
         let (reader, head) = self.reader(view)?;
-        let seek = self.seek(dice, self.plain.revisions(&stream, head).len() as u64);
+        let seek = self.seek(dice, self.plain.state(&stream, head).last().map_or(0, annals::Revision::get));
         let kind = if back { "read_stream_back" } else { "read_stream" };
         self.note(format!("{kind} {stream:?} {seek:?} {view:?}"));
         let read = if back { reader.read_stream_back(&stream, seek) } else { reader.read_stream(&stream, seek) };
@@ -137,31 +137,43 @@ impl History {
                 let id = self.plain.at(number).map_or(EventId::from(u128::from(number)), |event| event.id);
                 self.note(format!("by_id of {number} {view:?}"));
                 let (found, head) = self.steady(view, |reader| reader.by_id(id))?;
-                let found = match found {
-                    Lookup::Found(event) => Some(Recorded::of(event.as_event_ref())),
-                    Lookup::NotFound => None,
-                    Lookup::Removed { .. } => return Err("by_id: removed".to_owned()),
+                let (matches, name) = match (&found, self.plain.by_id(id, head)) {
+                    (Lookup::Found(event), Some((wanted, None))) => {
+                        (Recorded::of(event.as_event_ref()) == *wanted, "found")
+                    }
+                    (Lookup::Removed { at, why }, Some((wanted, Some(reason)))) => {
+                        ((at.get(), *why) == (wanted.position, reason), "removed")
+                    }
+                    (Lookup::NotFound, None) => (true, "not found"),
+                    _ => (false, "wrong"),
                 };
-                ensure(found.as_ref() == self.plain.by_id(id, head), || format!("by_id {id}: {found:?}"))?;
-                self.tally.count("by_id", if found.is_some() { "found" } else { "not found" });
+                ensure(matches, || format!("by_id {id}: {found:?}, the model says {:?}", self.plain.by_id(id, head)))?;
+                self.tally.count("by_id", name);
             }
             2 => {
                 self.note(format!("at {number} {view:?}"));
                 let position = Position::new(number).expect("at least 1");
-                let (reader, head) = self.reader(view)?;
-                let answer = match reader.at(position) {
-                    Ok(event) => event.map(|event| Recorded::of(event.as_event_ref())),
-                    Err(Error::AheadOfLog { given, .. }) if given == number && number > head => {
-                        self.tally.count("at", "AheadOfLog");
-                        return Ok(());
+                // A removal may become durable meanwhile: asked until the head did not move.
+                let (answer, head) = loop {
+                    let (reader, head) = self.reader(view)?;
+                    let answer = match reader.at(position) {
+                        Ok(event) => event.map(|event| Recorded::of(event.as_event_ref())),
+                        Err(Error::AheadOfLog { given, .. }) if given == number && number > head => {
+                            self.tally.count("at", "AheadOfLog");
+                            return Ok(());
+                        }
+                        Err(error) => return Err(format!("at {number}: {error}")),
+                    };
+                    if self.head(view)? == head {
+                        break (answer, head);
                     }
-                    Err(error) => return Err(format!("at {number}: {error}")),
                 };
-                ensure(answer.as_ref() == self.plain.at(number), || format!("at {number}: {answer:?}"))?;
+                let wanted = self.plain.at(number).filter(|event| self.plain.is_shown(event, head));
+                ensure(answer.as_ref() == wanted, || format!("at {number}: {answer:?}"))?;
                 self.tally.count("at", "found");
             }
             3 => {
-                let around = self.plain.at(number).map_or(u64::MAX, |event| event.recorded_at);
+                let around = if number <= self.plain.head() { self.plain.time_at(number) } else { u64::MAX };
                 let time = around.saturating_add(dice.below(3)).saturating_sub(1);
                 let (found, head) = self.steady(view, |reader| reader.position_at(time))?;
                 same("position_at", &found.map(Position::get), &self.plain.position_at(time, head))?;
@@ -192,11 +204,7 @@ impl History {
                 let prefix = ["", "a", "a-1", "acc", "u-", "e", "\u{e9}", "none"][dice.index(8)];
                 self.note(format!("streams {prefix:?} {view:?}"));
                 let (listed, head) = self.steady(view, |reader| reader.streams(prefix))?;
-                let listed: Vec<_> = listed
-                    .into_iter()
-                    .map(|info| (info.name, info.state, info.first_position.get(), info.last_position.get()))
-                    .collect();
-                same("streams", &listed, &self.plain.streams(prefix, head))?;
+                same("streams", &listing(listed), &self.plain.streams(prefix, head))?;
                 self.tally.count("streams", "listed");
             }
             1 => {
@@ -271,11 +279,17 @@ impl History {
         }
         for (name, ..) in self.plain.streams("", head) {
             let read = worked("a stream", reader.read_stream(&name, Seek::Beginning))?;
-            self.compare_events(&name, read, self.plain.revisions(&name, head))?;
+            let wanted = self.plain.read_stream(&name, Seek::Beginning, false, head);
+            self.compare_events(&name, read, &wanted)?;
         }
         let listed = worked("streams", reader.streams(""))?;
-        let listed: Vec<_> =
-            listed.into_iter().map(|i| (i.name, i.state, i.first_position.get(), i.last_position.get())).collect();
-        same("streams", &listed, &self.plain.streams("", head))
+        same("streams", &listing(listed), &self.plain.streams("", head))
     }
+}
+
+/// A listing as the model has it.
+fn listing(streams: Vec<StreamInfo>) -> Vec<(String, StreamState, Option<u64>, Option<u64>)> {
+    let number = |position: Option<Position>| position.map(Position::get);
+    let rows = streams.into_iter();
+    rows.map(|info| (info.name, info.state, number(info.first_position), number(info.last_position))).collect()
 }
