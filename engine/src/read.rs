@@ -158,12 +158,7 @@ impl Read {
 
     /// A read of a stream by what [`StreamBegun`] has looked for: `revisions`, or where these are not known whatever lies
     /// within the bounds.
-    pub(crate) fn of_stream(
-        begun: StreamBegun,
-        revisions: Option<(u64, u64)>,
-        head: u64,
-        state: StreamState,
-    ) -> Self {
+    pub(crate) fn of_stream(begun: StreamBegun, revisions: Option<(u64, u64)>, head: u64, state: StreamState) -> Self {
         let StreamBegun { core, segments, bounds, mut selection } = begun;
         if let Select::Stream { next, last, .. } = &mut selection.select {
             (*next, *last) = match (revisions, bounds.direction) {
