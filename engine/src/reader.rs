@@ -14,7 +14,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read, StreamBegun};
 use crate::removal::{self, Hidden, Marks, StreamFacts};
-use crate::segment::Segment;
+use crate::segment::{Found, Segment};
 use crate::{EventId, Follower, Position, Result};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
@@ -432,7 +432,7 @@ fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMu
     let mut look = |sought: Sought<'_>, from: u64, until: u64| -> Result<()> {
         let mut walk = Walk::new(Bounds { from, until, direction: Direction::Forward });
         while let Some(position) = walk.next(core, &segments, sought)? {
-            let Some(event) = walk.event(core, &segments, position)? else { continue };
+            let Some(event) = walk.event(core, &segments, position)?.map(Found::into_event) else { continue };
             if hidden.reason(event.as_event_ref()).is_some() {
                 each(&event);
             } else if let Sought::Stream(_) = sought

@@ -64,15 +64,13 @@ fn of_stream(core: &Arc<Core>, query: &Query, record: u64, cut: &StreamCut<'_>) 
     let forgotten = core.removals.hidden(u64::MAX).map_or(0, |hidden| hidden.marks(cut.stream).forgotten);
     let after = if forgotten < record { forgotten } else { 0 };
     newest(core, Sought::Query(&narrowed), record - 1, after, |event| {
-        event.stream() == cut.stream
-            && (cut.first..=cut.upto).contains(&event.revision().get())
-            && query.matches(&event.as_event_ref())
+        event.stream() == cut.stream && (cut.first..=cut.upto).contains(&event.revision().get()) && query.matches(event)
     })
 }
 
 fn of_prefix(core: &Arc<Core>, query: &Query, prefix: &str, first: u64, upto: u64) -> Result<Option<Event>> {
     let Some(narrowed) = query.within_prefix(prefix) else { return Ok(None) };
     newest(core, Sought::Query(&narrowed), upto, first - 1, |event| {
-        event.stream().starts_with(prefix) && query.matches(&event.as_event_ref())
+        event.stream().starts_with(prefix) && query.matches(event)
     })
 }
