@@ -69,6 +69,10 @@ pub struct Read {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "positions ahead are kept in place: a read is made without an allocation"
+)]
 enum Plan {
     Scan(Scan),
     Select(Selection),
@@ -169,22 +173,21 @@ impl Read {
         Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
 
-    /// A read of a stream, by what [`StreamBegun`] has looked for in its bounds: of `revisions`, or where these are not known
-    /// of whatever lies within the bounds.
+    /// A read of a stream by what [`StreamBegun`] has looked for: `revisions`, or where these are not known whatever lies
+    /// within the bounds.
     pub(crate) fn of_stream(begun: StreamBegun, revisions: Option<(u64, u64)>, head: u64, state: StreamState) -> Self {
         let StreamBegun { core, segments, bounds, mut selection } = begun;
         if let Select::Stream { next, last, .. } = &mut selection.select {
             (*next, *last) = match (revisions, bounds.direction) {
                 (Some((first, last)), Direction::Forward) => (first, last),
                 (Some((first, last)), Direction::Backward) => (last, first),
-                // Where a time falls in the stream is learnt from the first event found.
                 (None, _) => (0, 0),
             };
         }
         let hidden = core.removals.hidden(head);
         let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
-        let (plan, skipped) = (Plan::Select(selection), Skipping::default());
-        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped, done }
+        let plan = Plan::Select(selection);
+        Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }
     }
 
     /// So many events were passed over before the first.
@@ -227,14 +230,15 @@ impl Read {
                 Some(_) => ControlFlow::Continue(()),
             });
         }
-        let Self { core, segments, bounds, plan: Plan::Select(selection), hidden, done: false, .. } = &mut self else {
+        let Self { core, segments, bounds, hidden, plan: Plan::Select(selection), done: false, .. } = &mut self else {
             return Ok(None);
         };
         while let Some(found) = selection.next(core, segments, bounds.direction)? {
-            if hidden.as_ref().is_some_and(|hidden| hidden.reason(found.as_event_ref()).is_some()) {
+            let event = found.as_event_ref();
+            if hidden.as_ref().is_some_and(|hidden| hidden.reason(event).is_some()) {
                 continue;
             }
-            if let ControlFlow::Break(value) = each(found.as_event_ref()) {
+            if let ControlFlow::Break(value) = each(event) {
                 return Ok(Some(value));
             }
         }

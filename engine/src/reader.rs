@@ -14,7 +14,7 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::{Bounds, Direction, Read, StreamBegun};
 use crate::removal::{self, Hidden, Marks, StreamFacts};
-use crate::segment::Segment;
+use crate::segment::{Found, Segment};
 use crate::{EventId, Follower, Position, Result};
 
 /// Reads one view of a store. Cheap to clone, to keep, and to send to other threads.
@@ -212,12 +212,10 @@ impl Reader {
             (Seek::Beginning | Seek::At(0 | 1), Direction::Forward) | (Seek::End, Direction::Backward)
         );
         // Before the state is asked for: what both wait for comes at once.
-        let mut begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
-        let StreamFacts { state, first, last, forgotten, .. } = self.facts_at(stream, head)?;
+        let begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
+        let facts = self.facts_at(stream, head)?;
+        let StreamFacts { state, first, last, forgotten, .. } = facts;
         let positions = Bounds { from: forgotten + 1, until: head, direction };
-        if forgotten > 0 {
-            begun = StreamBegun::new(&self.core, stream, key, positions, is_from_end);
-        }
         let (from, until) = match (seek, direction) {
             (Seek::Beginning, Direction::Forward) | (Seek::End, Direction::Backward) => (1, last),
             (Seek::Beginning, Direction::Backward) | (Seek::End, Direction::Forward) => (1, 0),
@@ -234,6 +232,11 @@ impl Reader {
                 let begun = StreamBegun::new(&self.core, stream, key, within, true);
                 return Ok(Read::of_stream(begun, revisions, head, state));
             }
+        };
+        // What went by this name before it was forgotten is none of it.
+        let begun = match forgotten {
+            0 => begun,
+            _ => StreamBegun::new(&self.core, stream, key, positions, is_from_end),
         };
         let skipped = (until.min(first - 1) + 1).saturating_sub(from);
         let revisions = Some((from.max(first), until));
@@ -429,10 +432,9 @@ fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMu
     let mut look = |sought: Sought<'_>, from: u64, until: u64| -> Result<()> {
         let mut walk = Walk::new(Bounds { from, until, direction: Direction::Forward });
         while let Some(position) = walk.next(core, &segments, sought)? {
-            let Some(found) = walk.event(core, &segments, position)? else { continue };
-            let event = found.as_event_ref();
-            if hidden.reason(event).is_some() {
-                each(&event);
+            let Some(event) = walk.event(core, &segments, position)?.map(Found::into_event) else { continue };
+            if hidden.reason(event.as_event_ref()).is_some() {
+                each(&event.as_event_ref());
             } else if let Sought::Stream(_) = sought
                 && hidden.marks(event.stream()) != Marks::default()
             {

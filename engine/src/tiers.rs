@@ -33,7 +33,7 @@ mod stored;
 
 pub(crate) use blocks::{Blocks, ListedFile};
 pub(crate) use directories::ReplacedDirectory;
-pub(crate) use file::{Expected, PositionsAt, TierFile, TierPositions};
+pub(crate) use file::{Expected, PositionsAt, TierFile, TierPositions, Words};
 pub(crate) use keeper::{Due, Replaced, TierKeeper};
 pub(crate) use list::Tiers;
 pub(crate) use sink::{Halt, Pulse, Step, TierSink};

@@ -308,6 +308,14 @@ fn indexes_are_made_anew_and_it_is_said() {
     let sample = Sample::build(seed);
     let mut dice = Dice::of(seed, 3);
     let names: Vec<String> = sample.files.keys().filter(|name| kind_of(name) == "index").cloned().collect();
+    // What a check leaves of the sound store: a segment that was covered when it was closed lets go of what tiers hold.
+    let settled = {
+        let disk = SimDisk::from_files(&sample.files);
+        let store = annals_tests::damage::options().open_storage(std::sync::Arc::new(disk.clone())).unwrap();
+        assert_eq!(store.check_index().unwrap().rebuilt, [""; 0]);
+        store.close().unwrap();
+        disk.files()
+    };
     for trial in 0..trials(60, 100_000) {
         let name = &names[dice.index(names.len())];
         let mut files = sample.files.clone();
@@ -336,7 +344,7 @@ fn indexes_are_made_anew_and_it_is_said() {
         }
         store.close().unwrap();
         if name.starts_with("segment-") {
-            assert_eq!(disk.files()[name], sample.files[name], "the same index as before");
+            assert!(disk.files()[name] == settled[name], "trial {trial}: {name}: not the same index as before");
         }
         assert_eq!(inspect::verify_in(&disk, &mut |_, _| {}).unwrap().findings, []);
         let effort = Effort { all: false, position: None };

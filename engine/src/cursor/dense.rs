@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::{Seek, Tiered};
 use crate::Result;
 use crate::read::Direction;
-use crate::tiers::TierPositions;
+use crate::tiers::{TierPositions, Words};
 
 /// Positions that all of several bit maps of one tier have. Two keys that never meet are told apart by a word for every 64
 /// positions; by turns it would be a step for every position.
@@ -83,7 +83,7 @@ struct Stretch<'a> {
 #[inline]
 fn stretch<'a>(
     positions: &mut [TierPositions<'a>],
-    mut words_of: impl FnMut(&mut TierPositions<'a>) -> Result<Option<(u64, &'a [[u8; 8]])>>,
+    mut words_of: impl FnMut(&mut TierPositions<'a>) -> Result<Option<Words<'a>>>,
 ) -> Result<Option<Stretch<'a>>> {
     let mut stretch = Stretch { first: 0, words: SmallVec::new(), len: usize::MAX };
     for of in positions {

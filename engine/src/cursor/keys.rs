@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::name::KeyKind;
 use crate::query::{Query, QueryItem};
 use crate::read::Direction;
+use crate::tiers::TierFile;
 
 /// More streams than this are not joined, so that a prefix never takes much memory.
 const PREFIX_STREAMS_MAX: u64 = 4096;
@@ -38,6 +39,16 @@ pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
             tiers.prefetch_key(core.hash.key(kind, name), first, last);
         }
     }
+}
+
+/// Whether each item has a tag that all its events have and none in this tier has: then no cursor need be opened. *No* also
+/// where the tier cannot tell.
+pub(super) fn is_absent(core: &Core, tier: &TierFile, query: &Query) -> bool {
+    let mut items = query.items.iter().flatten();
+    items.all(|item| {
+        let key = item.tags_all.first().map(|tag| core.hash.key(KeyKind::Tag, tag));
+        key.is_some_and(|key| matches!(tier.positions(key), Ok(None)))
+    })
 }
 
 struct Scope<'a> {

@@ -236,6 +236,13 @@ impl Walk {
         {
             return Ok(false);
         }
+        if let Sought::Query(query) = sought {
+            let tiers = core.tiers.load();
+            if let Some(tier) = tiers.tier_at(at).filter(|tier| keys::is_absent(core, tier, query)) {
+                self.at = self.bounds.beyond(tier.first_position(), tier.last_position());
+                return Ok(false);
+            }
+        }
         let unit = Unit::of(core, segments, at, bounds.last)?;
         let span = unit.span.common(bounds);
         let direction = self.bounds.direction;

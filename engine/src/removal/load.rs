@@ -101,7 +101,7 @@ fn positions_in(core: &Core, segment: &Segment, last: u64) -> Result<Vec<u64>> {
             return Ok(found);
         }
     }
-    let opened = segment.opened()?;
+    let opened = segment.opened_with_keys()?;
     let mut found: Vec<u64> = match &opened.index {
         SegmentIndex::Active(index) => {
             let postings = index.postings(KeyKind::Control, key);
@@ -110,8 +110,7 @@ fn positions_in(core: &Core, segment: &Segment, last: u64) -> Result<Vec<u64>> {
         SegmentIndex::Sealed(index) => {
             index.records_of(key)?.into_iter().map(|record| first + u64::from(record)).collect()
         }
-        // It has a tier, and the tier could not say.
-        SegmentIndex::Places(_) => Vec::new(),
+        SegmentIndex::Places(_) => unreachable!("opened with keys"),
     };
     found.sort_unstable();
     if is_right(&found) {

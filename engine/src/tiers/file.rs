@@ -303,6 +303,9 @@ impl RangeOfTier {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PositionsAt(PositionsMark);
 
+/// Words of a bit map in little-endian bytes, and the position of the first bit of one of them.
+pub(crate) type Words<'a> = (u64, &'a [[u8; 8]]);
+
 /// Positions of one key in one tier, ascending; steps to the next or the one before are cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct TierPositions<'a> {
@@ -352,7 +355,7 @@ impl<'a> TierPositions<'a> {
     /// Of a bit map: the words from that of position `at` on, as many as were verified together, and the position of the
     /// first bit of the first one.
     #[inline]
-    pub(crate) fn words_from(&mut self, at: u64) -> Result<Option<(u64, &'a [[u8; 8]])>> {
+    pub(crate) fn words_from(&mut self, at: u64) -> Result<Option<Words<'a>>> {
         let Some(number) = self.place.at_or_after(at).map(|at| at / u64::BITS) else { return Ok(None) };
         let first = self.place.first + u64::from(number) * u64::from(u64::BITS);
         Ok(self.positions.words_from(number)?.map(|words| (first, words)))
@@ -360,7 +363,7 @@ impl<'a> TierPositions<'a> {
 
     /// The same up to the word of position `at`, which is the last; and the position of its first bit.
     #[inline]
-    pub(crate) fn words_to(&mut self, at: u64) -> Result<Option<(u64, &'a [[u8; 8]])>> {
+    pub(crate) fn words_to(&mut self, at: u64) -> Result<Option<Words<'a>>> {
         let Some(number) = self.place.at_or_before(at).map(|at| at / u64::BITS) else { return Ok(None) };
         let first = self.place.first + u64::from(number) * u64::from(u64::BITS);
         Ok(self.positions.words_to(number)?.map(|words| (first, words)))

@@ -259,7 +259,7 @@ fn by_words_back(mut positions: TierPositions<'_>, tier: &TierFile) -> Result<Ve
     while let Some((first, words)) = positions.words_to(at)? {
         assert!(!words.is_empty());
         let firsts = (0..).map(|number| first - 64 * number);
-        found.extend(firsts.zip(words.iter().rev()).flat_map(|(first, word)| bits_of(first, word)));
+        found.extend(words.iter().rev().zip(firsts).flat_map(|(word, first)| bits_of(first, word)));
         let Some(before) = (first - 64 * (words.len() as u64 - 1)).checked_sub(1) else { break };
         if before < tier.first_position() {
             break;
