@@ -1,4 +1,5 @@
-//! Reading asks nothing of the system for an event: counted by strace around a process that reads while it is behind.
+//! Reading asks nothing of the system for an event: counted by strace around a process that reads while it is behind. What it
+//! asks is the opening of segments, each once: some 25 calls for its two files.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,8 +26,11 @@ fn calls(dir: &Path, what: &str, events: u64) -> (u64, String) {
     (count.expect("a count"), report)
 }
 
+/// Of a sealed segment: its file and its index opened, looked at, read to be checked, mapped, let go of.
+const CALLS_OF_A_SEGMENT: u64 = 30;
+
 #[test]
-fn fewer_than_one_system_call_for_ten_thousand_events_that_are_behind() {
+fn fewer_than_one_system_call_for_ten_thousand_events_beside_the_opening_of_segments() {
     if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
         println!("SKIPPED: strace is not here");
         return;
@@ -49,6 +53,7 @@ fn fewer_than_one_system_call_for_ten_thousand_events_that_are_behind() {
         println!(
             "{what}: {made} calls for {events} events in {segments} segments ({all} with and {none} without reading)"
         );
-        assert!(made * 10_000 < events, "{made} calls for {events} events\n{without}\n{with}");
+        let of_events = made.saturating_sub(CALLS_OF_A_SEGMENT * segments);
+        assert!(of_events * 10_000 < events, "{made} calls for {events} events\n{without}\n{with}");
     }
 }
