@@ -127,13 +127,13 @@ struct ScanPlace {
 }
 
 impl Read {
-    pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
+    pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64, hidden: Option<Hidden>) -> Self {
         let plan = if query.is_all() && bounds.direction == Direction::Forward {
             Plan::Scan(Scan::from(bounds.from))
         } else {
             Plan::Select { select: Select::Query(query), walk: Walk::new(bounds) }
         };
-        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let segments = core.segments.load_full();
         let done = bounds.until < bounds.from;
         Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
@@ -145,6 +145,7 @@ impl Read {
         bounds: Bounds,
         revisions: Option<(u64, u64)>,
         head: u64,
+        hidden: Option<Hidden>,
         state: StreamState,
     ) -> Self {
         let (next, last) = match (revisions, bounds.direction) {
@@ -154,7 +155,7 @@ impl Read {
         };
         let key = core.hash.key(KeyKind::Stream, stream);
         let select = Select::Stream { name: stream.to_owned(), key, next, last, passed: 0 };
-        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let segments = core.segments.load_full();
         let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
         let plan = Plan::Select { select, walk: Walk::new(bounds) };
         Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }

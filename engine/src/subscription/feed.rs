@@ -81,7 +81,13 @@ impl Feed {
         self.hidden = core.removals.hidden(head);
         if head - self.position > NEAR && !self.query.is_all() {
             let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
-            self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
+            self.way = Way::Far(Box::new(Read::of_query(
+                core.clone(),
+                self.query.clone(),
+                bounds,
+                head,
+                core.removals.hidden(head),
+            )));
         } else if let Way::Near(scan) = &mut self.way
             && !is_same_list
         {
