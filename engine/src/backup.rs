@@ -243,7 +243,7 @@ pub struct RestoreReport {
 ///
 /// # Errors
 /// `NotAStore` if there is no such backup or point; `Corrupt` naming the file that is damaged or missing; `AheadOfLog` for a
-/// moment beyond the point; `Occupied` if `target` holds anything; `Unsupported`, `NoSpace`, `Io`.
+/// moment beyond the point; `Invalid` for one before a removal, which would be undone; `Occupied` if `target` holds anything; `Unsupported`, `NoSpace`, `Io`.
 pub fn restore(
     backup: impl AsRef<Path>,
     target: impl AsRef<Path>,

@@ -81,7 +81,8 @@ impl Store {
     /// leaves a directory that is no store; the same call finishes it.
     ///
     /// # Errors
-    /// `AheadOfLog` for a moment beyond the durable head; `Occupied` if `dir` holds anything; `Corrupt` if what must be
+    /// `AheadOfLog` for a moment beyond the durable head; `Invalid` if events were removed after it, which the fork would show
+    /// again; `Occupied` if `dir` holds anything; `Corrupt` if what must be
     /// copied is damaged; `Poisoned`, `NoSpace`, `Io`.
     ///
     /// ```
@@ -212,6 +213,9 @@ impl Source {
     fn of(storage: Arc<dyn Storage>, manifest: Manifest, reader: &Reader, as_of: AsOf, now: u64) -> Result<Self> {
         let head = reader.as_of(as_of)?.head();
         let core: &Core = reader.core();
+        if head < reader.head() && core.removals.newest_hiding() > head {
+            return Err(would_show_again());
+        }
         let mut segments = Vec::new();
         for segment in core.segments.load().iter() {
             if segment.first_position() > head {
@@ -240,6 +244,11 @@ impl Source {
     pub(crate) fn next_number(&self) -> u64 {
         self.segments.iter().map(|segment| segment.identity.segment + 1).max().unwrap_or(1)
     }
+}
+
+/// What was removed stays removed, at whatever moment one looks.
+pub(crate) fn would_show_again() -> Error {
+    Error::invalid("events were removed after this moment, and a store that ends there would show them again", None)
 }
 
 fn fork(

@@ -162,20 +162,26 @@ struct ScanPlace {
 }
 
 impl Read {
-    pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64) -> Self {
+    pub(crate) fn of_query(core: Arc<Core>, query: Query, bounds: Bounds, head: u64, hidden: Option<Hidden>) -> Self {
         let plan = if query.is_all() && bounds.direction == Direction::Forward {
             Plan::Scan(Scan::from(bounds.from))
         } else {
             Plan::Select(Selection::new(Select::Query(query), Walk::new(bounds), FIRST_WIDTH))
         };
-        let (segments, hidden) = (core.segments.load_full(), core.removals.hidden(head));
+        let segments = core.segments.load_full();
         let done = bounds.until < bounds.from;
         Self { core, segments, bounds, head, state: None, plan, hidden, skipped: Skipping::default(), done }
     }
 
     /// A read of a stream by what [`StreamBegun`] has looked for: `revisions`, or where these are not known whatever lies
     /// within the bounds.
-    pub(crate) fn of_stream(begun: StreamBegun, revisions: Option<(u64, u64)>, head: u64, state: StreamState) -> Self {
+    pub(crate) fn of_stream(
+        begun: StreamBegun,
+        revisions: Option<(u64, u64)>,
+        head: u64,
+        hidden: Option<Hidden>,
+        state: StreamState,
+    ) -> Self {
         let StreamBegun { core, segments, bounds, mut selection } = begun;
         if let Select::Stream { next, last, .. } = &mut selection.select {
             (*next, *last) = match (revisions, bounds.direction) {
@@ -184,7 +190,6 @@ impl Read {
                 (None, _) => (0, 0),
             };
         }
-        let hidden = core.removals.hidden(head);
         let done = revisions.is_some_and(|(first, last)| last < first) || bounds.until < bounds.from;
         let plan = Plan::Select(selection);
         Self { core, segments, bounds, head, state: Some(state), plan, hidden, skipped: Skipping::default(), done }

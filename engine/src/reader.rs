@@ -119,6 +119,14 @@ impl Reader {
         self.core.head(self.view).min(self.bound)
     }
 
+    /// What is hidden from a reading that has pinned `head`. A reader as of a moment obeys also what was removed since: all
+    /// that its view shows now.
+    #[inline]
+    fn hidden(&self, head: u64) -> Option<Hidden> {
+        let shown = if self.bound == u64::MAX { head } else { self.core.head(self.view).max(head) };
+        self.core.removals.hidden(shown)
+    }
+
     /// The place behind `position` (0: before the first event), to be kept outside of the store.
     pub fn checkpoint(&self, position: u64) -> Checkpoint {
         self.core.lineage.checkpoint(position)
@@ -156,7 +164,7 @@ impl Reader {
         query.check()?;
         let head = self.head();
         let bounds = self.bounds(seek, direction, head)?;
-        Ok(Read::of_query(self.core.clone(), query.clone(), bounds, head))
+        Ok(Read::of_query(self.core.clone(), query.clone(), bounds, head, self.hidden(head)))
     }
 
     /// Which positions a read from `seek` covers.
@@ -213,7 +221,8 @@ impl Reader {
         );
         // Before the state is asked for: what both wait for comes at once.
         let begun = StreamBegun::new(&self.core, stream, key, whole, is_from_end);
-        let facts = self.facts_at(stream, head)?;
+        let hidden = self.hidden(head);
+        let facts = removal::facts(&self.core, hidden.as_ref(), stream, head)?;
         let StreamFacts { state, first, last, forgotten, .. } = facts;
         let positions = Bounds { from: forgotten + 1, until: head, direction };
         let (from, until) = match (seek, direction) {
@@ -230,7 +239,7 @@ impl Reader {
                 let is_all = within.from == positions.from && within.until == head;
                 let revisions = is_all.then_some((first, last));
                 let begun = StreamBegun::new(&self.core, stream, key, within, true);
-                return Ok(Read::of_stream(begun, revisions, head, state));
+                return Ok(Read::of_stream(begun, revisions, head, hidden, state));
             }
         };
         // What went by this name before it was forgotten is none of it.
@@ -240,7 +249,7 @@ impl Reader {
         };
         let skipped = (until.min(first - 1) + 1).saturating_sub(from);
         let revisions = Some((from.max(first), until));
-        Ok(Read::of_stream(begun, revisions, head, state).past(skipped))
+        Ok(Read::of_stream(begun, revisions, head, hidden, state).past(skipped))
     }
 
     /// The event with this id.
@@ -249,7 +258,7 @@ impl Reader {
     /// `Corrupt` or `Io` if what must be looked at is damaged.
     pub fn by_id(&self, id: EventId) -> Result<Lookup> {
         let head = self.head();
-        let hidden = self.core.removals.hidden(head);
+        let hidden = self.hidden(head);
         let hash = self.core.hash.id(&id.to_bytes());
         let mut removed = None;
         for position in self.core.positions_of_id(hash)?.into_iter().filter(|position| *position <= head) {
@@ -274,7 +283,7 @@ impl Reader {
             return Err(Error::AheadOfLog { given: position.get(), head });
         }
         let event = event_at(&self.core, position.get())?;
-        let hidden = self.core.removals.hidden(head);
+        let hidden = self.hidden(head);
         Ok(event.filter(|event| hidden.is_none_or(|hidden| hidden.reason(event.as_event_ref()).is_none())))
     }
 
@@ -307,7 +316,7 @@ impl Reader {
 
     /// What a stream is at `head`.
     fn facts_at(&self, stream: &str, head: u64) -> Result<StreamFacts> {
-        removal::facts(&self.core, self.core.removals.hidden(head).as_ref(), stream, head)
+        removal::facts(&self.core, self.hidden(head).as_ref(), stream, head)
     }
 
     /// All streams whose name begins with `prefix`, in byte order of the names; those that were deleted or ended, and not
@@ -372,7 +381,7 @@ impl Reader {
             }
             Ok(())
         })?;
-        if let Some(hidden) = self.core.removals.hidden(head) {
+        if let Some(hidden) = self.hidden(head) {
             each_hidden(&self.core, &hidden, head, |event| {
                 if let Some(count) = found.get_mut(event.event_type()) {
                     *count = u64::saturating_sub(*count, 1);
@@ -420,7 +429,7 @@ impl Reader {
     pub fn last(&self, query: &Query) -> Result<Option<Event>> {
         query.check()?;
         let head = self.head();
-        newest_match(&self.core, query, head, 0, self.core.removals.hidden(head).as_ref())
+        newest_match(&self.core, query, head, 0, self.hidden(head).as_ref())
     }
 }
 

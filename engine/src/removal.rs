@@ -97,6 +97,11 @@ impl Removals {
         self.newest_hiding.load(Ordering::Acquire) == 0
     }
 
+    /// Position of the newest record that hides something, 0 if there is none.
+    pub(crate) fn newest_hiding(&self) -> u64 {
+        self.newest_hiding.load(Ordering::Acquire)
+    }
+
     /// Position of the newest control record of a known kind, 0 if there is none.
     pub(crate) fn newest(&self) -> u64 {
         self.newest.load(Ordering::Acquire)

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use annals::backup::{BackupOptions, RestoreOptions, restore_in};
 use annals::storage::Memory;
-use annals::{AsOf, Durability, Error, ReadMode, Store};
+use annals::{AsOf, Durability, Error, Expect, ForkOptions, Lookup, NewEvent, Options, Query, ReadMode, Seek, Store};
 use annals_tests::chronicle::Chronicle;
 use annals_tests::crash::{Verdict, how_many, seed};
 use annals_tests::ensure;
@@ -75,6 +76,45 @@ fn a_view_as_of_a_moment_is_the_history_up_to_it() {
         views += history(seed).unwrap_or_else(|text| panic!("ANNALS_SEED={seed}: {text}"));
     }
     println!("{histories} histories, {views} views read on every path");
+}
+
+/// A removal is retroactive: no view of an earlier moment shows what it took, and no store is made that would.
+#[test]
+fn what_was_removed_since_is_not_shown_again() {
+    let store = Store::in_memory().unwrap();
+    let event = || [NewEvent::new("T", b"secret")];
+    let first = store.append("a", Expect::Any, &event()).unwrap();
+    store.append("b", Expect::Any, &event()).unwrap();
+    store.append("a", Expect::Any, &event()).unwrap();
+    let opened_before = store.as_of(AsOf::Position(3)).unwrap();
+    assert_eq!(opened_before.count(&Query::all()).unwrap(), 3);
+    store.delete("a", Expect::Any).unwrap();
+    for view in [store.as_of(AsOf::Position(3)).unwrap(), opened_before] {
+        assert_eq!(view.head(), 3);
+        assert_eq!(view.count(&Query::all()).unwrap(), 1);
+        assert_eq!(view.read_stream("a", Seek::Beginning).unwrap().count(), 0);
+        assert_eq!(view.read_stream_back("a", Seek::End).unwrap().count(), 0);
+        assert!(matches!(view.by_id(first.first().id).unwrap(), Lookup::Removed { .. }));
+        assert!(view.at(first.position()).unwrap().is_none());
+        assert_eq!(view.last(&Query::all()).unwrap().map(|event| event.position().get()), Some(2));
+        assert_eq!(view.types().unwrap()[0].count, 1);
+    }
+    let forked = store.fork_to_storage(&Memory::new(), &ForkOptions::new().as_of(AsOf::Position(3)));
+    assert!(matches!(forked, Err(Error::Invalid(_))), "{forked:?}");
+    let backup = Memory::new();
+    store.backup_to_storage(&backup, &BackupOptions::new()).unwrap();
+    let until = RestoreOptions::new().until(AsOf::Position(3));
+    let restored = restore_in(&backup, &Memory::new(), &until);
+    assert!(matches!(restored, Err(Error::Invalid(_))), "{restored:?}");
+    for target in [Memory::new(), Memory::new()] {
+        restore_in(&backup, &target, &RestoreOptions::new()).unwrap();
+        let again = Options::new().open_storage(Arc::new(target.clone())).unwrap();
+        assert_eq!(again.count(&Query::all()).unwrap(), 1);
+        let fork = Memory::new();
+        again.fork_to_storage(&fork, &ForkOptions::new()).unwrap();
+        let fork = Options::new().open_storage(Arc::new(fork)).unwrap();
+        assert_eq!((fork.head(), fork.count(&Query::all()).unwrap()), (4, 1));
+    }
 }
 
 #[test]

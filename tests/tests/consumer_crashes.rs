@@ -420,8 +420,9 @@ impl History {
                 }
             }
         };
-        let fitting = (from..self.states.len()).filter(|index| fits(&self.states[*index], self.states.get(index + 1)));
-        fitting.last().ok_or_else(|| {
+        let mut fitting =
+            (from..self.states.len()).filter(|index| fits(&self.states[*index], self.states.get(index + 1)));
+        fitting.next_back().ok_or_else(|| {
             let states: Vec<_> = self.states.iter().skip(from).collect();
             format!("{info:?} hands out {given:?}, parked {parked:?}; none of {states:?}")
         })

@@ -146,7 +146,7 @@ fn eight_followers_beside_a_writer_that_is_killed_again_and_again() {
     let manners = ["subscribe", "wait", "poll", "pread"];
     let mut following = Vec::new();
     let start = |number: usize, dice: &mut Dice| {
-        let view = if number % 2 == 0 { "durable" } else { "written" };
+        let view = if number.is_multiple_of(2) { "durable" } else { "written" };
         Following::start(&path, view, manners[number / 2], dice.next())
     };
     following.extend((0..4).map(|number| start(number, &mut dice)));

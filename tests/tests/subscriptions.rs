@@ -368,7 +368,12 @@ fn closing_the_store_ends_it() {
             });
             assert!(matches!(behind.try_next().unwrap(), Next::Ended));
             assert_eq!(behind.position(), 1);
-            by_closure.for_each_ready(|_| ControlFlow::<()>::Continue(count += 1)).unwrap();
+            by_closure
+                .for_each_ready(|_| {
+                    let _: () = count += 1;
+                    ControlFlow::<()>::Continue(())
+                })
+                .unwrap();
             assert_eq!(count, 0);
             for mut ended in [behind, waiting, by_loop, by_closure] {
                 assert!(ended.has_ended());
@@ -429,7 +434,10 @@ fn a_failed_writer_ends_it_with_the_error_behind_all_that_is_durable() {
         }
         assert!(matches!(behind.next_message(), Err(Error::Poisoned { .. })));
         let mut count = 0;
-        let run = by_closure.for_each_ready(|_| ControlFlow::<()>::Continue(count += 1));
+        let run = by_closure.for_each_ready(|_| {
+            let _: () = count += 1;
+            ControlFlow::<()>::Continue(())
+        });
         assert!(matches!(run, Err(Error::Poisoned { .. })));
         assert_eq!(count, 3);
         for mut ended in [behind, waiting, by_closure] {

@@ -274,7 +274,7 @@ fn tail_follows_what_was_asked_for_and_ends_with_its_reader() {
     let path = dir.path().join("store");
     let store = annals::Options::new().durability(Durability::Buffered).open(&path).unwrap();
     let append = |stream: &str, event_type: &str, n: u32| {
-        let tags = [if n % 2 == 0 { "even" } else { "odd" }];
+        let tags = [if n.is_multiple_of(2) { "even" } else { "odd" }];
         let payload = format!("{n}");
         let event = NewEvent::new(event_type, &payload).tags(&tags);
         store.append(stream, Expect::Any, &[event]).unwrap();

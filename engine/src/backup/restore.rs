@@ -3,7 +3,8 @@
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::checksum::Identity;
 use annals_format::manifest::{SegmentEntry, SegmentState};
-use annals_format::scan::Step;
+use annals_format::record::Record;
+use annals_format::scan::{Step, verify_batch};
 
 use super::chain::{self, Pieces};
 use super::{RestoreOptions, RestoreReport};
@@ -11,6 +12,7 @@ use crate::Result;
 use crate::as_of::AsOf;
 use crate::batches::{Batches, copy_segment};
 use crate::error::Error;
+use crate::fork::would_show_again;
 use crate::founding::{Anew, Founding, Plan, check_free, heir, not_made};
 use crate::made_id::random_bytes;
 use crate::prepare::segment_name;
@@ -84,6 +86,9 @@ impl<'a> Restoring<'a> {
                 && (entry.state == SegmentState::Sealed || index + 1 < segments.len())
         };
         let whole = segments.iter().enumerate().take_while(|(index, entry)| is_whole((*index, entry))).count();
+        if self.removes_later(whole)? {
+            return Err(would_show_again());
+        }
         let founding = target.map(Founding::begin).transpose()?;
         let mut time = 0;
         for (index, entry) in segments.iter().enumerate().take(whole) {
@@ -98,6 +103,37 @@ impl<'a> Restoring<'a> {
             founding.expect("written to above").finish(&manifest, &live)?;
         }
         Ok(self.report)
+    }
+
+    /// Whether anything was removed behind what is restored.
+    fn removes_later(&self, whole: usize) -> Result<bool> {
+        let point: &'a BackupPoint = self.point;
+        let entries = point.manifest.segments.iter().enumerate().skip(whole);
+        // Most segments hold events alone.
+        let has_controls = |entry: &SegmentEntry| entry.last_position + 1 - entry.first_position > entry.event_count;
+        for (index, entry) in entries.filter(|(_, entry)| has_controls(entry)) {
+            let bytes = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+            let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+            let mut batches = Batches::begin(&bytes, &identity, 0)?;
+            let seed = batches.header.seed();
+            while let Some(header) = batches.next_below(entry.end)? {
+                if self.until.holds(header.last_position(), header.recorded_at) {
+                    continue;
+                }
+                let mut removes = false;
+                let at = header.first_position;
+                verify_batch(batches.batch()?, &header, seed, |_, _, record| {
+                    if let Record::Control(control) = record {
+                        removes |= matches!(control.kind(), 1..=3 | 5..=7);
+                    }
+                })
+                .map_err(|fault| Error::damaged(&segment_name(entry.number), 0, Some(at), &fault, 0))?;
+                if removes {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn pieces_of(&self, index: usize) -> &'a [Piece] {

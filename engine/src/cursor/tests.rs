@@ -264,10 +264,10 @@ fn frequent_keys_are_joined_as_sets_are() {
     let store = options.ring_bytes(64 << 10).open_storage(Arc::new(Memory::new())).unwrap();
     let payload = [0; 100];
     let has = |tag: &str, number: u64| match tag {
-        "third" => number % 3 == 0,
+        "third" => number.is_multiple_of(3),
         "after a third" => number % 3 == 1,
-        "half" => number % 2 == 0,
-        "seldom half" => number % 2 == 0 && number.is_multiple_of(14),
+        "half" => number.is_multiple_of(2),
+        "seldom half" => number.is_multiple_of(2) && number.is_multiple_of(14),
         "early" => number < 700,
         _ => number >= 5_500,
     };

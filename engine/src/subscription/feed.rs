@@ -83,7 +83,13 @@ impl Feed {
         match &mut self.way {
             _ if is_far => {
                 let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
-                self.way = Way::Far(Box::new(Read::of_query(core.clone(), self.query.clone(), bounds, head)));
+                self.way = Way::Far(Box::new(Read::of_query(
+                    core.clone(),
+                    self.query.clone(),
+                    bounds,
+                    head,
+                    core.removals.hidden(head),
+                )));
             }
             // It has handed out all that it was bounded by, and knows of no more.
             Way::Far(_) => self.way = Way::Near(Scan::from(self.position + 1)),

@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_search_from_nearby_ends_where_halving_does() {
         let even = |count: u64| (0..count).map(move |n| (u64::MAX / count.max(1)) * n + n % 5).collect::<Vec<u64>>();
-        let crowded = |count: u64| (0..count).map(|n| 1 << 40 | n / 3).collect::<Vec<u64>>();
+        let crowded = |count: u64| (0..count).map(|n| (1 << 40) | (n / 3)).collect::<Vec<u64>>();
         let ends: Vec<u64> = [0, 0, 1, u64::MAX - 1, u64::MAX, u64::MAX].to_vec();
         for mut rows in [even(0), even(1), even(2), even(700), crowded(1), crowded(500), ends] {
             rows.sort_unstable();

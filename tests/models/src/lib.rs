@@ -14,7 +14,9 @@ pub(crate) mod publish {
     mod waiters;
     mod watermark;
 
+    #[cfg(test)]
     pub(crate) use waiters::{TaskPlace, Waiters};
+    #[cfg(test)]
     pub(crate) use watermark::{Ending, Watermark};
 }
 
