@@ -7,12 +7,13 @@ use annals_tests::model::golden::{self, Files, Golden};
 use annals_tests::sim_disk::{Dice, SimDisk};
 
 /// Version, store, and the SHA-256 of its list of files, which holds that of each file.
-const STORES: [(&str, &str, &str); 6] = [
+const STORES: [(&str, &str, &str); 7] = [
     ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
     ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
     ("v1", "consumers", "bf6a7bcb5f906675b618deafade466dcf1bdf787803ce40f6c3435169ed3b9a4"),
     ("v1", "consumers_killed", "a01dce1747b6c65277e275c078a85e937e5c84239ee1d5f142c9dbd2e943259e"),
     ("v1", "killed", "5a729f2f56b5531a7948248e701c9ca53305c7495c520637a688cde9d36cacb9"),
+    ("v1", "removed", "fb3cebd53686c8c49ef2a8dae4a5b06ef5a9681b1b4db6037624b442a13cfd7c"),
     ("v1", "torn", "993351d4091c5bbb3f4ec8415af35a105210ff1780d08cec3e00d895ac1d9bb3"),
 ];
 
