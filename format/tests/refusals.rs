@@ -138,7 +138,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
     ("consumer_file", 108, 1, &[1]),
     ("consumer_file", 8, 4, &[0, 1]),
     // Behind the entries of two segments.
-    ("sectioned_manifest", 256 + 8 + 48 + 8 + 2 * 112, 4, &[1, 2, 7]),
+    ("sectioned_manifest", 256 + 8 + 48 + 8 + 2 * 112, 4, &[1, 2, 3, 7, 8]),
     ("ring", 88, 8, &[0, 1]),
     ("manifest", 36, 1, &[1, 2]),
     ("manifest", 37, 1, &[1]),
