@@ -1,5 +1,0 @@
-//! The engine takes its atomics and locks from shuttle.
-
-fn main() {
-    println!("cargo::rustc-cfg=shuttle");
-}
