@@ -15,7 +15,7 @@ use crate::{Event, EventId, Follower, Position, ReadOnly, Result, Store, Subscri
 ///
 /// /// Works on a store as on a follower in another process.
 /// fn count_of(events: &impl ReadEvents, event_type: &str) -> annals::Result<u64> {
-///     events.count(&Query::types([event_type]))
+///     events.count(&Query::event_type(event_type))
 /// }
 ///
 /// # fn main() -> annals::Result<()> {

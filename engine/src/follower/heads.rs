@@ -86,7 +86,7 @@ impl Follower {
     /// store.append("order-1", Expect::NoStream, &[NewEvent::new("OrderPlaced", b"12 pencils")])?;
     /// // In another process:
     /// let follower = Follower::open(&path)?;
-    /// for message in follower.subscribe(&Query::types(["OrderPlaced"]), Seek::Beginning)? {
+    /// for message in follower.subscribe(&Query::event_type("OrderPlaced"), Seek::Beginning)? {
     ///     match message? {
     ///         Message::Event(event) => println!("{} {}", event.position(), event.stream()),
     ///         // A program that runs on would wait here for what comes.

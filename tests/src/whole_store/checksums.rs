@@ -1,6 +1,6 @@
 //! Where the structures of a store's files stand, and how all their checksums are put right after a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use annals_format::batch::{BATCH_HEADER_LEN, BATCH_KIND, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
@@ -116,7 +116,7 @@ impl Places {
             "mark" => &[0, 4096],
             "ring" => &[0, 512],
             "manifest" => &[0, 128, 256, 300, 400, 512, 640],
-            "index" if is_segment_index(name) => &[0, 128, 512],
+            "index" if name.starts_with("segment-") => &[0, 128, 512, 4096],
             "index" if is_index_manifest(name) => &[0, 48, 80, 128, 168],
             "index" if is_of_consumers(name) => &[0, 64, 128, 168, 200],
             "index" => &[0, 80, 4096, 8192],
@@ -128,22 +128,33 @@ impl Places {
 
     /// Writes zeros over every checksum that [`Places::put_right`] makes.
     pub(crate) fn clear(&self, files: &mut Files) {
+        let names: BTreeSet<String> = files.keys().cloned().collect();
+        // An older list may name what is gone: of that nobody can tell the root again.
+        let is_there = |name: String| names.contains(&name);
         for (name, bytes) in files.iter_mut() {
             for slot in slots(name, bytes) {
                 set_u32(bytes, slot + 16, 0);
             }
-            if is_segment_index(name) {
+            if is_segment_index(name, bytes) {
                 set_u32(bytes, 88, 0);
             }
-            if is_block_file(name) {
+            if is_block_file(name, bytes) {
                 set_u32(bytes, 104, 0);
                 set_u32(bytes, 108, 0);
                 let table = table_of(bytes);
                 bytes[table].fill(0);
             }
             if is_index_manifest(name) {
-                tier_entries(bytes).for_each(|at| set_u32(bytes, at + 56, 0));
-                directory_entries(bytes).for_each(|at| set_u32(bytes, at + 40, 0));
+                for at in tier_entries(bytes) {
+                    if is_there(format!("tier-{:020}.idx", u64_at(bytes, at))) {
+                        set_u32(bytes, at + 56, 0);
+                    }
+                }
+                for at in directory_entries(bytes) {
+                    if is_there(format!("streams-{:020}.idx", u64_at(bytes, at))) {
+                        set_u32(bytes, at + 40, 0);
+                    }
+                }
             }
             for (at, _) in self.frames.get(name).into_iter().flatten() {
                 set_u32(bytes, *at, 0);
@@ -214,13 +225,18 @@ impl Places {
     }
 }
 
-fn is_segment_index(name: &str) -> bool {
-    kind_of(name) == "index" && name.starts_with("segment-")
+/// The whole index of a segment; not what is left of it when a tier covers the segment.
+fn is_segment_index(name: &str, bytes: &[u8]) -> bool {
+    kind_of(name) == "index" && name.starts_with("segment-") && !is_places(name, bytes)
 }
 
-/// Tiers and directories: header, blocks, table of checksums.
-fn is_block_file(name: &str) -> bool {
-    name.starts_with("tier-") || name.starts_with("streams-")
+fn is_places(name: &str, bytes: &[u8]) -> bool {
+    name.starts_with("segment-") && bytes.starts_with(b"ANNALIXF")
+}
+
+/// Tiers, directories, places: header, blocks, table of checksums.
+fn is_block_file(name: &str, bytes: &[u8]) -> bool {
+    name.starts_with("tier-") || name.starts_with("streams-") || is_places(name, bytes)
 }
 
 fn is_of_consumers(name: &str) -> bool {
@@ -277,7 +293,9 @@ fn fix_block_files(files: &mut Files, listed: &BTreeMap<u64, Listed>) {
             after = coverage;
         }
     }
-    for (name, bytes) in files.iter_mut().filter(|(name, _)| is_block_file(name)) {
+    let of_segment = |(number, segment): (&u64, &Listed)| (format!("segment-{number:020}.idx"), segment.final_checksum);
+    covered.extend(listed.iter().map(of_segment));
+    for (name, bytes) in files.iter_mut().filter(|(name, bytes)| is_block_file(name, bytes)) {
         let table = table_of(bytes);
         let sums: Vec<u8> = match bytes.get(4096..table.start) {
             Some(archive) => archive.chunks(16_384).flat_map(|block| crc(0, block).to_le_bytes()).collect(),
@@ -324,10 +342,10 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
         "segment" => (seed_of(bytes).map_or(0, Seed::raw), 4096),
         "manifest" => (0, usize::MAX),
         _ if is_index_manifest(name) || is_of_consumers(name) => (0, usize::MAX),
-        _ if is_block_file(name) => (0, 4096),
+        _ if is_block_file(name, bytes) => (0, 4096),
         _ => (0, 128),
     };
-    if is_segment_index(name)
+    if is_segment_index(name, bytes)
         && let Some(archive) = bytes.get(128..)
     {
         let checksum = crc(0, archive);
@@ -347,7 +365,7 @@ fn fix_headers(name: &str, bytes: &mut [u8]) {
 fn relink(name: &str, bytes: &mut [u8], finals: &[(u32, u32)]) {
     let range = match kind_of(name) {
         "segment" => 128..132,
-        "index" if is_segment_index(name) => 64..68,
+        "index" if is_segment_index(name, bytes) => 64..68,
         "index" if is_of_consumers(name) => 96..100,
         "manifest" => 256..bytes.len(),
         _ => return,

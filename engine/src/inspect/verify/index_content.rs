@@ -4,12 +4,15 @@
 use annals_format::Purpose;
 use annals_format::index::{ArchivedIndexRoot, IndexBytes, open_for};
 use annals_format::manifest::{Manifest, SegmentEntry};
+use annals_format::segment::SegmentHeader;
 
 use super::Check;
 use crate::Result;
 use crate::directory::DirectoryFile;
+use crate::manifest::read_whole;
 use crate::name::{KeyKind, NameHash};
-use crate::prepare::index_name;
+use crate::prepare::{index_name, segment_name};
+use crate::sealed_index::IndexFile;
 use crate::tiers::TierFile;
 
 /// What was counted in the segments of one file, for there must be no more in it.
@@ -46,7 +49,7 @@ impl Check<'_> {
         let mut asked = Asked::new();
         let mut ask = || -> Result<Option<Counted>> {
             for segment in manifest.segments.iter().filter(of) {
-                let Some(bytes) = self.index_bytes(segment) else { return Ok(None) };
+                let Some(bytes) = self.index_bytes(manifest, segment) else { return Ok(None) };
                 let Ok((_, root)) = open_for(&bytes, Purpose::Read) else { return Ok(None) };
                 ask_tier(tier, root, segment.first_position, &mut asked)?;
             }
@@ -76,7 +79,7 @@ impl Check<'_> {
         let mut asked = Asked::new();
         let mut ask = || -> Result<bool> {
             for segment in manifest.segments.iter().filter(of) {
-                let Some(bytes) = self.index_bytes(segment) else { return Ok(false) };
+                let Some(bytes) = self.index_bytes(manifest, segment) else { return Ok(false) };
                 let Ok((_, root)) = open_for(&bytes, Purpose::Read) else { return Ok(false) };
                 for stream in root.streams_from(b"") {
                     let Ok(text) = std::str::from_utf8(stream.name) else { continue };
@@ -107,8 +110,15 @@ impl Check<'_> {
         }
     }
 
-    fn index_bytes(&self, segment: &SegmentEntry) -> Option<IndexBytes> {
-        let bytes = crate::manifest::read_whole(self.storage, &index_name(segment.number), 1 << 31).ok()?;
+    /// The whole index of a segment; of one that keeps places alone, as the segment gives it.
+    fn index_bytes(&self, manifest: &Manifest, segment: &SegmentEntry) -> Option<IndexBytes> {
+        let bytes = read_whole(self.storage, &index_name(segment.number), 1 << 31).ok()?;
+        if IndexFile::kind(&bytes) == Some(IndexFile::Places) {
+            let mut log = read_whole(self.storage, &segment_name(segment.number), segment.len).ok()?;
+            let header = SegmentHeader::decode(&log).ok().flatten()?;
+            log.truncate(usize::try_from(segment.end).ok()?);
+            return self.made_anew(manifest, segment, header, log).ok();
+        }
         let mut aligned = IndexBytes::new();
         aligned.extend_from_slice(&bytes);
         Some(aligned)

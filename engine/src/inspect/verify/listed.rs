@@ -221,7 +221,7 @@ impl Check<'_> {
     }
 
     /// The index as its segment gives it.
-    fn made_anew(
+    pub(super) fn made_anew(
         &self,
         manifest: &Manifest,
         entry: &SegmentEntry,
