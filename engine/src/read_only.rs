@@ -271,6 +271,8 @@ pub(crate) fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Op
         segment.header.identity.segment == number
             && segment.closing().is_some_and(|c| c.tally.final_checksum.value() == final_checksum)
             && segment.is_listed()
+            // One that was followed while it was written lies at log offsets of that writer's run.
+            && !segment.has_log_offsets()
     };
     segments.iter().find(same).cloned()
 }

@@ -429,6 +429,11 @@ impl Segment {
         Err(self.damaged(offset, None, "a length reaches beyond what was written"))
     }
 
+    /// Whether it knows where it lies in the log of the run that wrote it.
+    pub(crate) fn has_log_offsets(&self) -> bool {
+        self.base.is_some()
+    }
+
     /// The batch header at `offset`, verified.
     pub(crate) fn batch_header(&self, window: &Window, offset: u64) -> Result<BatchHeader> {
         BatchHeader::decode(window.from(offset), self.seed).map_err(|fault| self.faulty(offset, None, &fault))

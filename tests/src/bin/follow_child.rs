@@ -218,7 +218,9 @@ impl Check {
         let stream = last.stream();
         let from = Seek::At(last.revision().get().saturating_sub(5).max(1));
         let mut read = follower.read_stream(stream, from).map_err(error)?;
-        let found = read.find(|event| event.as_ref().is_ok_and(|event| event.position() == last.position()));
+        let wanted =
+            |event: &annals::Result<Event>| event.as_ref().map_or(true, |event| event.position() == last.position());
+        let found = read.find(wanted).transpose().map_err(error)?;
         ensure!(found.is_some(), "{stream} does not hold revision {}", last.revision());
         let at = annals::Position::new(1 + self.dice.below(self.position)).expect("not zero");
         ensure!(follower.at(at).map_err(error)?.is_some_and(|event| event.position() == at), "no event at {at}");
