@@ -1,6 +1,6 @@
 //! C1 and C2: from the append to whoever follows.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
@@ -212,7 +212,6 @@ pub(super) fn woken_elsewhere(settings: &Settings) -> Result<Row> {
 fn elsewhere(source: &dyn Source, engine: &str, path: &std::path::Path, count: usize) -> Result<Histogram<u64>> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["--child", "follow", engine, &path.to_string_lossy(), &count.to_string()])
-        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(child.stdout.take().ok_or("the child has no output")?).lines();
@@ -229,7 +228,6 @@ fn elsewhere(source: &dyn Source, engine: &str, path: &std::path::Path, count: u
     for (number, line) in lines.enumerate() {
         seen.note(number, line?.parse()?);
     }
-    child.stdin.take().map_or(Ok(()), |mut input| input.write_all(b"end\n"))?;
     if !child.wait()?.success() {
         return Err("the child failed".into());
     }
