@@ -805,7 +805,7 @@ fn holds(expected: Expect, tip: StreamTip) -> bool {
         Expect::NoStream | Expect::Vacant => tip.revision == 0,
         Expect::Exists => tip.revision > 0,
         Expect::At(revision) => tip.revision == revision.get() || cfg!(annals_plant = "skipped-revision-check"),
-        // Nothing can be deleted yet.
+        // Nothing was ever removed where this is asked: else the removals judge.
         Expect::Deleted => false,
     }
 }
