@@ -80,7 +80,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Store>
 /// All of opening but the start of the background threads.
 pub(crate) fn open_without_threads(storage: Arc<dyn Storage>, options: Options) -> Result<(Inner, LockGuard)> {
     let begun = Instant::now();
-    options.limits.check().map_err(|_| Error::invalid("limits beyond what the format allows", None))?;
+    options.limits.check().map_err(|_| Error::invalid("limits that the format does not allow", None))?;
     let names = list(&*storage)?;
     let is_new = match manifest::load_newest(&*storage, &names) {
         Ok(found) => found.is_none(),

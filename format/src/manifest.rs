@@ -58,11 +58,14 @@ impl Limits {
         [self.payload_len, self.metadata_len, self.tag_count, self.batch_event_count, self.batch_len]
     }
 
-    /// Whether no limit exceeds [`Limits::CEILING`].
+    /// Whether no limit exceeds [`Limits::CEILING`], and a batch may hold something at all.
     ///
     /// # Errors
-    /// `Count` with the first that does.
+    /// `Count` with the first that does not.
     pub fn check(&self) -> Result<(), Fault> {
+        if self.batch_event_count == 0 || self.batch_len == 0 {
+            return Err(Fault::Count { what: "a limit", value: 0 });
+        }
         let over = self.values().into_iter().zip(Self::CEILING.values()).find(|(value, ceiling)| value > ceiling);
         over.map_or(Ok(()), |(value, _)| Err(Fault::Count { what: "a limit", value }))
     }

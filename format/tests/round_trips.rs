@@ -396,9 +396,14 @@ fn header_length_of_a_batch_is_checked() {
 }
 
 #[test]
-fn limits_have_a_ceiling() {
+fn limits_have_a_floor_and_a_ceiling() {
     assert_eq!(Limits::default().check(), Ok(()));
     assert_eq!(Limits::CEILING.check(), Ok(()));
     assert!(Limits { tag_count: 256, ..Limits::default() }.check().is_err());
     assert!(Limits { batch_len: 1 << 32, ..Limits::default() }.check().is_err());
+    for (batch_event_count, batch_len) in [(0, 1), (1, 0)] {
+        assert!(Limits { batch_event_count, batch_len, ..Limits::default() }.check().is_err());
+    }
+    let least = Limits { payload_len: 0, metadata_len: 0, tag_count: 0, batch_event_count: 1, batch_len: 1 };
+    assert_eq!(least.check(), Ok(()));
 }

@@ -133,17 +133,16 @@ impl SegmentCache {
         let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
         let has_file = !matches!(opened.index, SegmentIndex::Active(_));
         let mut opened = Arc::new(opened.without_file());
-        slot.held.store(Some(opened.clone()));
+        self.hold(slot, opened.clone());
         if !has_file && self.rebuild == Rebuild::Write {
             self.rebuilt.lock().push(index_name(entry.number));
             // Without room for the file the index serves from memory; the next opening tries again.
             if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
                 opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
-                slot.held.store(Some(opened.clone()));
+                self.hold(slot, opened.clone());
             }
         }
         drop(opening);
-        self.admit(slot);
         Ok(opened)
     }
 
@@ -169,19 +168,32 @@ impl SegmentCache {
             false => open_listed_anew(storage, entry, name, self.mode, self.hash)?,
         };
         let opened = Arc::new(opened.without_file());
-        // Who was there before is counted already.
-        let is_counted = slot.held.swap(Some(opened.clone())).is_some();
+        self.hold(slot, opened.clone());
         drop(opening);
-        if !is_counted {
-            self.admit(slot);
-        }
         Ok(opened)
     }
 
-    /// Counts a slot that holds something, after letting go of others if there are too many.
+    /// Puts `opened` in its slot, after letting go of others if there are too many: under one lock, so that there are
+    /// never more than the cap.
+    fn hold(&self, slot: &Arc<Slot>, opened: Arc<Opened>) {
+        let open = self.open.lock();
+        if slot.held.load().is_none() {
+            self.count(open, slot, Some(opened));
+            return;
+        }
+        // Counted already. What was there goes when the lock is free again.
+        let before = slot.held.swap(Some(opened));
+        drop(open);
+        drop(before);
+    }
+
+    /// Counts a slot that holds something since before it was listed.
     pub(super) fn admit(&self, slot: &Arc<Slot>) {
+        self.count(self.open.lock(), slot, None);
+    }
+
+    fn count(&self, mut open: MutexGuard<'_, VecDeque<Weak<Slot>>>, slot: &Arc<Slot>, opened: Option<Arc<Opened>>) {
         let mut let_go = Vec::new();
-        let mut open = self.open.lock();
         // Readers may touch faster than the hand goes round: after one round it takes what it comes to.
         let mut passes = open.len();
         while open.len() >= self.capacity {
@@ -195,6 +207,9 @@ impl SegmentCache {
             let_go.push(slot.held.swap(None));
         }
         open.push_back(Arc::downgrade(slot));
+        if opened.is_some() {
+            slot.held.store(opened);
+        }
         // Unmapped, if nobody else holds it, when the lock is free again.
         drop(open);
         drop(let_go);

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use annals::{
-    Batch, ConsumerOptions, Error, Event, EventId, EventRef, Lookup, NewEvent, Position, Query, QueryItem, Read,
-    Reader, Seek, Store, inspect as look_into,
+    Batch, ConsumerOptions, Error, Event, EventId, EventRef, Invalid, Limits, Lookup, NewEvent, Position, Query,
+    QueryItem, Read, Reader, Seek, Store, inspect as look_into,
 };
 use annals_format::Purpose;
+use annals_format::manifest::Manifest;
 use annals_format::record::{self, Record};
 
 use super::Files;
@@ -70,11 +71,15 @@ pub(super) struct Truth<'a> {
     forged: BTreeMap<u64, Vec<Shown>>,
     /// Batch and time are not the record's own; a forged index or batch header tells them wrong.
     whole: bool,
+    /// As the manifests have them, which may have been forged.
+    limits: Vec<Limits>,
 }
 
 impl<'a> Truth<'a> {
     pub(super) fn new(golden: &'a [Recorded], forged: &[Forged], files: &Files) -> Self {
-        let mut truth = Self { golden, forged: BTreeMap::new(), whole: forged.is_empty() };
+        let manifests = files.iter().filter(|(name, _)| name.starts_with("manifest-"));
+        let limits = manifests.filter_map(|(_, bytes)| Some(Manifest::decode(bytes).ok()?.limits)).collect();
+        let mut truth = Self { golden, forged: BTreeMap::new(), whole: forged.is_empty(), limits };
         for Forged { file, offset, seed, position } in forged {
             let bytes = files.get(file).and_then(|bytes| bytes.get(*offset..)).unwrap_or_default();
             if let Ok(Record::Event(event)) = record::decode_for(bytes, *seed, *position, Purpose::Read) {
@@ -302,8 +307,17 @@ impl<'a> Truth<'a> {
                     Err(error) => told(&error),
                 }
             }
+            // A limit that the manifest has since it was changed is one that the store has.
+            Err(Error::Invalid(invalid)) if self.is_over_a_forged_limit(&invalid) => {}
             Err(error) => told(&error),
         }
+    }
+
+    fn is_over_a_forged_limit(&self, invalid: &Invalid) -> bool {
+        let values = |limits: &Limits| [limits.payload_len, limits.batch_event_count, limits.batch_len];
+        let usual = values(&Limits::default());
+        let forged = self.limits.iter().flat_map(|limits| values(limits).into_iter().zip(usual));
+        forged.filter(|(limit, usual)| limit < usual).any(|(limit, _)| Some(limit) == invalid.limit)
     }
 }
 
