@@ -255,7 +255,7 @@ fn removed_later(seed: u64) -> annals::Result<u64> {
         let (fork, restored) = (Memory::new(), Memory::new());
         let report = store.fork_to_storage(&fork, &ForkOptions::new().as_of(moment))?;
         let options = RestoreOptions::new().until(moment);
-        let planned = restore_in(&backup, &restored, &options.clone().dry_run(true))?;
+        let planned = restore_in(&backup, &restored, &options.dry_run(true))?;
         let again = restore_in(&backup, &restored, &options)?;
         assert_eq!((again.head, again.carried_removals), (report.head, report.carried_removals), "ANNALS_SEED={seed}");
         assert_eq!((planned.head, planned.carried_removals), (again.head, again.carried_removals));
