@@ -409,7 +409,7 @@ impl IntoIterator for Subscription {
     }
 }
 
-impl<'a> IntoIterator for &'a mut Subscription {
+impl IntoIterator for &mut Subscription {
     type Item = Result<Message>;
     type IntoIter = Messages<Self>;
 
