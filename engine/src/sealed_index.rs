@@ -324,6 +324,8 @@ impl Building<'_> {
             }
         }
         found.sort_unstable();
+        // A stream that was forgotten and began again was met twice.
+        found.dedup_by(|next, before| next.0 == before.0);
         let rows = found.into_iter().map(|(name, last_revision, first, last)| {
             let offset = names.len() as u32;
             names.extend_from_slice(name.as_bytes());

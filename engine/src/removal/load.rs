@@ -10,6 +10,7 @@ use annals_format::{Purpose, scan};
 
 use crate::Result;
 use crate::core::Core;
+use crate::founding::LaterRemovals;
 use crate::name::KeyKind;
 use crate::segment::{Segment, SegmentIndex};
 
@@ -43,6 +44,33 @@ pub(crate) fn load(core: &mut Core) -> Result<()> {
     }
     core.removals.loaded.store(loaded, Ordering::Relaxed);
     Ok(())
+}
+
+/// Those behind `head` and up to `last`, for a store that is made from what stands before.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn later(core: &Core, head: u64, last: u64) -> Result<LaterRemovals> {
+    let mut later = LaterRemovals::default();
+    let segments = core.segments.load_full();
+    for (index, segment) in segments.iter().enumerate() {
+        let next = segments.get(index + 1).map_or(u64::MAX, |next| next.first_position());
+        let end = last_of(segment)?.min(next - 1).min(last);
+        if end <= head || count_of(core, segment)? == 0 {
+            continue;
+        }
+        let opened = segment.opened()?;
+        for position in positions_in(core, segment, last_of(segment)?.min(next - 1))? {
+            if position > head && position <= end {
+                segment.record_at(&opened, &core.log, position, |record| {
+                    if let Record::Control(frame) = record {
+                        later.push(&frame);
+                    }
+                })?;
+            }
+        }
+    }
+    Ok(later)
 }
 
 /// Enters the control records of a batch that was verified, before it is shown: for who goes on from the end of the log.
