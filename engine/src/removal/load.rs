@@ -94,7 +94,7 @@ fn last_of(segment: &Segment) -> Result<u64> {
         // More of it may be known than is shown yet.
         None => match &segment.opened()?.index {
             SegmentIndex::Active(index) => Ok(before + u64::from(index.record_count())),
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => Ok(before),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => Ok(before),
         },
     }
 }
@@ -104,7 +104,7 @@ fn count_of(core: &Core, segment: &Segment) -> Result<u64> {
         Some(closing) => Ok(closing.tally.control_count),
         None => match &segment.opened()?.index {
             SegmentIndex::Active(index) => Ok(index.postings(KeyKind::Control, core.hash.controls()).count.into()),
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => Ok(0),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => Ok(0),
         },
     }
 }
@@ -138,7 +138,7 @@ fn positions_in(core: &Core, segment: &Segment, last: u64) -> Result<Vec<u64>> {
         SegmentIndex::Sealed(index) => {
             index.records_of(key)?.into_iter().map(|record| first + u64::from(record)).collect()
         }
-        SegmentIndex::Places(_) => unreachable!("opened with keys"),
+        SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
     };
     found.sort_unstable();
     if is_right(&found) {
