@@ -10,6 +10,7 @@ use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
+use crate::compacted;
 use crate::consumer::{self, Changes, ConsumerInfo, EndedConsumers, Lineage};
 use crate::core::Core;
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::manifest;
 use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::{segment_name, segment_numbers};
+use crate::prepare::segment_numbers;
 use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
@@ -177,7 +178,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
-    recovery::check_names(&manifest, &numbers)?;
+    recovery::check_names(&manifest, &names)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let cache = before.map(|core| core.cache.clone()).unwrap_or_else(|| {
         SegmentCache::new(storage.clone(), options.read_mode, hash, Rebuild::Memory, options.mapped_segments_max)
@@ -188,7 +189,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
             segments.push(known);
             continue;
         }
-        segments.push(Arc::new(Segment::listed(entry, segment_name(entry.number), &cache)));
+        segments.push(Arc::new(Segment::listed(entry, compacted::name_of(entry), &cache)));
     }
     let head = found.tail.last_position;
     let known_durable = found.known_durable.min(head);

@@ -281,6 +281,7 @@ pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> Se
         kind: SegmentKind::Live,
         event_count: last_position + 1 - first_position,
         has_sections: false,
+        compacted: None,
     }
 }
 

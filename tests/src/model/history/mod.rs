@@ -1,6 +1,7 @@
 //! One random history: a store and its model, side by side.
 
 mod appends;
+mod compactions;
 mod openings;
 mod reads;
 mod removals;
@@ -102,7 +103,7 @@ impl History {
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 31] = [
+    pub const OPERATIONS: [&'static str; 32] = [
         "append",
         "append_with",
         "append batch",
@@ -134,6 +135,7 @@ impl History {
         "forget",
         "retain",
         "sweep",
+        "compact",
     ];
 
     /// Begins with an empty store.
@@ -214,6 +216,7 @@ impl History {
             953..965 => self.reopen_killed(),
             965..970 => self.reopen_after_a_failed_sync(dice),
             970..978 => self.second_writer(),
+            978..984 => self.compact(dice),
             _ => self.check_everything(),
         }
     }
