@@ -271,12 +271,9 @@ impl Container {
 
     /// Fills `out` with whole blocks; it begins where a block does.
     fn fill_whole(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let mut number = (offset / self.block_len()) as u32;
-        for part in out.chunks_mut(self.block_len() as usize) {
-            self.decompress(number, part)?;
-            number += 1;
-        }
-        Ok(())
+        let first = (offset / self.block_len()) as u32;
+        let mut parts = (first..).zip(out.chunks_mut(self.block_len() as usize));
+        parts.try_for_each(|(number, part)| self.decompress(number, part))
     }
 
     /// Fills `out` with the segment's bytes from `offset` on, all of which are held.

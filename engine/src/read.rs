@@ -211,8 +211,7 @@ impl Read {
         self.state
     }
 
-    /// How many events that were asked for this read has passed over so far because they were removed. Those whose bytes
-    /// compaction has taken away are counted in reads of a stream alone, and there not in reads from a time.
+    /// How many events that were asked for this read has passed over so far because they were removed.
     pub fn skipped(&self) -> u64 {
         self.skipped.count
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{Manifest, SegmentState};
+use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
@@ -185,7 +185,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     });
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for entry in &manifest.segments {
-        if let Some(known) = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum)) {
+        if let Some(known) = before.and_then(|core| sealed_before(core, entry)) {
             segments.push(known);
             continue;
         }
@@ -265,13 +265,11 @@ fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
     Ok(grown)
 }
 
-/// A listed segment of an earlier look, which may be open.
-pub(crate) fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
+/// A listed segment of an earlier look, which may be open. One that was compacted since is let go of.
+pub(crate) fn sealed_before(core: &Core, entry: &SegmentEntry) -> Option<Arc<Segment>> {
     let segments = core.segments.load();
     let same = |segment: &&Arc<Segment>| {
-        segment.header.identity.segment == number
-            && segment.closing().is_some_and(|c| c.tally.final_checksum.value() == final_checksum)
-            && segment.is_listed()
+        segment.entry() == Some(entry)
             // One that was followed while it was written lies at log offsets of that writer's run.
             && !segment.has_log_offsets()
     };

@@ -52,7 +52,10 @@ pub(super) fn install(
         }),
         ..entry.clone()
     };
-    list_anew(inner, entry, listed.clone())?;
+    if let Err(error) = list_anew(inner, entry, listed.clone()) {
+        remove_unlisted(inner, &name);
+        return Err(error);
+    }
     inner.preparer.give_back(entry.file_len().saturating_sub(listed.file_len()));
     let fresh = Arc::new(Segment::listed(&listed, name, &inner.core.cache));
     inner.core.replace_segment(segment, &fresh);
@@ -93,6 +96,15 @@ fn write(storage: &dyn Storage, name: &str, made: &Made) -> Result<u32> {
     Ok(root)
 }
 
+/// Removes a container whose manifest could not be written, unless a part of that failure may have left it there.
+fn remove_unlisted(inner: &Inner, name: &str) {
+    let next = inner.sealing.lock().manifest.generation + 1;
+    let is_there = |names: Vec<String>| names.contains(&manifest::file_name(next));
+    if !list(&*inner.storage).map_or(true, is_there) {
+        let _ = inner.storage.remove(name);
+    }
+}
+
 /// Puts another entry in the place of one, in a manifest of the next generation.
 fn list_anew(inner: &Inner, before: &SegmentEntry, after: SegmentEntry) -> Result<()> {
     let mut sealing = inner.sealing.lock();
@@ -103,7 +115,12 @@ fn list_anew(inner: &Inner, before: &SegmentEntry, after: SegmentEntry) -> Resul
     *place = after;
     next.generation += 1;
     next.next_segment = inner.preparer.next_number();
-    manifest::save(&*inner.storage, &next)?;
+    if let Err(error) = manifest::save(&*inner.storage, &next) {
+        return Err(match error {
+            Error::Io { file, source, .. } => no_room(&file, source),
+            other => other,
+        });
+    }
     inner.preparer.set_manifest_generation(next.generation);
     sealing.manifest = next;
     Ok(())

@@ -54,7 +54,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     });
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for entry in &manifest.segments {
-        let known = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum));
+        let known = before.and_then(|core| sealed_before(core, entry));
         let listed = || Arc::new(Segment::listed(entry, compacted::name_of(entry), &cache));
         segments.push(known.unwrap_or_else(listed));
     }
