@@ -19,6 +19,8 @@ use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
 use crate::background;
+use crate::core::Core;
+use crate::read_only::ReadOnly;
 use crate::store::{Inner, Store};
 
 pub(crate) use install::remove_superseded;
@@ -161,25 +163,21 @@ pub(crate) fn compact(
         let sealing = inner.sealing.lock();
         (sealing.manifest.segments.clone(), sealing.manifest.content_hash_key)
     };
-    let newest_hiding = inner.core.removals.newest_hiding().min(durable);
-    let is_due = |entry: &SegmentEntry| match &entry.compacted {
-        None => true,
-        Some(container) => container.removed_upto < newest_hiding,
-    };
-    let due: Vec<SegmentEntry> = entries.into_iter().filter(is_due).collect();
-    let mut pace = Pace {
-        progress,
-        at: Compacting { done: 0, total: due.iter().map(|entry| entry.end).sum() },
-        begun: Instant::now(),
-        limit: options.bytes_per_second,
-    };
+    let due = due(entries, &inner.core, durable);
+    let mut pace = Pace::of(&due, options, progress);
     let mut report = CompactionReport::default();
     for entry in due {
         // One that is ended and not yet listed among the readers' segments comes up the next time.
         let Some(segment) = install::listed_segment(inner, &entry) else { continue };
-        let generation = install::next_generation(inner, &entry)?;
-        let hidden = hidden.as_ref();
-        let basis = rewrite::Basis { inner, entry: &entry, hidden, generation, content_key, options };
+        let basis = rewrite::Basis {
+            storage: &*inner.storage,
+            now: inner.options.now(),
+            entry: &entry,
+            hidden: hidden.as_ref(),
+            generation: install::next_generation(inner, &entry)?,
+            content_key,
+            options,
+        };
         match basis.rewrite(&mut pace)? {
             rewrite::Outcome::Cancelled => {
                 report.cancelled = true;
@@ -193,10 +191,7 @@ pub(crate) fn compact(
                 }
             }
             rewrite::Outcome::Made(made) => {
-                report.compacted.push(entry.number);
-                report.bytes_before += entry.file_len();
-                report.bytes_after += made.header.file_len;
-                report.removed_events += made.newly_removed;
+                report.made(&entry, &made);
                 if !options.dry_run {
                     report.notices.extend(install::install(inner, &segment, &entry, &made, durable)?);
                 }
@@ -204,6 +199,67 @@ pub(crate) fn compact(
         }
     }
     Ok(report)
+}
+
+/// Those that were not compacted yet, or of which a durable record may have removed something since.
+fn due(entries: Vec<SegmentEntry>, core: &Core, durable: u64) -> Vec<SegmentEntry> {
+    let newest_hiding = core.removals.newest_hiding().min(durable);
+    let is_due = |entry: &SegmentEntry| match &entry.compacted {
+        None => true,
+        Some(container) => container.removed_upto < newest_hiding,
+    };
+    entries.into_iter().filter(is_due).collect()
+}
+
+impl CompactionReport {
+    fn made(&mut self, entry: &SegmentEntry, made: &rewrite::Made) {
+        self.compacted.push(entry.number);
+        self.bytes_before += entry.file_len();
+        self.bytes_after += made.header.file_len;
+        self.removed_events += made.newly_removed;
+    }
+}
+
+impl ReadOnly {
+    /// What compaction would do, as far as segments were listed at the last look: as [`Store::compact`] with `dry_run`, beside a
+    /// writer or alone.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` where a segment is damaged.
+    pub fn plan_compaction(
+        &self,
+        options: &CompactionOptions,
+        progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
+    ) -> Result<CompactionReport> {
+        let core = self.core();
+        let durable = core.log.watermark.durable();
+        let hidden = core.removals.hidden(durable);
+        let listed: Vec<SegmentEntry> =
+            core.segments.load().iter().filter_map(|segment| segment.entry().cloned()).collect();
+        let due = due(listed, core, durable);
+        let mut pace = Pace::of(&due, options, progress);
+        let mut report = CompactionReport::default();
+        for entry in due {
+            let basis = rewrite::Basis {
+                storage: &**self.storage(),
+                now: self.options().now(),
+                entry: &entry,
+                hidden: hidden.as_ref(),
+                generation: entry.generation + 1,
+                content_key: [0; 16],
+                options,
+            };
+            match basis.rewrite(&mut pace)? {
+                rewrite::Outcome::Cancelled => {
+                    report.cancelled = true;
+                    break;
+                }
+                rewrite::Outcome::Left | rewrite::Outcome::OnlyLookedAt => report.left += 1,
+                rewrite::Outcome::Made(made) => report.made(&entry, &made),
+            }
+        }
+        Ok(report)
+    }
 }
 
 /// Tells how far it is, and keeps to the limit.
@@ -217,7 +273,16 @@ pub(crate) struct Pace<'a> {
 /// It sleeps no longer at once, so that it can be cancelled.
 const NAP: Duration = Duration::from_millis(50);
 
-impl Pace<'_> {
+impl<'a> Pace<'a> {
+    fn of(
+        due: &[SegmentEntry],
+        options: &CompactionOptions,
+        progress: &'a mut dyn FnMut(Compacting) -> ControlFlow<()>,
+    ) -> Self {
+        let total = due.iter().map(|entry| entry.end / 2 * 2).sum();
+        Self { progress, at: Compacting { done: 0, total }, begun: Instant::now(), limit: options.bytes_per_second }
+    }
+
     /// So many bytes more are done; true if it shall stop.
     fn pass(&mut self, len: u64) -> bool {
         self.at.done += len;

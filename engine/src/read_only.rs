@@ -127,7 +127,18 @@ impl ReadOnly {
     /// `Corrupt`, `Unsupported` or `Io` if a segment that must be read for it cannot be.
     pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
         let names = recovery::list(&*self.storage)?;
-        let mut table = consumer::load_listed(&*self.storage, &names, &self.manifest)?.table;
+        let mut table = match consumer::load_listed(&*self.storage, &names, &self.manifest) {
+            // Compacted since the last look: the segments hold the same elsewhere.
+            Err(error) if may_be_movement(&error) => {
+                let newest = manifest::load_newest(&*self.storage, &names)?;
+                let listed: Vec<u64> = self.manifest.segments.iter().map(|entry| entry.number).collect();
+                let newest = newest.filter(|newest| newest.generation > self.manifest.generation).ok_or(error)?;
+                let segments = newest.segments.into_iter().filter(|entry| listed.contains(&entry.number)).collect();
+                let manifest = Manifest { segments, ..self.manifest.clone() };
+                consumer::load_listed(&*self.storage, &names, &manifest)?.table
+            }
+            found => found?.table,
+        };
         consumer::apply(&mut table, &self.changes);
         Ok(consumer::listing(&table, self.reader().head()))
     }

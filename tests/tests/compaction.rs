@@ -423,7 +423,7 @@ fn damage_to_a_container_is_named_and_never_shown() {
             for (other, bytes) in &sound {
                 let mut bytes = bytes.clone();
                 if other == *name {
-                    bytes[at] ^= 1 << (round + at) % 8;
+                    bytes[at] ^= 1 << ((round + at) % 8);
                 }
                 let file = memory.create(other, bytes.len() as u64, annals::storage::Fill::Allocated).unwrap();
                 if !bytes.is_empty() {

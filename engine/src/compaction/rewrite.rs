@@ -20,7 +20,7 @@ use crate::event::EventRef;
 use crate::options::ReadMode;
 use crate::removal::{Hidden, Hiding};
 use crate::segment::BatchFacts;
-use crate::store::Inner;
+use crate::storage::Storage;
 use crate::{Result, VERSION};
 
 /// A dictionary is no longer than this, nor than this part of what is compressed.
@@ -37,7 +37,9 @@ const PAGE: u64 = 4096;
 
 /// What a segment is rewritten by.
 pub(super) struct Basis<'a> {
-    pub(super) inner: &'a Inner,
+    pub(super) storage: &'a dyn Storage,
+    /// Nanoseconds since 1970 UTC.
+    pub(super) now: u64,
     pub(super) entry: &'a SegmentEntry,
     /// What is removed by durable records.
     pub(super) hidden: Option<&'a Hidden>,
@@ -121,7 +123,7 @@ impl Basis<'_> {
     /// Walks all of the segment, each batch verified whole; true if it was stopped.
     fn walk(&self, pace: &mut Pace<'_>, visitor: &mut impl Visitor) -> Result<bool> {
         let name = name_of(self.entry);
-        let file = SegmentFile::open(&*self.inner.storage, &name)?;
+        let file = SegmentFile::open(self.storage, &name)?;
         let mut batches = Batches::begin(&file, &self.identity(), 0)?;
         let seed = batches.header.seed();
         visitor.page(batches.header_page()?);
@@ -244,8 +246,8 @@ impl Filling {
         let kept = match basis.entry.compacted {
             None => RemovedTable::default(),
             Some(_) => {
-                let (name, storage) = (name_of(basis.entry), &*basis.inner.storage);
-                Container::open(storage, &name, ReadMode::Pread, Some(basis.entry))?.removed()?.clone()
+                let name = name_of(basis.entry);
+                Container::open(basis.storage, &name, ReadMode::Pread, Some(basis.entry))?.removed()?.clone()
             }
         };
         Ok(Self {
@@ -295,7 +297,7 @@ impl Filling {
             identity: basis.identity(),
             generation: basis.generation,
             written_by: VERSION,
-            created_at: basis.inner.options.now(),
+            created_at: basis.now,
             segment_len: basis.entry.len,
             stored_len: self.stored_len,
             file_len: len as u64,
