@@ -9,6 +9,8 @@ pub mod backup;
 mod batches;
 mod clock;
 mod commit;
+mod compacted;
+mod compaction;
 mod consumer;
 mod control;
 mod core;
@@ -56,6 +58,7 @@ mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
+pub use compaction::{Compacting, CompactionOptions, CompactionReport};
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     Progress, Retry,

@@ -11,7 +11,7 @@ use crate::consumer;
 use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
-use crate::prepare::segment_number;
+use crate::prepare::{is_container_name, segment_number};
 use crate::recovery::durability;
 use crate::storage::{Access, LOCK_NAME, Storage};
 use crate::tiers::{INDEX, is_index_name};
@@ -81,6 +81,7 @@ pub(super) fn is_ours(name: &str) -> bool {
     matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()
+        || is_container_name(name)
         || is_index_name(name)
         || consumer::is_file_name(name)
 }
