@@ -19,6 +19,7 @@ use crate::mark::MARK_NAME;
 use crate::prepare::{index_name, no_room, segment_name, segment_number};
 use crate::recovery::ring_image::RING_NAME;
 use crate::recovery::{is_denied, list, lock_refused};
+use crate::snapshot::is_file_of_snapshots;
 use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
 use crate::{Result, VERSION};
 
@@ -91,7 +92,10 @@ pub(crate) fn check_free(names: &[String]) -> Result<()> {
 fn is_unfinished_file(name: &str) -> bool {
     let whole = name.strip_suffix(".new").unwrap_or(name);
     let is_manifest = name != whole && manifest::generation_of(whole).is_some();
-    [UNFINISHED_NAME, MARK_NAME, RING_NAME].contains(&name) || is_manifest || segment_number(name).is_some()
+    [UNFINISHED_NAME, MARK_NAME, RING_NAME].contains(&name)
+        || is_manifest
+        || segment_number(name).is_some()
+        || is_file_of_snapshots(name)
 }
 
 /// What a file that cannot be made answers.
@@ -228,6 +232,8 @@ pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, li
         segments,
         ancestors: before.ancestors.iter().map(cut).collect(),
         lost,
+        // Those that go along are written anew.
+        snapshots: Vec::new(),
         ..before.clone()
     }
 }

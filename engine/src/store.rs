@@ -22,6 +22,7 @@ use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
 use crate::recovery::RecoveryReport;
+use crate::snapshot::{self, SnapshotWriter};
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) sealing: Mutex<background::Sealing>,
     pub(crate) tier_keeper: Mutex<TierKeeper>,
     pub(crate) merging: Merging,
+    pub(crate) snapshots: SnapshotWriter,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
     pub(crate) stopping: AtomicBool,
@@ -89,6 +91,8 @@ impl Opened {
         background::seal_all(&self.inner);
         if !self.inner.core.log.watermark.is_poisoned() {
             merging::cover_rest(&self.inner);
+            // Without it the next opening begins another file.
+            let _ = self.inner.snapshots.finish(&self.inner);
         }
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
@@ -296,7 +300,11 @@ impl Store {
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
         let written = self.inner().writer.lock().append(input, receipt);
-        answered(self.inner(), written, receipt)
+        let outcome = answered(self.inner(), written, receipt);
+        if !input.removals().is_empty() {
+            snapshot::note_unreached(&self.reader_in(View::Written), input.removals(), receipt);
+        }
+        outcome
     }
 
     /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
@@ -446,6 +454,11 @@ impl Store {
     /// As there.
     pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
         self.reader().resume(checkpoint)
+    }
+
+    /// The time, by the store's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.inner().options.now()
     }
 
     /// What opening found and did.

@@ -89,7 +89,7 @@ fn run(
             return Err(Error::Conflict(Box::new(Conflict { head: reader.head(), failed })).into());
         }
         let (state, hidden) = planned(actual);
-        return say(arguments, &Removed { position: None, state, hidden });
+        return say(arguments, &Removed { position: None, state, hidden, is_unreached: false });
     }
     let store = opening::writable(&arguments.store)?;
     let removed = remove(&store, &arguments.stream, arguments.expect)?;

@@ -36,6 +36,7 @@ use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, 
 use crate::publish::{Lock, Watermark};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::{self, Shelf, SnapshotWriter};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
@@ -105,6 +106,7 @@ impl Opening {
             let _ = self.storage.remove(UNFINISHED_NAME);
         }
         // What stays is removed by the next opening.
+        let _ = snapshot::remove_unlisted(&*self.storage, names, &self.manifest);
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, mark, session, next_number, begun)
     }
@@ -219,6 +221,7 @@ impl Opening {
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
             lost: self.manifest.lost.as_slice().into(),
+            snapshots: Shelf::of_writer(self.storage.clone(), &self.manifest, self.options.read_mode),
         };
         removal::load(&mut core)?;
         let core = Arc::new(core);
@@ -229,7 +232,8 @@ impl Opening {
             quota: self.manifest.quota_bytes,
             fill: fill(&self.options),
         };
-        let total = core.segments.load().iter().map(|segment| segment.header.segment_len).sum();
+        let total = core.segments.load().iter().map(|segment| segment.header.segment_len).sum::<u64>()
+            + self.manifest.snapshots.iter().map(|entry| entry.len).sum::<u64>();
         let preparer = Arc::new(Preparer::new(self.storage.clone(), plan, next_number, total));
         preparer.set_manifest_generation(self.manifest.generation);
         let unsealed: Vec<_> = core.segments.load().iter().filter(|s| needs_seal(s, &self.manifest)).cloned().collect();
@@ -255,6 +259,7 @@ impl Opening {
             consumers: Box::new(ConsumerMemory::new(consumers)),
             clock_steps_back: 0,
         };
+        let snapshots = SnapshotWriter::new(&self.manifest, self.report.clean);
         self.report.duration = begun.elapsed();
         let committer = Committer::new(&self.options);
         committer.set_durable_end(end);
@@ -268,6 +273,7 @@ impl Opening {
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
             tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode, tiers.is_stale)),
             merging: Merging::default(),
+            snapshots,
             options: self.options,
             report: self.report,
             stopping: false.into(),
