@@ -3,11 +3,14 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use annals::backup::{BackupOptions, RestoreOptions, restore_in};
 use annals::storage::{Access, Fill, Memory, Storage};
 use annals::{
     AsOf, CleanSnapshots, Durability, Error, Expect, ForkOptions, History, Loaded, NewEvent, Options, ReadEvents,
     Revision, Seek, Snapshots, Store, StreamState,
 };
+use annals_format::snapshot::{SnapshotFileHeader, SnapshotFrame};
+use annals_tests::sim_disk::{FaultKind, Repeat, SimDisk};
 
 /// The files as they are: what a killed process leaves.
 fn copy_of(storage: &Memory) -> Arc<Memory> {
@@ -465,4 +468,249 @@ fn forks_hold_what_was_saved_up_to_their_moment() {
         let report = annals::inspect::verify_in(&*target, &mut |_, _| {}).unwrap();
         assert!(report.is_sound(), "{:?}", report.findings);
     }
+}
+
+#[test]
+fn backups_carry_snapshots_up_to_any_position() {
+    let (_, store) = store();
+    let backup = Memory::new();
+    let mut points = Vec::new();
+    for round in 1..=6u64 {
+        append(&store, "a", 3);
+        let last = round * 3;
+        kind().save(&store, "a", revision(last - 1), &state_of(1..=last - 1)).unwrap();
+        let report = store.backup_to_storage(&backup, &BackupOptions::new()).unwrap();
+        assert!(report.notices.is_empty() && !report.unchanged, "{report:?}");
+        points.push((report.point, last));
+        if round == 4 {
+            store.clean_snapshots(&CleanSnapshots::new().keep(2)).unwrap();
+        }
+    }
+    let again = store.backup_to_storage(&backup, &BackupOptions::new()).unwrap();
+    assert!(again.unchanged && again.new_bytes == 0, "{again:?}");
+    // One that was saved without an event is new to it.
+    kind().save(&store, "a", revision(18), &state_of(1..=18)).unwrap();
+    assert!(!store.backup_to_storage(&backup, &BackupOptions::new()).unwrap().unchanged);
+    for (point, head) in points {
+        for position in 0..=head {
+            let target = Arc::new(Memory::new());
+            let options = RestoreOptions::new().point(point).until(AsOf::Position(position));
+            restore_in(&backup, &*target, &options).unwrap();
+            let restored = Options::new().background(false).open_storage(target.clone()).unwrap();
+            assert_eq!(loaded(&restored, "a", &kind()), Ok((1..=position).collect()));
+            let kept = (1..=position).rev().find(|at| at % 3 == 2 && (head < 15 || *at >= 8));
+            let newest = restored.latest_snapshot("a", &kind()).unwrap().map(|snapshot| snapshot.revision().get());
+            assert_eq!(newest, kept, "point {point} until {position}");
+            kind().save(&restored, "a", revision(1), &state_of(1..=1)).map_or_else(|_| assert_eq!(position, 0), drop);
+        }
+    }
+    // Each file that is missing is named.
+    for name in backup.list().unwrap().iter().filter(|name| name.starts_with("snapshots-")) {
+        let harmed = copy_of(&backup);
+        harmed.remove(name).unwrap();
+        let numbers: Vec<u64> = annals::backup::points_in(&*harmed).unwrap().into_iter().map(|(n, _)| n).collect();
+        let answers =
+            numbers.into_iter().map(|point| restore_in(&*harmed, &Memory::new(), &RestoreOptions::new().point(point)));
+        let named = answers.filter(|answer| matches!(answer, Err(Error::Corrupt(corrupt)) if corrupt.file == *name));
+        assert!(named.count() > 0, "{name}");
+    }
+}
+
+/// What repair cannot read of the log a snapshot may know.
+#[test]
+fn repair_carries_what_can_be_read() {
+    let (memory, store) = store();
+    for _ in 0..10 {
+        append(&store, "a", 1);
+        append(&store, "b", 1);
+    }
+    kind().save(&store, "a", revision(8), &state_of(1..=8)).unwrap();
+    kind().save(&store, "b", revision(2), &state_of(1..=2)).unwrap();
+    store.close().unwrap();
+    // Event 5 of both is damaged.
+    let name = "segment-00000000000000000001.log";
+    let mut bytes = bytes_of(&memory, name);
+    let mut found = 0;
+    for at in 0..bytes.len() - 8 {
+        if bytes[at..at + 8] == 5u64.to_le_bytes() && bytes[at - 5..at] == *b"Added" {
+            bytes[at] ^= 0xFF;
+            found += 1;
+        }
+    }
+    assert_eq!(found, 2);
+    let damaged = copy_of(&memory);
+    put(&damaged, name, &bytes);
+    let target = Arc::new(Memory::new());
+    let report = annals::repair::repair_in(&*damaged, &*target, &annals::repair::RepairOptions::new()).unwrap();
+    assert!(!report.is_complete());
+    let repaired = Options::new().background(false).open_storage(target.clone()).unwrap();
+    assert_eq!(loaded(&repaired, "a", &kind()), Ok((1..=10).collect()));
+    assert_eq!(loaded(&repaired, "b", &kind()), Err(6));
+    // Also with a snapshot of the lost event itself, and none that is damaged.
+    let files = snapshot_files(&memory);
+    let mut bytes = bytes_of(&damaged, &files[0]);
+    bytes[200] ^= 1;
+    put(&damaged, &files[0], &bytes);
+    let target = Arc::new(Memory::new());
+    let report = annals::repair::repair_in(&*damaged, &*target, &annals::repair::RepairOptions::new()).unwrap();
+    assert!(report.notices.iter().any(|notice| notice.contains(&files[0])), "{report:?}");
+    let repaired = Options::new().background(false).open_storage(target).unwrap();
+    assert_eq!(loaded(&repaired, "a", &kind()), Err(6));
+}
+
+/// Checksums put right after it: only what the state decodes to tells.
+#[test]
+fn a_state_that_lies_about_its_length_is_named() {
+    let (memory, store) = store();
+    append(&store, "a", 3);
+    store.truncate_before("a", Expect::Any, revision(3)).unwrap();
+    kind().save(&store, "a", revision(3), &[7; 100_000]).unwrap();
+    store.close().unwrap();
+    let [name] = &snapshot_files(&memory)[..] else { panic!("one file holds it") };
+    let bytes = bytes_of(&memory, name);
+    let header = SnapshotFileHeader::decode(&bytes).unwrap();
+    let frame = SnapshotFrame::decode(&bytes[128..], header.seed(), 128).unwrap();
+    let stored = &bytes[128 + frame.header_len()..][..frame.stored_len as usize];
+    let decodes_to = |state_len: u64, stored: &[u8]| {
+        let mut bytes = bytes[..128].to_vec();
+        SnapshotFrame { state_len, ..frame }.encode(header.seed(), 128, stored, &mut bytes);
+        bytes.resize(header.len as usize, 0);
+        let forged = copy_of(&memory);
+        put(&forged, name, &bytes);
+        let store = Options::new().background(false).open_storage(forged).unwrap();
+        store.load("a", &kind())
+    };
+    assert!(matches!(decodes_to(100_000, stored), Ok(Loaded::Complete(_))));
+    let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).unwrap();
+    for (state_len, stored) in [
+        (99_999, stored),
+        (100_001, stored),
+        (1 << 28, stored),
+        (100_000, &bomb),
+        (100_000, &stored[1..]),
+        (9_999, b"not zstd"),
+    ] {
+        let Err(Error::Corrupt(corrupt)) = decodes_to(state_len, stored) else { panic!("{state_len}") };
+        assert_eq!(&corrupt.file, name);
+    }
+    // Beyond what a state may be long nothing is even looked at.
+    assert!(matches!(decodes_to((1 << 28) + 1, stored), Err(Error::Corrupt(_)) | Ok(Loaded::Incomplete { .. })));
+}
+
+#[test]
+fn a_full_disk_and_a_quota_are_errors_of_the_save_alone() {
+    let disk = SimDisk::new();
+    let open = || Options::new().background(false).segment_bytes_max(1 << 20);
+    let store = open().open_storage(Arc::new(disk.clone())).unwrap();
+    append(&store, "a", 5);
+    disk.set_capacity(Some(0));
+    assert!(matches!(kind().save(&store, "a", revision(5), b"x"), Err(Error::NoSpace { .. } | Error::Io { .. })));
+    assert_eq!(loaded(&store, "a", &kind()), Ok((1..=5).collect()));
+    append(&store, "a", 1);
+    disk.set_capacity(None);
+    kind().save(&store, "a", revision(5), &state_of(1..=5)).unwrap();
+    assert_eq!(loaded(&store, "a", &kind()), Ok((1..=6).collect()));
+    assert!(store.latest_snapshot("a", &kind()).unwrap().is_some());
+
+    let quota = Options::new().background(false).segment_bytes_max(1 << 20).quota_bytes(Some(1 << 20));
+    let store = quota.open_storage(Arc::new(Memory::new())).unwrap();
+    append(&store, "a", 5);
+    let Err(Error::NoSpace { .. }) = kind().save(&store, "a", revision(5), b"x") else { panic!("beyond the quota") };
+    append(&store, "a", 1);
+}
+
+/// A file whose sync failed is not written any more; what was not synced is not shown any more, and the next one is.
+#[test]
+fn a_failing_sync_is_told_and_another_file_begun() {
+    let disk = SimDisk::new();
+    let store = Options::new().background(false).open_storage(Arc::new(disk.clone())).unwrap();
+    append(&store, "a", 5);
+    kind().save(&store, "a", revision(1), &state_of(1..=1)).unwrap();
+    let buffered = kind().durability(Durability::Buffered);
+    buffered.save(&store, "a", revision(2), &state_of(1..=2)).unwrap();
+    let newest = || store.latest_snapshot("a", &kind()).unwrap().map(|snapshot| snapshot.revision().get());
+    assert_eq!(newest(), Some(2));
+    // Writing comes first.
+    disk.fail_at(disk.steps() + 1, FaultKind::SyncFail, Repeat::Once);
+    let Err(Error::Io { file, .. }) = kind().save(&store, "a", revision(3), &state_of(1..=3)) else {
+        panic!("it failed")
+    };
+    assert!(file.starts_with("snapshots-") && disk.faults_hit() == 1);
+    assert_eq!(newest(), Some(1), "what may be lost is not relied on");
+    kind().save(&store, "a", revision(4), &state_of(1..=4)).unwrap();
+    assert_eq!(newest(), Some(4));
+    append(&store, "a", 1);
+    for disk in [disk.after_kill(), disk.after_power_loss_with(|_| false), disk.after_power_loss_with(|_| true)] {
+        let store = Options::new().background(false).open_storage(Arc::new(disk)).unwrap();
+        assert_eq!(store.latest_snapshot("a", &kind()).unwrap().unwrap().revision().get(), 4);
+        let revisions: Vec<u64> = store.snapshots("").unwrap().iter().map(|info| info.revision.get()).collect();
+        assert_eq!(revisions, [4, 1]);
+    }
+}
+
+/// Many save at once, some clean up and some load.
+#[test]
+fn saves_clean_ups_and_loads_of_many_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("shop")).unwrap();
+    let streams: Vec<String> = (0..4).map(|n| format!("account-{n}")).collect();
+    streams.iter().for_each(|stream| append(&store, stream, 30));
+    store.truncate_before(&streams[3], Expect::Any, revision(1)).unwrap();
+    std::thread::scope(|scope| {
+        for stream in &streams {
+            scope.spawn(|| {
+                for at in 1..=30 {
+                    kind().save(&store, stream, revision(at), &state_of(1..=at)).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    assert_eq!(loaded(&store, stream, &kind()), Ok((1..=30).collect()));
+                }
+            });
+        }
+        scope.spawn(|| {
+            for keep in 1..20 {
+                let cleaned = store.clean_snapshots(&CleanSnapshots::new().keep(keep % 3 + 1)).unwrap();
+                assert!(cleaned.damage.is_empty() && cleaned.void == 0, "{cleaned:?}");
+            }
+        });
+    });
+    for stream in &streams {
+        assert_eq!(store.latest_snapshot(stream, &kind()).unwrap().unwrap().revision(), revision(30));
+    }
+    let before = store.snapshots("").unwrap();
+    store.close().unwrap();
+    let store = Store::open(dir.path().join("shop")).unwrap();
+    let after = store.snapshots("").unwrap();
+    assert_eq!(before, after);
+    store.close().unwrap();
+    let report = annals::inspect::verify(dir.path().join("shop"), &mut |_, _| {}).unwrap();
+    assert!(report.is_sound() && report.snapshots == after.len() as u64, "{report:?}");
+}
+
+/// Policies, by what a history has handed out.
+#[test]
+fn a_snapshot_is_due_by_events_bytes_or_age() {
+    let (_, store) = store();
+    append(&store, "a", 10);
+    let folded = |kind: &Snapshots| {
+        let mut history = store.load("a", kind).unwrap().complete().unwrap();
+        history.by_ref().for_each(|event| drop(event.unwrap()));
+        history
+    };
+    let none = folded(&kind());
+    assert_eq!((none.event_count(), none.byte_count()), (10, 80));
+    let now = none.first_time().unwrap();
+    assert!(!kind().is_due(&none, u64::MAX));
+    assert!(kind().every_events(10).is_due(&none, now) && !kind().every_events(11).is_due(&none, now));
+    assert!(kind().every_bytes(80).is_due(&none, now) && !kind().every_bytes(81).is_due(&none, now));
+    let aged = kind().max_age(std::time::Duration::from_nanos(100));
+    assert!(aged.is_due(&none, now + 100) && !aged.is_due(&none, now + 99));
+    assert!(kind().every_events(10).save_if_due(&store, &none, || state_of(1..=10)).unwrap().is_some());
+    assert!(kind().every_events(11).save_if_due(&store, &none, || -> Vec<u8> { panic!("not due") }).unwrap().is_none());
+    // Nothing came since: nothing is due.
+    let since = folded(&kind());
+    assert_eq!((since.event_count(), since.revision()), (0, Some(revision(10))));
+    assert!(!kind().every_events(1).is_due(&since, u64::MAX) && !aged.is_due(&since, u64::MAX));
 }

@@ -30,6 +30,7 @@ mod restore;
 mod retain;
 mod segments;
 mod signals;
+mod snapshot;
 mod steps;
 mod sweep;
 mod tail;

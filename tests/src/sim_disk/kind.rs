@@ -37,6 +37,8 @@ pub enum WriteKind {
     IndexManifest,
     /// A manifest.
     Manifest,
+    /// A file of snapshots.
+    Snapshots,
     /// The durable mark.
     Mark,
     /// The ring's file.
@@ -59,6 +61,7 @@ impl WriteKind {
             _ if name.starts_with("tier-") => Self::Tier,
             _ if name.starts_with("streams-") => Self::Streams,
             _ if name.starts_with("INDEX-") => Self::IndexManifest,
+            _ if name.starts_with("snapshots-") => Self::Snapshots,
             _ if name.starts_with("segment-") && name.contains(".idx") => Self::Index,
             _ if name.starts_with("segment-") => Self::Batch,
             _ => Self::Other,
@@ -104,6 +107,7 @@ impl fmt::Display for WriteKind {
             Self::Streams => "streams",
             Self::IndexManifest => "index manifest",
             Self::Manifest => "manifest",
+            Self::Snapshots => "snapshots",
             Self::Mark => "mark",
             Self::Ring => "ring",
             Self::DirectoryEntry => "directory entry",
