@@ -286,6 +286,8 @@ impl History {
                     return Ok(());
                 }
                 answer.map_err(|error| format!("closing: {error}"))?;
+                // Without the cut that was to come.
+                self.disk = self.disk.after_kill();
                 self.safe = self.head();
                 let buffered = self.saved.iter_mut().filter(|saved| saved.sure == Sure::Buffered);
                 buffered.for_each(|saved| saved.sure = Sure::Durable);
