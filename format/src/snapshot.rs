@@ -169,6 +169,7 @@ impl<'a> SnapshotFrame<'a> {
     }
 
     /// Length of the whole frame.
+    #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> u64 {
         self.header_len() as u64 + padded(self.stored_len)
     }

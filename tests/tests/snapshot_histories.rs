@@ -92,7 +92,7 @@ impl Facts {
     }
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Toll {
     saved: u64,
     refused: u64,
@@ -131,6 +131,7 @@ impl Toll {
     }
 }
 
+#[derive(Clone)]
 struct History {
     dice: Dice,
     disk: SimDisk,
@@ -234,25 +235,56 @@ impl History {
             }
             _ => {}
         }
-        let mut is_over = false;
-        for _ in 0..10 + self.dice.below(30) {
-            let hit = self.disk.faults_hit();
-            let answer = self.step(&store);
-            if self.disk.faults_hit() > hit {
-                self.toll.faults += 1;
-                self.doubt();
-            }
-            is_over = self.disk.cut().is_some() || self.in_flight.is_some();
-            if is_over {
-                break;
-            }
-            answer?;
-        }
+        let count = 10 + self.dice.below(30);
+        let is_over = self.steps(&store, count)?;
         if !is_over && trouble > 1 {
             self.ask(&store)?;
             self.beside()?;
         }
         self.end(store, trouble)
+    }
+
+    /// So many steps, or until the power is cut or the writer has stopped.
+    fn steps(&mut self, store: &Store, count: u64) -> Verdict<bool> {
+        for _ in 0..count {
+            let hit = self.disk.faults_hit();
+            let answer = self.step(store);
+            if self.disk.faults_hit() > hit {
+                self.toll.faults += 1;
+                self.doubt();
+            }
+            if self.disk.cut().is_some() || self.in_flight.is_some() {
+                return Ok(true);
+            }
+            answer?;
+        }
+        Ok(false)
+    }
+
+    /// A script that follows from the seed alone: a new store, some steps, a close. Answers whether it came to its end.
+    fn script(&mut self) -> Verdict<bool> {
+        let opened = self.options.clone().open_storage(Arc::new(self.disk.clone()));
+        let Ok(store) = opened else { return Ok(false) };
+        if self.steps(&store, 25)? {
+            return Ok(false);
+        }
+        Ok(store.close().is_ok())
+    }
+
+    /// What is left after the script, opened, asked, gone on with, and cleaned up.
+    fn aftermath(mut self, disk: SimDisk) -> Verdict {
+        self.disk = disk;
+        let opened = self.options.clone().open_storage(Arc::new(self.disk.clone()));
+        let store = opened.map_err(|error| format!("opening: {error}"))?;
+        self.settle(&store)?;
+        self.ask(&store)?;
+        self.steps(&store, 4)?;
+        self.clean(&store)?;
+        self.ask(&store)?;
+        store.close().map_err(text)?;
+        let report = inspect::verify_in(&self.disk, &mut |_, _| {}).map_err(text)?;
+        ensure!(report.is_sound(), "{:?}", report.findings);
+        Ok(())
     }
 
     /// What is not durable may be gone.
@@ -654,4 +686,74 @@ fn a_store_as_a_whole_is_sound_after_histories() {
         let report = inspect::verify_in(&history.disk, &mut |_, _| {}).unwrap();
         assert!(report.is_sound(), "{number}: {:?}", report.findings);
     }
+}
+
+/// Operations of a script on a new store, by number: from its opening on.
+fn operations(seed: u64) -> u64 {
+    let mut history = History::new(seed);
+    assert!(history.script().unwrap(), "script {seed} comes to its end");
+    history.disk.steps()
+}
+
+/// Every operation of some scripts is a power cut: what survives is nothing that was not synced, all of it, or any of it.
+#[test]
+fn every_cut_of_scripts_of_saves_and_clean_ups() {
+    let seed = seed("cuts of snapshot scripts").wrapping_add(2_000_000);
+    let (mut states, mut cut) = (0u64, BTreeMap::<(WriteKind, Call), u64>::new());
+    for script in 0..how_many(3, 150) {
+        let seed = seed.wrapping_add(script);
+        for step in 0..operations(seed) {
+            let mut history = History::new(seed);
+            history.disk.cut_at(step);
+            history.script().unwrap_or_else(|text| panic!("script {seed} cut at {step}: {text}"));
+            let Some(was_cut) = history.disk.cut() else { continue };
+            if matches!(was_cut.call, Call::Read | Call::Open | Call::List | Call::Map) {
+                continue;
+            }
+            *cut.entry((was_cut.kind, was_cut.call)).or_default() += 1;
+            history.doubt();
+            let disk = history.disk.clone();
+            let losses = [disk.after_power_loss_with(|_| false), disk.after_power_loss_with(|_| true)];
+            for lost in losses.into_iter().chain([disk.after_power_loss(step)]) {
+                states += 1;
+                let judged = history.clone().aftermath(lost);
+                judged.unwrap_or_else(|text| panic!("script {seed} cut at {step} ({was_cut:?}): {text}"));
+            }
+        }
+    }
+    println!("{states} states: {cut:#?}");
+    for call in [Call::Create, Call::Write, Call::Sync] {
+        assert!(cut.contains_key(&(WriteKind::Snapshots, call)), "{call} of a file of snapshots was cut");
+    }
+    assert!(states > 500);
+}
+
+/// Every operation of some scripts fails, in each way it can: what was acknowledged is there.
+#[test]
+fn every_operation_of_scripts_of_saves_and_clean_ups_fails() {
+    let seed = seed("faults of snapshot scripts").wrapping_add(3_000_000);
+    let mut hits = 0;
+    for script in 0..how_many(2, 100) {
+        let seed = seed.wrapping_add(script);
+        let kinds =
+            [FaultKind::Eio, FaultKind::Enospc, FaultKind::ShortWrite, FaultKind::SyncFail, FaultKind::TornWriteHalf];
+        for (step, kind) in (0..operations(seed)).flat_map(|step| kinds.map(|kind| (step, kind))) {
+            let mut history = History::new(seed);
+            history.disk.fail_at(step, kind, Repeat::Once);
+            history.script().unwrap_or_else(|text| panic!("script {seed}, {kind:?} at {step}: {text}"));
+            if history.disk.faults_hit() == 0 {
+                continue;
+            }
+            hits += 1;
+            history.disk.clear_faults();
+            history.doubt();
+            let disk = history.disk.clone();
+            for (name, left) in [("killed", disk.after_kill()), ("cut", disk.after_power_loss(step))] {
+                let judged = history.clone().aftermath(left);
+                judged.unwrap_or_else(|text| panic!("script {seed}, {kind:?} at {step}, {name}: {text}"));
+            }
+        }
+    }
+    println!("{hits} faults");
+    assert!(hits > 100);
 }

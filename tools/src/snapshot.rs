@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use annals::{CleanSnapshots, ReadEvents, Reader, Snapshot, SnapshotInfo, Snapshots};
+use annals::{CleanSnapshots, Reader, Snapshot, SnapshotInfo, Snapshots};
 use clap::{Args, Subcommand};
 use data_encoding::{BASE64, HEXLOWER};
 

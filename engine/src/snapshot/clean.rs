@@ -152,6 +152,10 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
         return Ok(report);
     }
     let new = copy(inner, &staying)?;
+    if cfg!(annals_plant = "clean-up-removes-first") {
+        gone.iter().try_for_each(|number| inner.storage.remove(&file_name(*number))).ok();
+        inner.storage.sync_dir().ok();
+    }
     let state = inner.snapshots.state.lock();
     drop(shelf.table()?);
     save_manifest(inner, |snapshots| {
@@ -169,7 +173,12 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
     // They are listed no more: whoever has them open goes on with what it holds.
     for number in &gone {
         let name = file_name(*number);
-        inner.storage.remove(&name).map_err(Error::io("remove", &name))?;
+        match inner.storage.remove(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &name)(error));
+            }
+            _ => {}
+        }
     }
     inner.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
     let of_files = |numbers: &[u64]| files.iter().filter(|(n, _)| numbers.contains(n)).map(|(_, len)| len).sum::<u64>();

@@ -20,6 +20,10 @@ use crate::{Position, Result, Revision};
 
 /// What is needed to make the state of a stream, or that it is not all there.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a history is made without an allocation for it"
+)]
 pub enum Loaded {
     /// A snapshot, or none, and all events after it: together they cover the stream without a hole.
     Complete(History),
