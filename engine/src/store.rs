@@ -91,9 +91,9 @@ impl Opened {
         background::seal_all(&self.inner);
         if !self.inner.core.log.watermark.is_poisoned() {
             merging::cover_rest(&self.inner);
-            // Without it the next opening begins another file.
-            let _ = self.inner.snapshots.finish(&self.inner);
         }
+        // What fails is made good by the next opening, which begins another file.
+        let _ = self.inner.snapshots.close(&self.inner);
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());

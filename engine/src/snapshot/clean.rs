@@ -114,6 +114,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
     // From here on saves go into another file.
     let (streams, files) = {
         let mut state = inner.snapshots.state.lock();
+        state.check_open()?;
         drop(shelf.table()?);
         if !how.dry_run
             && let Some(entry) = state.end(inner)

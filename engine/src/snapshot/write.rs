@@ -59,6 +59,8 @@ pub(super) struct Writing {
     active: Option<Arc<Active>>,
     /// The opening found all as a clean close leaves it, so that the newest file may be gone on with.
     may_continue: bool,
+    /// Nothing is written any more.
+    is_closed: bool,
     /// Larger than the number of any file made.
     next_number: u64,
     staging: Vec<u8>,
@@ -115,14 +117,23 @@ impl Active {
 impl SnapshotWriter {
     pub(crate) fn new(manifest: &Manifest, is_clean: bool) -> Self {
         let last = manifest.snapshots.iter().map(|entry| entry.number).max().unwrap_or(0);
-        let state = Writing { active: None, may_continue: is_clean, next_number: last + 1, staging: Vec::new() };
+        let state = Writing {
+            active: None,
+            may_continue: is_clean,
+            is_closed: false,
+            next_number: last + 1,
+            staging: Vec::new(),
+        };
         Self { state: Mutex::new(state), syncing: Mutex::new(()), cleaning: Mutex::new(()) }
     }
 
-    /// All that was saved is synced, and the manifest says so: at a clean close.
-    pub(crate) fn finish(&self, inner: &Inner) -> Result<()> {
+    /// Nothing is written from here on. All that was saved is synced, and the manifest says so, unless the log has failed.
+    pub(crate) fn close(&self, inner: &Inner) -> Result<()> {
+        let _no_cleaning = self.cleaning.lock();
         let mut state = self.state.lock();
+        state.is_closed = true;
         let Some(active) = state.active.take() else { return Ok(()) };
+        inner.core.log.check_poison()?;
         sync_up_to(inner, &active, u64::MAX)?;
         let entry = active.entry(active.write_failed.load(Ordering::Acquire));
         if entry.end == active.listed_end {
@@ -211,6 +222,7 @@ fn compressed(state: &[u8]) -> Option<Vec<u8>> {
 fn append(inner: &Inner, frame: SnapshotFrame<'_>, stored: &[u8]) -> Result<(Arc<Active>, u64)> {
     let shelf = &inner.core.snapshots;
     let mut state = inner.snapshots.state.lock();
+    state.check_open()?;
     drop(shelf.table()?);
     let len = frame.header_len() as u64 + padded(stored.len() as u64);
     let active = state.room_for(inner, len)?;
@@ -282,6 +294,13 @@ fn sync_up_to(inner: &Inner, active: &Active, end: u64) -> Result<()> {
 }
 
 impl Writing {
+    pub(super) fn check_open(&self) -> Result<()> {
+        match self.is_closed {
+            true => Err(Error::Poisoned { reason: "the store is closed".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
     /// The file to append `len` bytes to: the open one, or one begun now.
     fn room_for(&mut self, inner: &Inner, len: u64) -> Result<Arc<Active>> {
         if self.active.is_none() && std::mem::take(&mut self.may_continue) {
@@ -311,10 +330,10 @@ impl Writing {
 
     fn begin(&mut self, inner: &Inner, needed: u64) -> Result<Arc<Active>> {
         let before = self.active.as_ref().map_or(0, |active| active.file.entry.len);
-        let ended = self.end(inner);
         let least = page_ceiling(SNAPSHOT_HEADER_LEN as u64 + needed);
         let len = (before * 2).clamp(LEN_FIRST, LEN_MAX).max(least);
         inner.preparer.check_quota(len)?;
+        let ended = self.end(inner);
         let number = self.take_number();
         let name = file_name(number);
         let durable = make(inner.storage.as_ref(), &name, number, len, inner).and_then(|made| {
