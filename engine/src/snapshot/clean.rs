@@ -117,7 +117,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
         state.check_open()?;
         drop(shelf.table()?);
         if !how.dry_run
-            && let Some(entry) = state.end(inner)
+            && let Some(entry) = state.end(inner)?
         {
             save_manifest(inner, |snapshots| put(snapshots, entry))?;
         }

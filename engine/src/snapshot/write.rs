@@ -312,14 +312,23 @@ impl Writing {
         self.begin(inner, len)
     }
 
-    /// Ends the open file, if there is one, so that nothing is appended to it any more; answers what it is now: what could
-    /// not be synced does not count.
-    pub(super) fn end(&mut self, inner: &Inner) -> Option<SnapshotFileEntry> {
+    /// Ends the open file, if there is one, so that nothing is appended to it any more; answers what it is now, to be said
+    /// in the next manifest.
+    ///
+    /// # Errors
+    /// If what was saved in it cannot be synced: then that does not count, which the manifest says already.
+    pub(super) fn end(&mut self, inner: &Inner) -> Result<Option<SnapshotFileEntry>> {
         self.may_continue = false;
-        let active = self.active.take()?;
-        // What fails is told to those who wait for it, and forgotten.
-        let _ = sync_up_to(inner, &active, u64::MAX);
-        Some(active.entry(true))
+        let Some(active) = self.active.take() else { return Ok(None) };
+        // Whoever met a failed sync of it was told: it is not told of again.
+        let was_told = active.sync_failed.load(Ordering::Acquire);
+        let synced = sync_up_to(inner, &active, u64::MAX);
+        let entry = active.entry(true);
+        if let (Err(error), false) = (synced, was_told) {
+            save_manifest(inner, |snapshots| put(snapshots, entry))?;
+            return Err(error);
+        }
+        Ok(Some(entry))
     }
 
     /// The number of a file to be made.
@@ -333,7 +342,7 @@ impl Writing {
         let least = page_ceiling(SNAPSHOT_HEADER_LEN as u64 + needed);
         let len = (before * 2).clamp(LEN_FIRST, LEN_MAX).max(least);
         inner.preparer.check_quota(len)?;
-        let ended = self.end(inner);
+        let ended = self.end(inner)?;
         let number = self.take_number();
         let name = file_name(number);
         let durable = make(inner.storage.as_ref(), &name, number, len, inner).and_then(|made| {
