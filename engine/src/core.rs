@@ -19,6 +19,7 @@ use crate::options::{ReadMode, View};
 use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::segments::Segments;
+use crate::snapshot::Shelf;
 use crate::tiers::{TierFile, Tiers};
 
 /// All segments, oldest first; replaced as a whole when one is added.
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) ids: Option<Arc<IdTable>>,
     /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
     pub(crate) lost: Arc<[LostEntry]>,
+    pub(crate) snapshots: Arc<Shelf>,
 }
 
 impl Core {

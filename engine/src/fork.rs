@@ -21,7 +21,7 @@ use crate::reader::{Reader, tip_of_stream};
 use crate::recovery::list;
 use crate::storage::{Disk, Storage};
 use crate::store::Store;
-use crate::{Result, manifest, removal};
+use crate::{Result, manifest, removal, snapshot};
 
 /// How a fork is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -372,6 +372,11 @@ fn fork(
     let (ended, live) = anew.finish()?;
     listed.extend(ended);
     let mut manifest = heir(&source.manifest, listed, head, &live.header.identity);
+    let files = snapshot::files_of(&*source.storage, &source.manifest)?;
+    let into = Some((target, &manifest.store, source.now));
+    let carried = snapshot::carry(&files, &source.manifest.store, head, into, &mut snapshot::refuse)?;
+    report.written_bytes += carried.bytes;
+    manifest.snapshots = carried.entries;
     manifest.ancestors.push(AncestorEntry {
         store: source.manifest.store,
         incarnation: source.manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation),

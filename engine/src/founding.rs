@@ -21,6 +21,7 @@ use crate::mark::MARK_NAME;
 use crate::prepare::{index_name, is_container_name, no_room, segment_number};
 use crate::recovery::ring_image::RING_NAME;
 use crate::recovery::{is_denied, list, lock_refused};
+use crate::snapshot::is_file_of_snapshots;
 use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
 use crate::{Result, VERSION};
 
@@ -98,6 +99,7 @@ fn is_unfinished_file(name: &str) -> bool {
         || is_manifest
         || segment_number(name).is_some()
         || is_container_name(whole)
+        || is_file_of_snapshots(name)
 }
 
 /// What a file that cannot be made answers.
@@ -243,6 +245,8 @@ pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, li
         segments,
         ancestors: before.ancestors.iter().map(cut).collect(),
         lost,
+        // Those that go along are written anew.
+        snapshots: Vec::new(),
         ..before.clone()
     }
 }

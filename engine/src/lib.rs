@@ -49,6 +49,7 @@ mod ring;
 mod sealed_index;
 mod segment;
 mod segments;
+mod snapshot;
 mod stats;
 pub mod storage;
 mod store;
@@ -79,6 +80,9 @@ pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use removal::{Cut, Removed, Retention, Scope, Swept};
+pub use snapshot::{
+    CleanSnapshots, CleanedSnapshots, History, Loaded, SavedSnapshot, Snapshot, SnapshotInfo, Snapshots,
+};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
 pub use subscription::{Message, MessageRef, Messages, Next, Subscription};

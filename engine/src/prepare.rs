@@ -174,6 +174,27 @@ impl Preparer {
         Ok(Prepared { identity, name, file, len })
     }
 
+    /// `NoSpace` if the quota has no room for a file of this length.
+    pub(crate) fn check_quota(&self, len: u64) -> Result<()> {
+        let total = self.total_len.load(Ordering::Relaxed).saturating_add(len);
+        match self.plan.quota.filter(|quota| total > *quota) {
+            Some(quota) => {
+                let reason = format!("the store's quota of {quota} bytes does not allow {len} more");
+                Err(Error::NoSpace { action: "saving a snapshot", reason })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Files other than segments count as well.
+    pub(crate) fn add_to_total(&self, len: u64) {
+        self.total_len.fetch_add(len, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_from_total(&self, len: u64) {
+        self.total_len.fetch_sub(len, Ordering::Relaxed);
+    }
+
     fn make_file(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         let file = self.storage.create(name, len, self.plan.fill)?;
         let sync_dir = || if cfg!(annals_plant = "no-dir-sync") { Ok(()) } else { self.storage.sync_dir() };

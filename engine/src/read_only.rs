@@ -25,6 +25,7 @@ use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::Shelf;
 use crate::storage::Storage;
 use crate::tiers;
 
@@ -245,6 +246,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         ended_consumers: EndedConsumers::default(),
         ids: None,
         lost: manifest.lost.as_slice().into(),
+        snapshots: Shelf::of_reader(storage, &manifest, options.read_mode, before.map(|core| &core.snapshots)),
     };
     removal::load(&mut core)?;
     Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
@@ -271,6 +273,7 @@ fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
         ended_consumers: EndedConsumers::default(),
         ids: None,
         lost: core.lost.clone(),
+        snapshots: core.snapshots.clone(),
     };
     removal::load(&mut grown)?;
     Ok(grown)

@@ -127,6 +127,12 @@ impl Reader {
         self.core.removals.hidden(shown)
     }
 
+    /// The head now, and what is hidden as of it.
+    pub(crate) fn pinned(&self) -> (u64, Option<Hidden>) {
+        let head = self.head();
+        (head, self.hidden(head))
+    }
+
     /// The place behind `position` (0: before the first event), to be kept outside of the store.
     pub fn checkpoint(&self, position: u64) -> Checkpoint {
         self.core.lineage.checkpoint(position)
@@ -465,7 +471,7 @@ fn each_hidden(core: &Arc<Core>, hidden: &Hidden, head: u64, mut each: impl FnMu
     keys.into_iter().try_for_each(|key| look(Sought::Stream(key), last_cut + 1, head))
 }
 
-fn check_stream_name(stream: &str) -> Result<()> {
+pub(crate) fn check_stream_name(stream: &str) -> Result<()> {
     if name::is_well_formed(stream.as_bytes()) {
         Ok(())
     } else {

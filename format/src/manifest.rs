@@ -113,6 +113,23 @@ pub struct LostEntry {
     pub last_position: u64,
 }
 
+/// A file of snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotFileEntry {
+    /// Its number.
+    pub number: u64,
+    /// Its id.
+    pub id: [u8; 16],
+    /// Its length.
+    pub len: u64,
+    /// All before this offset was synced when the manifest was written.
+    pub end: u64,
+    /// Number of frames up to there.
+    pub frame_count: u64,
+    /// Nothing behind the end is read.
+    pub is_ended: bool,
+}
+
 /// How a listed segment ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SegmentState {
@@ -209,11 +226,14 @@ pub struct Manifest {
     pub ancestors: Vec<AncestorEntry>,
     /// Ascending, none meets the next; empty unless the store was repaired.
     pub lost: Vec<LostEntry>,
+    /// By number; empty for a store without snapshots.
+    pub snapshots: Vec<SnapshotFileEntry>,
 }
 
 impl Manifest {
     /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 8 more for each
-    /// segment with typed sections, 8 and 48 more for each compacted segment, 8 and 48 more for each ancestor, 8 and 16 more for each lost range.
+    /// segment with typed sections, 8 and 48 more for each compacted segment, 8 and 48 more for each ancestor, 8 and 16 more for
+    /// each lost range, 8 and 56 more for each file of snapshots.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);
@@ -292,6 +312,7 @@ impl Manifest {
             segments: sections.segments,
             ancestors: sections.ancestors,
             lost: sections.lost,
+            snapshots: sections.snapshots,
         };
         manifest.check()?;
         Ok(manifest)
@@ -314,6 +335,10 @@ impl Manifest {
         if !self.lost.iter().all(is_range) || !self.lost.windows(2).all(is_apart) {
             return Err(Fault::Order { what: "lost ranges" });
         }
+        self.snapshots.iter().try_for_each(SnapshotFileEntry::check)?;
+        if !self.snapshots.windows(2).all(|pair| pair[0].number < pair[1].number) {
+            return Err(Fault::Order { what: "files of snapshots" });
+        }
         for (n, entry) in self.segments.iter().enumerate() {
             entry.check()?;
             if entry.number >= self.next_segment {
@@ -327,6 +352,23 @@ impl Manifest {
             if entry.number == before.number {
                 return Err(Fault::Order { what: "segments" });
             }
+        }
+        Ok(())
+    }
+}
+
+impl SnapshotFileEntry {
+    fn check(&self) -> Result<(), Fault> {
+        use crate::snapshot::{SNAPSHOT_ALIGN, SNAPSHOT_FRAME_LEN, SNAPSHOT_HEADER_LEN};
+        let first = SNAPSHOT_HEADER_LEN as u64;
+        if !self.len.is_multiple_of(crate::segment::PAGE_LEN) || self.end > self.len {
+            return Err(Fault::Length { what: "length of a file of snapshots", value: self.len });
+        }
+        if self.end < first || !self.end.is_multiple_of(SNAPSHOT_ALIGN) {
+            return Err(Fault::Length { what: "end of a file of snapshots", value: self.end });
+        }
+        if self.frame_count > (self.end - first) / SNAPSHOT_FRAME_LEN as u64 {
+            return Err(Fault::Count { what: "number of snapshots", value: self.frame_count });
         }
         Ok(())
     }

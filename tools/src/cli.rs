@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::failure::Failure;
 use crate::{
     append, backup, cat, compact, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair,
-    restore, retain, segments, sweep, tail, verify,
+    restore, retain, segments, snapshot, sweep, tail, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -62,6 +62,8 @@ enum Verb {
     Ls(ls::Arguments),
     /// List the consumers, put one at another place, or remove one
     Consumers(consumers::Arguments),
+    /// List snapshots of state, show one, or clean up
+    Snapshot(snapshot::Arguments),
     /// Say what the store holds and how it is
     Info(info::Arguments),
     /// List the store's segment files
@@ -88,6 +90,7 @@ impl Cli {
         match &self.verb {
             Verb::Index(arguments) => arguments.writes(),
             Verb::Consumers(arguments) => arguments.writes(),
+            Verb::Snapshot(arguments) => arguments.writes(),
             Verb::Retain(_)
             | Verb::Sweep(_)
             | Verb::Compact(_)
@@ -115,6 +118,7 @@ impl Cli {
             Verb::Get(arguments) => get::run(&arguments),
             Verb::Ls(arguments) => ls::run(&arguments),
             Verb::Consumers(arguments) => consumers::run(&arguments),
+            Verb::Snapshot(arguments) => snapshot::run(&arguments),
             Verb::Info(arguments) => info::run(&arguments),
             Verb::Segments(arguments) => segments::run(&arguments),
             Verb::Dump(arguments) => dump::run(&arguments),

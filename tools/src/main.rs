@@ -31,6 +31,7 @@ mod restore;
 mod retain;
 mod segments;
 mod signals;
+mod snapshot;
 mod steps;
 mod sweep;
 mod tail;

@@ -14,6 +14,7 @@ use crate::error::{Corrupt, Error};
 use crate::manifest::read_whole;
 use crate::options::ReadMode;
 use crate::recovery::list;
+use crate::snapshot;
 use crate::storage::{Access, LOCK_NAME, Storage, StorageFile};
 
 const POINT: &str = "point-";
@@ -46,7 +47,7 @@ fn number_of(name: &str) -> Option<u64> {
 /// Whether a backup may hold a file of this name.
 pub(super) fn is_ours(name: &str) -> bool {
     let whole = name.strip_suffix(".new").unwrap_or(name);
-    name == LOCK_NAME || number_of(whole).is_some() || whole.starts_with(PIECE)
+    name == LOCK_NAME || number_of(whole).is_some() || whole.starts_with(PIECE) || snapshot::is_backup_file(whole)
 }
 
 /// Numbers of all points, ascending.

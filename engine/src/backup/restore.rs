@@ -2,7 +2,7 @@
 
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::checksum::Identity;
-use annals_format::manifest::{SegmentEntry, SegmentState};
+use annals_format::manifest::{SegmentEntry, SegmentState, SnapshotFileEntry};
 use annals_format::record::Record;
 use annals_format::scan::{Step, verify_batch};
 
@@ -17,6 +17,7 @@ use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_
 use crate::made_id::random_bytes;
 use crate::prepare::segment_name;
 use crate::recovery::list;
+use crate::snapshot;
 use crate::storage::{Fill, Storage};
 
 /// Positions and times up to which batches are restored.
@@ -105,10 +106,23 @@ impl<'a> Restoring<'a> {
             later.carry(last_revisions, last, now, Some(&mut anew))?;
             let (ended, live) = anew.finish()?;
             let listed = segments[..whole].iter().cloned().chain(ended).collect();
-            let manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
-            founding.expect("written to above").finish(&manifest, &live)?;
+            let mut manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
+            let founding = founding.expect("written to above");
+            manifest.snapshots = self.snapshots(last, Some(founding.storage))?;
+            founding.finish(&manifest, &live)?;
+        } else {
+            self.snapshots(self.report.head, None)?;
         }
         Ok(self.report)
+    }
+
+    /// Snapshots of what is restored, each verified; without a target nothing is written.
+    fn snapshots(&self, last: u64, target: Option<&dyn Storage>) -> Result<Vec<SnapshotFileEntry>> {
+        let manifest = &self.point.manifest;
+        let files = snapshot::files_of_backup(self.backup, manifest)?;
+        let into = target.map(|target| (target, &manifest.store, self.point.taken_at));
+        let carried = snapshot::carry(&files, &manifest.store, last, into, &mut snapshot::refuse)?;
+        Ok(carried.entries)
     }
 
     /// What was removed behind what is restored.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use annals_format::backup_point::{BackupPoint, Piece, stored_len};
-use annals_format::manifest::{IncarnationEntry, Manifest, SegmentEntry, SegmentState};
+use annals_format::manifest::{IncarnationEntry, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry};
 use annals_format::scan::Step;
 use annals_format::segment::{FinalChecksum, SEGMENT_HEADER_LEN, SegmentKind};
 
@@ -16,7 +16,7 @@ use crate::founding::{not_made, share};
 use crate::recovery::{list, lock_refused};
 use crate::segment::Tally;
 use crate::storage::{Access, Fill, Storage};
-use crate::{Result, VERSION, manifest};
+use crate::{Result, VERSION, manifest, snapshot};
 
 /// A segment that was copied in so many pieces is copied whole when there is more of it.
 const PIECES_MAX: usize = 16;
@@ -113,11 +113,15 @@ impl<'a> Taking<'a> {
             done += segment.len;
             progress(done, total);
         }
-        let manifest = self.manifest();
+        let manifest = {
+            let snapshots = self.snapshots()?;
+            self.manifest(snapshots)
+        };
         let same = |before: &&BackupPoint| {
             before.pieces == self.pieces
                 && before.manifest.segments == manifest.segments
                 && before.manifest.incarnations == manifest.incarnations
+                && before.manifest.snapshots == manifest.snapshots
         };
         if let Some(before) = self.previous.filter(same) {
             self.report.point = before.number;
@@ -135,8 +139,21 @@ impl<'a> Taking<'a> {
         Ok(self.report)
     }
 
+    /// Copies what the backup does not hold yet of the snapshots.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotFileEntry>> {
+        let source = self.source;
+        let held = self.previous.map_or(&[][..], |point| &point.manifest.snapshots);
+        let files = snapshot::backup(&*source.storage, &source.manifest, held, self.held, self.target)?;
+        for file in &files {
+            let bytes = if file.is_new { &mut self.report.new_bytes } else { &mut self.report.kept_bytes };
+            *bytes += file.entry.end;
+            self.report.new_pieces += u64::from(file.is_new);
+        }
+        Ok(files.into_iter().map(|file| file.entry).collect())
+    }
+
     /// The store's manifest, as it would be had the store ended here.
-    fn manifest(&self) -> Manifest {
+    fn manifest(&self, snapshots: Vec<SnapshotFileEntry>) -> Manifest {
         let before = &self.source.manifest;
         let cut = |entry: &IncarnationEntry| IncarnationEntry {
             incarnation: entry.incarnation,
@@ -147,6 +164,7 @@ impl<'a> Taking<'a> {
             next_segment: before.next_segment.max(self.source.next_number()),
             incarnations: before.incarnations.iter().map(cut).collect(),
             segments: self.entries.clone(),
+            snapshots,
             ..before.clone()
         }
     }

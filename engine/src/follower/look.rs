@@ -24,6 +24,7 @@ use crate::recovery;
 use crate::removal::{self, Removals};
 use crate::ring::Ring;
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::Shelf;
 use crate::storage::{SharedMap, Storage};
 use crate::tiers;
 
@@ -127,6 +128,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         ended_consumers: consumer::EndedConsumers::default(),
         ids: None,
         lost: manifest.lost.as_slice().into(),
+        snapshots: Shelf::of_reader(storage, &manifest, mode, before.map(|core| &core.snapshots)),
     };
     removal::load(&mut core)?;
     let mut tail = LogTail::new(Beginning {

@@ -38,6 +38,7 @@ use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, 
 use crate::publish::{Lock, Watermark};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::{self, Shelf, SnapshotWriter};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
@@ -108,6 +109,7 @@ impl Opening {
             let _ = self.storage.remove(UNFINISHED_NAME);
         }
         // What stays is removed by the next opening.
+        let _ = snapshot::remove_unlisted(&*self.storage, names, &self.manifest);
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, mark, session, next_number, begun)
     }
@@ -222,6 +224,7 @@ impl Opening {
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
             lost: self.manifest.lost.as_slice().into(),
+            snapshots: Shelf::of_writer(self.storage.clone(), &self.manifest, self.options.read_mode),
         };
         removal::load(&mut core)?;
         let core = Arc::new(core);
@@ -233,7 +236,8 @@ impl Opening {
             fill: fill(&self.options),
         };
         let len = |segment: &Arc<Segment>| segment.entry().map_or(segment.header.segment_len, SegmentEntry::file_len);
-        let total = core.segments.load().iter().map(len).sum();
+        let total = core.segments.load().iter().map(len).sum::<u64>()
+            + self.manifest.snapshots.iter().map(|entry| entry.len).sum::<u64>();
         let preparer = Arc::new(Preparer::new(self.storage.clone(), plan, next_number, total));
         preparer.set_manifest_generation(self.manifest.generation);
         let unsealed: Vec<_> = core.segments.load().iter().filter(|s| needs_seal(s, &self.manifest)).cloned().collect();
@@ -260,6 +264,7 @@ impl Opening {
             clock_steps_back: 0,
             content_key: self.manifest.content_hash_key,
         };
+        let snapshots = SnapshotWriter::new(&self.manifest, self.report.clean);
         self.report.duration = begun.elapsed();
         let committer = Committer::new(&self.options);
         committer.set_durable_end(end);
@@ -273,6 +278,7 @@ impl Opening {
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
             tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode, tiers.is_stale)),
             merging: Merging::default(),
+            snapshots,
             options: self.options,
             report: self.report,
             seal_turn: Mutex::default(),

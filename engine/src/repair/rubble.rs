@@ -304,5 +304,6 @@ fn lone_manifest(candidates: &[Candidate]) -> Result<Manifest> {
         segments: Vec::new(),
         ancestors: Vec::new(),
         lost: Vec::new(),
+        snapshots: Vec::new(),
     })
 }

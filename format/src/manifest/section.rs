@@ -1,6 +1,8 @@
 //! The manifest's sections: lists of entries, each behind its kind and length.
 
-use super::{AncestorEntry, CompactedEntry, IncarnationEntry, LostEntry, Manifest, SegmentEntry, SegmentState};
+use super::{
+    AncestorEntry, CompactedEntry, IncarnationEntry, LostEntry, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry,
+};
 use crate::Fault;
 use crate::field::{array_at, check_reserved, number_at, numbered_at, put, u8_at, u32_at, u64_at};
 use crate::segment::SegmentKind;
@@ -13,6 +15,7 @@ const KIND_SECTIONED: u32 = 7;
 const KIND_LOST: u32 = 8;
 /// The containers of compacted segments.
 const KIND_COMPACTED: u32 = 9;
+const KIND_SNAPSHOTS: u32 = 10;
 /// A section that may be passed over by who does not know its kind.
 const MAY_IGNORE: u32 = 1 << 31;
 const SECTION_HEADER_LEN: usize = 8;
@@ -20,6 +23,7 @@ const INCARNATION_LEN: usize = 24;
 const SEGMENT_LEN: usize = 112;
 const ANCESTOR_LEN: usize = 48;
 const LOST_LEN: usize = 16;
+const SNAPSHOT_FILE_LEN: usize = 56;
 const NUMBER_LEN: usize = 8;
 const COMPACTED_LEN: usize = 48;
 
@@ -72,6 +76,13 @@ pub(super) fn encode(bytes: &mut Vec<u8>, manifest: &Manifest) -> u32 {
             bytes.extend_from_slice(&entry.last_position.to_le_bytes());
         }
     }
+    if !manifest.snapshots.is_empty() {
+        count += 1;
+        begin(bytes, KIND_SNAPSHOTS, manifest.snapshots.len() * SNAPSHOT_FILE_LEN);
+        for entry in &manifest.snapshots {
+            bytes.extend_from_slice(&encode_snapshot_file(entry));
+        }
+    }
     count
 }
 
@@ -99,6 +110,33 @@ fn encode_segment(entry: &SegmentEntry) -> [u8; SEGMENT_LEN] {
     bytes[101] = entry.kind.to_byte();
     put(&mut bytes, 104, entry.event_count.to_le_bytes());
     bytes
+}
+
+fn encode_snapshot_file(entry: &SnapshotFileEntry) -> [u8; SNAPSHOT_FILE_LEN] {
+    let mut bytes = [0; SNAPSHOT_FILE_LEN];
+    put(&mut bytes, 0, entry.number.to_le_bytes());
+    put(&mut bytes, 8, entry.id);
+    put(&mut bytes, 24, entry.len.to_le_bytes());
+    put(&mut bytes, 32, entry.end.to_le_bytes());
+    put(&mut bytes, 40, entry.frame_count.to_le_bytes());
+    bytes[48] = if entry.is_ended { 2 } else { 1 };
+    bytes
+}
+
+fn decode_snapshot_file(bytes: &[u8]) -> Result<SnapshotFileEntry, Fault> {
+    check_reserved(bytes, 49, SNAPSHOT_FILE_LEN, "reserved bytes of an entry of a file of snapshots")?;
+    Ok(SnapshotFileEntry {
+        number: numbered_at(bytes, 0, "number of a file of snapshots")?,
+        id: array_at(bytes, 8),
+        len: number_at(bytes, 24, "length of a file of snapshots")?,
+        end: number_at(bytes, 32, "end of a file of snapshots")?,
+        frame_count: number_at(bytes, 40, "number of snapshots")?,
+        is_ended: match u8_at(bytes, 48) {
+            1 => false,
+            2 => true,
+            state => return Err(Fault::Unsupported { what: "state of a file of snapshots", value: state.into() }),
+        },
+    })
 }
 
 fn decode_segment(bytes: &[u8]) -> Result<SegmentEntry, Fault> {
@@ -169,6 +207,7 @@ pub(super) struct Sections {
     pub(super) segments: Vec<SegmentEntry>,
     pub(super) ancestors: Vec<AncestorEntry>,
     pub(super) lost: Vec<LostEntry>,
+    pub(super) snapshots: Vec<SnapshotFileEntry>,
 }
 
 impl Sections {
@@ -180,6 +219,7 @@ impl Sections {
         let mut lost = None;
         let mut sectioned = None;
         let mut compacted = None;
+        let mut snapshots = None;
         for _ in 0..count {
             if bytes.len() < SECTION_HEADER_LEN {
                 return Err(Fault::Truncated { need: SECTION_HEADER_LEN as u64, have: bytes.len() as u64 });
@@ -195,6 +235,9 @@ impl Sections {
                 KIND_SEGMENTS => fill(&mut segments, entries(section, SEGMENT_LEN, decode_segment)?)?,
                 KIND_ANCESTORS => fill(&mut ancestors, entries(section, ANCESTOR_LEN, decode_ancestor)?)?,
                 KIND_LOST => fill(&mut lost, entries(section, LOST_LEN, decode_lost)?)?,
+                KIND_SNAPSHOTS => {
+                    fill(&mut snapshots, entries(section, SNAPSHOT_FILE_LEN, decode_snapshot_file)?)?;
+                }
                 KIND_SECTIONED => fill(
                     &mut sectioned,
                     entries(section, NUMBER_LEN, |bytes| numbered_at(bytes, 0, "segment number"))?,
@@ -219,6 +262,7 @@ impl Sections {
             segments,
             ancestors: ancestors.unwrap_or_default(),
             lost: lost.unwrap_or_default(),
+            snapshots: snapshots.unwrap_or_default(),
         })
     }
 }

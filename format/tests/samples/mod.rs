@@ -16,7 +16,9 @@ use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
 use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
-use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
+use annals_format::manifest::{
+    DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry,
+};
 use annals_format::mark::Mark;
 use annals_format::places::{self, PlacesLayout};
 use annals_format::record::{
@@ -26,6 +28,7 @@ use annals_format::ring::RingHeader;
 use annals_format::scan;
 use annals_format::section::Section;
 use annals_format::segment::{EndMark, Link, SegmentHeader, SegmentKind};
+use annals_format::snapshot::{SnapshotFileHeader, SnapshotFrame, StateCompression};
 use annals_format::tier::{self, TierLayout, TierParts};
 use annals_format::{Fault, Purpose};
 
@@ -411,6 +414,7 @@ pub fn manifest() -> Manifest {
         segments: vec![segment_entry(1, 1, 20), segment_entry(6, 21, FIRST - 1)],
         ancestors: Vec::new(),
         lost: Vec::new(),
+        snapshots: Vec::new(),
     }
 }
 
@@ -532,6 +536,75 @@ pub fn index_manifest() -> IndexManifest {
 }
 
 /// A cut segment in one piece, a sealed one in two.
+pub fn snapshot_entries() -> Vec<SnapshotFileEntry> {
+    let entry = |number, is_ended| SnapshotFileEntry {
+        number,
+        id: [number as u8; 16],
+        len: 1 << 16,
+        end: 4112,
+        frame_count: 7,
+        is_ended,
+    };
+    vec![entry(2, true), entry(5, false)]
+}
+
+pub fn snapshot_file() -> SnapshotFileHeader {
+    SnapshotFileHeader {
+        store: STORE,
+        id: *b"file-of-snapshot",
+        number: 5,
+        len: 1 << 16,
+        created_at: TIME,
+        written_by: 1 << 8,
+    }
+}
+
+/// Where the sample of a snapshot stands in its file.
+pub const SNAPSHOT_AT: u64 = 4112;
+
+pub fn snapshot() -> Vec<u8> {
+    let frame = SnapshotFrame {
+        stream: "order-1",
+        name: "größe",
+        schema: 3,
+        incarnation: INCARNATION,
+        event: [7; 16],
+        position: FIRST,
+        revision: 9,
+        saved_at: TIME,
+        synced_upto: 4096,
+        stored_len: 0,
+        state_len: 21,
+        state_checksum: 0,
+        compression: StateCompression::None,
+    };
+    let mut bytes = Vec::new();
+    frame.encode(snapshot_file().seed(), SNAPSHOT_AT, b"a state of some bytes", &mut bytes);
+    bytes
+}
+
+fn again_snapshot(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+    let seed = snapshot_file().seed();
+    let frame = SnapshotFrame::decode(bytes, seed, SNAPSHOT_AT)?;
+    let stored = frame.check_state(&bytes[frame.header_len()..], seed, SNAPSHOT_AT)?;
+    let mut again = Vec::new();
+    frame.encode(seed, SNAPSHOT_AT, stored, &mut again);
+    Ok(again)
+}
+
+pub fn fix_snapshot(bytes: &mut [u8]) {
+    let seed = snapshot_file().seed();
+    let header_len = u32_at(bytes, 4) as usize;
+    let stored_len = u64_at(bytes, 80).checked_next_multiple_of(16).and_then(|len| usize::try_from(len).ok());
+    let stored = stored_len.and_then(|len| header_len.checked_add(len)).and_then(|end| bytes.get(header_len..end));
+    if let Some(checksum) = stored.map(|stored| crc(seed.state(SNAPSHOT_AT), stored)) {
+        set_u32(bytes, 96, checksum);
+    }
+    if let Some(checksum) = bytes.get(4..header_len).map(|covered| crc(seed.frame(SNAPSHOT_AT), covered)) {
+        set_u32(bytes, 0, checksum);
+    }
+}
+
 pub fn backup_point() -> BackupPoint {
     let piece = |segment, from, to| Piece { segment, from, to, checksum: 0x0A0B_0C0D };
     BackupPoint {
@@ -730,6 +803,36 @@ pub fn all() -> Vec<Structure> {
             again: |bytes| again_container(bytes, Purpose::Write),
             read: |bytes| again_container(bytes, Purpose::Read).map(drop),
             mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "snapshot_manifest",
+            bytes: Manifest { snapshots: snapshot_entries(), ..manifest() }.encode(),
+            fix: |bytes| fix_header(bytes, 0, usize::MAX),
+            again: |bytes| Manifest::decode(bytes).map(|manifest| manifest.encode()),
+            read: |bytes| Manifest::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |_| false,
+        },
+        Structure {
+            name: "snapshot_file",
+            bytes: snapshot_file().encode().to_vec(),
+            fix: |bytes| fix_header(bytes, 0, 128),
+            again: |bytes| SnapshotFileHeader::decode(bytes).map(|header| header.encode().to_vec()),
+            read: |bytes| SnapshotFileHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "snapshot",
+            bytes: snapshot(),
+            fix: fix_snapshot,
+            again: again_snapshot,
+            read: |bytes| {
+                SnapshotFrame::decode_for(bytes, snapshot_file().seed(), SNAPSHOT_AT, Purpose::Read).map(|_| ())
+            },
+            mask: |bytes| {
+                mask_byte(bytes, 11, 0);
+                // Cut behind the frame.
+                true
+            },
         },
         Structure {
             name: "backup_point",

@@ -39,6 +39,8 @@ pub enum WriteKind {
     IndexManifest,
     /// A manifest.
     Manifest,
+    /// A file of snapshots.
+    Snapshots,
     /// The durable mark.
     Mark,
     /// The ring's file.
@@ -61,6 +63,7 @@ impl WriteKind {
             _ if name.starts_with("tier-") => Self::Tier,
             _ if name.starts_with("streams-") => Self::Streams,
             _ if name.starts_with("INDEX-") => Self::IndexManifest,
+            _ if name.starts_with("snapshots-") => Self::Snapshots,
             _ if name.starts_with("segment-") && name.contains(".idx") => Self::Index,
             // Number and generation, of twenty digits each.
             _ if name.starts_with("segment-") && name.as_bytes().get(28) == Some(&b'-') => Self::Container,
@@ -109,6 +112,7 @@ impl fmt::Display for WriteKind {
             Self::Streams => "streams",
             Self::IndexManifest => "index manifest",
             Self::Manifest => "manifest",
+            Self::Snapshots => "snapshots",
             Self::Mark => "mark",
             Self::Ring => "ring",
             Self::DirectoryEntry => "directory entry",
