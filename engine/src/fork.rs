@@ -6,7 +6,6 @@ use std::sync::Arc;
 use annals_format::checksum::Identity;
 use annals_format::manifest::{AncestorEntry, Manifest, SegmentEntry};
 use annals_format::scan::Step;
-use annals_format::segment::SEGMENT_HEADER_LEN;
 
 use crate::as_of::AsOf;
 use crate::batches::{Batches, SegmentFile};
@@ -182,13 +181,20 @@ pub(crate) struct SourceSegment {
     pub(crate) identity: Identity,
     pub(crate) first_position: u64,
     pub(crate) len: u64,
-    /// What the manifest says of it, once it is ended and listed.
+    /// Where its last batch ends, once it is ended: what stands behind is not read.
+    pub(crate) end: Option<u64>,
+    /// What the manifest says of it, once it is listed.
     pub(crate) entry: Option<SegmentEntry>,
 }
 
 impl SourceSegment {
     pub(crate) fn name(&self) -> String {
         segment_name(self.identity.segment)
+    }
+
+    /// Whether what is read of it ends at this offset.
+    pub(crate) fn ends_at(&self, offset: u64) -> bool {
+        self.end.is_some_and(|end| offset >= end)
     }
 
     /// The entry, if the segment is listed and lies wholly at or before `last`.
@@ -239,15 +245,12 @@ impl Source {
             if segment.first_position() > head {
                 break;
             }
-            let entry = segment.entry().cloned();
-            if entry.as_ref().is_some_and(|entry| entry.end <= SEGMENT_HEADER_LEN as u64) {
-                continue;
-            }
             segments.push(SourceSegment {
                 identity: segment.header.identity,
                 first_position: segment.first_position(),
                 len: segment.header.segment_len,
-                entry,
+                end: segment.closing().map(|closing| closing.end),
+                entry: segment.entry().cloned(),
             });
         }
         Ok(Self { storage, manifest, segments, head, later, last, now })
@@ -342,7 +345,7 @@ fn rewrite(source: &Source, segment: &SourceSegment, anew: &mut Anew<'_>, count:
     let file = SegmentFile::open(&*source.storage, &segment.name())?;
     let mut batches = Batches::begin(&file, &segment.identity, anew.last_time())?;
     let mut bytes = 0;
-    while batches.standing.position <= source.head {
+    while batches.standing.position <= source.head && !segment.ends_at(batches.standing.at) {
         let header = match batches.peek()? {
             Step::Batch(header) if header.last_position() <= source.head => header,
             // What the head divides is not begun; an ended segment goes on in the next.
