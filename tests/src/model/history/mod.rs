@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use annals::storage::Memory;
+use annals::inspect::{self, Severity};
+use annals::storage::{Memory, Storage};
 use annals::{Durability, Options, Store, Ticket, View};
 
 use super::clock::ManualClock;
@@ -82,6 +83,13 @@ pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
 
 pub(super) fn worked<T>(what: &str, outcome: annals::Result<T>) -> Checked<T> {
     outcome.map_err(|error| format!("{what}: {error} ({error:?})"))
+}
+
+/// That a closed store has no damage. An index that found no room is made by the next opening.
+pub(super) fn check_sound(what: &str, storage: &dyn Storage) -> Checked {
+    let findings = worked(what, inspect::verify_in(storage, &mut |_, _| {}))?.findings;
+    let damage: Vec<_> = findings.into_iter().filter(|finding| finding.severity == Severity::Damage).collect();
+    ensure(damage.is_empty(), || format!("{what}: {damage:?}"))
 }
 
 impl History {
