@@ -6,7 +6,7 @@
 //! own sync.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::log::page_floor;
 use crate::manifest;
 use crate::merging;
 use crate::options::Options;
+use crate::publish::{AtomicU64, raise};
 use crate::recovery::segment_entry;
 use crate::removal;
 use crate::sealed_index::SealedIndex;
@@ -68,12 +69,12 @@ impl Committer {
 
     /// Asks for a sync that covers `position`.
     pub(crate) fn request(&self, position: u64) {
-        self.requested.fetch_max(position, Ordering::AcqRel);
+        raise(&self.requested, position, Ordering::AcqRel);
         self.wake_if_asleep();
     }
 
     pub(crate) fn set_durable_end(&self, end: u64) {
-        self.durable_end.fetch_max(end, Ordering::AcqRel);
+        raise(&self.durable_end, end, Ordering::AcqRel);
     }
 
     /// Log offset below which everything is durable.

@@ -30,6 +30,7 @@ mod manifest;
 mod mark;
 mod merging;
 mod name;
+mod once;
 mod options;
 mod place_table;
 mod places_file;

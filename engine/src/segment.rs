@@ -9,7 +9,7 @@ mod opened;
 mod tally;
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
@@ -21,6 +21,7 @@ use crate::Result;
 use crate::active_index::Place;
 use crate::error::Error;
 use crate::log::Log;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::prefetch::prefetch;
