@@ -57,7 +57,7 @@ pub(crate) fn open_listed(
         Err(error @ Error::Unsupported { .. }) => return Err(error),
         Err(_) => SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?),
     };
-    Opened::new(name, file, mode, index, header.written_by)
+    Opened::for_lookups(name, file, mode, index, header.written_by)
 }
 
 /// The same, with the index made anew in memory whatever its file holds.
@@ -70,7 +70,7 @@ pub(crate) fn open_listed_anew(
 ) -> Result<Opened> {
     let (file, header) = open_segment(storage, entry, name)?;
     let index = SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?);
-    Opened::new(name, file, mode, index, header.written_by)
+    Opened::for_lookups(name, file, mode, index, header.written_by)
 }
 
 /// Opens a listed segment's file and checks it by length, header and end mark.
