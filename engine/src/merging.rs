@@ -71,8 +71,8 @@ pub(crate) fn merge_loop(inner: &Inner) {
         let uncovered = uncovered(inner);
         let Rate { is_quiet, is_calm } = flow.rate(inner);
         let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG);
-        let directory_due = behind(inner) >= if is_quiet { 1 } else { BEHIND };
-        if tiers_due || directory_due {
+        let mut enough = if is_quiet { 1 } else { BEHIND };
+        if tiers_due || behind(inner) >= enough {
             let begun = Instant::now();
             let mut written = 0;
             let mut pace = |bytes: u64| {
@@ -85,7 +85,9 @@ pub(crate) fn merge_loop(inner: &Inner) {
             };
             let mut goes_on = true;
             while goes_on && !inner.stopping.load(Ordering::Acquire) {
-                goes_on = directory_due && keep_directory(inner, &mut pace, &inner.stopping);
+                goes_on = behind(inner) >= enough && keep_directory(inner, &mut pace, &inner.stopping);
+                // What ends while tiers are merged is not worth a file each time.
+                enough = BEHIND;
                 goes_on |= tiers_due && keep_tiers(inner, Due::BySize, &mut pace, &inner.stopping);
             }
         }
