@@ -767,6 +767,7 @@ impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
     fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut UsedCopies) -> Result<Self> {
         let opened = segment.opened_to_scan()?.into_arc();
+        opened.read_in_order();
         let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used, None)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
         let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };

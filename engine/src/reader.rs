@@ -514,6 +514,7 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
     loop {
         let sound = files.sound();
         let coverage = directory::coverage(sound);
+        directory::prefetch(sound, key);
         if head > coverage
             && !core.has_none_in_live_segment(key, coverage)
             && let Some(tip) = newest_after(coverage)?

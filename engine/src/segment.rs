@@ -331,6 +331,14 @@ impl Segment {
         self.slot.get().filter(|opened| opened.is_indexed())
     }
 
+    /// If it is not open, begins to bring what opening it reads into memory: for segments that are opened one after the other.
+    /// Opens nothing.
+    pub(crate) fn announce(&self) {
+        if let (None, Some(Listed { entry, cache })) = (self.slot.get(), self.listed.get()) {
+            cache.announce(&self.name, entry);
+        }
+    }
+
     /// Begins to load the record at `position`, as far as `place` and the map tell: the frame's first lines and the header
     /// of its batch.
     #[inline]

@@ -82,7 +82,11 @@ impl FoundFile {
         index: SegmentIndex,
     ) -> Result<Opened> {
         if entry.compacted.is_none() {
-            return Opened::new(&self.name, self.file, how.mode, index, self.header.written_by);
+            let open = match index {
+                SegmentIndex::Unread => Opened::new,
+                _ => Opened::for_lookups,
+            };
+            return open(&self.name, self.file, how.mode, index, self.header.written_by);
         }
         let container = Container::open(storage, &self.name, how.mode, Some(entry))?;
         let container = match how.blocks {

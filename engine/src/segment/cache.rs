@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use annals_format::manifest::SegmentEntry;
+use annals_format::segment::{END_MARK_LEN, SEGMENT_HEADER_LEN};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -21,7 +22,7 @@ use crate::options::ReadMode;
 use crate::prepare::index_name;
 use crate::recovery::{SegmentOpening, open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
-use crate::storage::Storage;
+use crate::storage::{Access, Storage};
 
 /// What to do with an index that is missing or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub(crate) enum Rebuild {
     /// Keep it in memory: nothing may be written.
     Memory,
 }
+
+/// Longer index files are not asked for as a whole: those of segments that tiers cover are shorter.
+const ANNOUNCED_MAX: u64 = 1 << 20;
 
 /// Without maps each open segment takes a file descriptor, and a process has often no more than 1,024.
 const PREAD_OPEN_MAX: usize = 256;
@@ -127,6 +131,19 @@ impl SegmentCache {
     /// The names of index files that were written anew since this was last asked.
     pub(crate) fn take_rebuilt(&self) -> Vec<String> {
         std::mem::take(&mut self.rebuilt.lock())
+    }
+
+    /// Begins to bring what [`SegmentCache::open`] reads into memory. What is wrong is told to who opens it.
+    pub(super) fn announce(&self, name: &str, entry: &SegmentEntry) {
+        if let Ok(index) = self.storage.open(&index_name(entry.number), Access::Read)
+            && let Ok(len) = index.len()
+        {
+            index.will_need(0, len.min(ANNOUNCED_MAX));
+        }
+        if let Ok(file) = self.storage.open(name, Access::Read) {
+            file.will_need(0, SEGMENT_HEADER_LEN as u64);
+            file.will_need(entry.end, END_MARK_LEN as u64);
+        }
     }
 
     /// Opens a segment, unless somebody else did while this waited.
