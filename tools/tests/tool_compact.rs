@@ -3,7 +3,7 @@
 mod support;
 
 use annals::{Expect, NewEvent, Options, Store};
-use support::{args, json, run, snapshot};
+use support::*;
 
 /// A store with sealed segments, one stream of which is deleted.
 fn store(dir: &std::path::Path) -> std::path::PathBuf {
