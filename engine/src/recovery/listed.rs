@@ -93,7 +93,16 @@ impl FoundFile {
     }
 }
 
-/// The same, with the index made anew in memory whatever its file holds.
+/// Opens a listed segment to be read from front to back: without its index.
+pub(crate) fn open_listed_to_scan(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    how: SegmentOpening<'_>,
+) -> Result<Opened> {
+    open_segment(storage, entry)?.opened(storage, entry, how, SegmentIndex::Unread)
+}
+
+/// As [`open_listed`], with the index made anew in memory whatever its file holds.
 pub(crate) fn open_listed_anew(storage: &dyn Storage, entry: &SegmentEntry, how: SegmentOpening<'_>) -> Result<Opened> {
     let found = open_segment(storage, entry)?;
     let index = SegmentIndex::Active(index_anew(entry, &found, how.hash)?);
@@ -105,7 +114,7 @@ fn open_segment(storage: &dyn Storage, entry: &SegmentEntry) -> Result<FoundFile
     let name = compacted::name_of(entry);
     let file = open_file(storage, entry, &name)?;
     let name = name.as_str();
-    let len = file.len().map_err(Error::io("measure", name))?;
+    let len = file.len_when_opened().map_err(Error::io("measure", name))?;
     if len != entry.len {
         let what = format!("the file is {len} bytes long, the manifest says {}", entry.len);
         return Err(Error::corrupt(name, len.min(entry.len), Some(entry.first_position), what));

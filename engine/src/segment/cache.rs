@@ -19,7 +19,7 @@ use crate::manifest;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::{SegmentOpening, open_listed, open_listed_anew, rebuild_index_of};
+use crate::recovery::{SegmentOpening, open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
 use crate::storage::Storage;
 
@@ -132,7 +132,7 @@ impl SegmentCache {
     /// Opens a segment, unless somebody else did while this waited.
     pub(super) fn open(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
-        if let Some(opened) = slot.get() {
+        if let Some(opened) = slot.get().filter(|opened| opened.is_indexed()) {
             return Ok(opened.into_arc());
         }
         let opened = self.open_newest(entry, |entry| open_listed(&*self.storage, entry, self.opening()))?;
@@ -151,10 +151,23 @@ impl SegmentCache {
         Ok(opened)
     }
 
+    /// The same without the index, unless it is open already.
+    pub(super) fn open_to_scan(&self, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
+        let opening = slot.opening.lock();
+        if let Some(opened) = slot.get() {
+            return Ok(opened.into_arc());
+        }
+        let opened = self.open_newest(entry, |entry| open_listed_to_scan(&*self.storage, entry, self.opening()))?;
+        let opened = Arc::new(opened.without_file());
+        self.hold(slot, opened.clone());
+        drop(opening);
+        Ok(opened)
+    }
+
     /// The same with a whole index, made anew if the file holds places alone.
     pub(super) fn open_with_keys(&self, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
-        if let Some(opened) = slot.get().filter(|opened| !matches!(opened.index, SegmentIndex::Places(_))) {
+        if let Some(opened) = slot.get().filter(|opened| opened.has_keys()) {
             return Ok(opened.into_arc());
         }
         let storage = &*self.storage;

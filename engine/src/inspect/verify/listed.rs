@@ -1,7 +1,7 @@
 //! Segments that the manifest lists, and their indexes.
 
 use annals_format::Fault;
-use annals_format::checksum::Identity;
+use annals_format::checksum::{Identity, Seed};
 use annals_format::index::{self, INDEX_HEADER_LEN, IndexBytes};
 use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
 use annals_format::segment::{END_MARK_LEN, EndMark, FinalChecksum, Link, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -23,6 +23,15 @@ use crate::recovery;
 use crate::sealed_index::{IndexFile, SealedIndex};
 use crate::segment::{Closing, Segment, SegmentIndex, Tally};
 use crate::storage::Access;
+
+/// Whether the segment before this one was left before anything was written to it: recovery does not list such a one. It was
+/// the same writer's, begun after the one at `link`, and its checksum is that of no batch.
+fn follows_one_left_empty(header: &SegmentHeader, link: Option<Link>) -> bool {
+    let Some(previous) = header.previous else { return false };
+    let of_previous = Identity { segment: previous.number, ..header.identity };
+    link.is_none_or(|link| link.number < previous.number)
+        && previous.final_checksum == FinalChecksum::start(Seed::of(&of_previous)).value()
+}
 
 impl Check<'_> {
     pub(super) fn listed_segments(&mut self, manifest: &Manifest, walk: &mut Walk) {
@@ -88,7 +97,7 @@ impl Check<'_> {
             }
         };
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-        let seed = annals_format::checksum::Seed::of(&identity);
+        let seed = Seed::of(&identity);
         let end = entry.end as usize;
         let walked = walk.segment(&bytes, SEGMENT_HEADER_LEN, end, seed, false);
         let is_whole = self.walked(&name, &walked) && walked.end == end;
@@ -151,7 +160,7 @@ impl Check<'_> {
             "the header is that of another segment"
         } else if header.segment_len != entry.len {
             "the header gives another length than the manifest"
-        } else if header.previous != link {
+        } else if header.previous != link && !follows_one_left_empty(&header, link) {
             "the header names another segment before it than the manifest"
         } else if header.manifest_generation > manifest.generation {
             "the segment was begun under a later manifest than the newest there is"
@@ -275,5 +284,38 @@ fn fault_offset(fault: &Fault) -> u64 {
     match fault {
         Fault::Checksum { what: "archive", .. } | Fault::Structure { .. } => INDEX_HEADER_LEN as u64,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use annals_format::segment::SegmentKind;
+
+    /// A finding of the model's: such a segment was called damage.
+    #[test]
+    fn one_left_empty_is_told_by_its_number_and_checksum() {
+        let identity = |segment| Identity { store: [1; 16], incarnation: [2; 16], segment };
+        let empty = |number| Link { number, final_checksum: FinalChecksum::start(Seed::of(&identity(number))).value() };
+        let header = |previous| SegmentHeader {
+            identity: identity(6),
+            generation: 0,
+            manifest_generation: 1,
+            segment_len: 4096,
+            base: 0,
+            first_position: 68,
+            previous,
+            created_at: 0,
+            written_by: 0,
+            kind: SegmentKind::Live,
+        };
+        let four = Some(Link { number: 4, final_checksum: 77 });
+        assert!(follows_one_left_empty(&header(Some(empty(5))), four));
+        assert!(follows_one_left_empty(&header(Some(empty(5))), None));
+        // One that held something, one from before what is listed, none at all.
+        let held = Link { final_checksum: empty(5).final_checksum ^ 1, ..empty(5) };
+        for other in [Some(held), Some(empty(4)), Some(empty(3)), None] {
+            assert!(!follows_one_left_empty(&header(other), four), "{other:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod appends;
 mod compactions;
+mod moments;
 mod openings;
 mod reads;
 mod removals;
@@ -10,6 +11,8 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use annals::inspect::{self, Severity};
+use annals::storage::{Memory, Storage};
 use annals::{Durability, Options, Store, Ticket, View};
 
 use super::clock::ManualClock;
@@ -58,6 +61,9 @@ pub struct History {
     next_id: u128,
     tickets: Vec<(Ticket, Attempt, Verdict, u64)>,
     full_disk: bool,
+    /// A chain of backups, and number and head of each point.
+    backup: Memory,
+    points: Vec<(u64, u64)>,
     tally: Tally,
     rolls: u64,
     reopens: u64,
@@ -80,9 +86,16 @@ pub(super) fn worked<T>(what: &str, outcome: annals::Result<T>) -> Checked<T> {
     outcome.map_err(|error| format!("{what}: {error} ({error:?})"))
 }
 
+/// That a closed store has no damage. An index that found no room is made by the next opening.
+pub(super) fn check_sound(what: &str, storage: &dyn Storage) -> Checked {
+    let findings = worked(what, inspect::verify_in(storage, &mut |_, _| {}))?.findings;
+    let damage: Vec<_> = findings.into_iter().filter(|finding| finding.severity == Severity::Damage).collect();
+    ensure(damage.is_empty(), || format!("{what}: {damage:?}"))
+}
+
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
-    pub const OUTCOMES: [&'static str; 17] = [
+    pub const OUTCOMES: [&'static str; 18] = [
         "committed",
         "AlreadyCommitted",
         "Conflict",
@@ -100,10 +113,11 @@ impl History {
         "removed",
         "unchanged",
         "written",
+        "of before a removal",
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 32] = [
+    pub const OPERATIONS: [&'static str; 36] = [
         "append",
         "append_with",
         "append batch",
@@ -136,6 +150,10 @@ impl History {
         "retain",
         "sweep",
         "compact",
+        "as of",
+        "fork",
+        "backup",
+        "restore",
     ];
 
     /// Begins with an empty store.
@@ -158,6 +176,8 @@ impl History {
             next_id: 1,
             tickets: Vec::new(),
             full_disk: false,
+            backup: Memory::new(),
+            points: Vec::new(),
             tally: Tally::default(),
             rolls: 0,
             reopens: 0,
@@ -215,8 +235,12 @@ impl History {
             945..953 => self.reopen_dropped(),
             953..965 => self.reopen_killed(),
             965..970 => self.reopen_after_a_failed_sync(dice),
-            970..978 => self.second_writer(),
-            978..984 => self.compact(dice),
+            970..974 => self.second_writer(),
+            974..980 => self.as_of(dice),
+            980..983 => self.fork(dice),
+            983..986 => self.backup(),
+            986..990 => self.restore(dice),
+            990..995 => self.compact(dice),
             _ => self.check_everything(),
         }
     }
