@@ -56,7 +56,10 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
             return Err(Error::corrupt(&manifest::file_name(scanned.header.manifest_generation), 0, None, what));
         }
     }
-    let known_durable = tail.durable_upto.max(mark.as_ref().map_or(0, |mark| mark.position));
+    // Compaction took out what these positions removed: they were durable then, also where a power cut took the mark back.
+    let compacted_upto = manifest.segments.iter().filter_map(|entry| Some(entry.compacted?.removed_upto)).max();
+    let marked = mark.as_ref().map_or(0, |mark| mark.position);
+    let known_durable = tail.durable_upto.max(marked).max(compacted_upto.unwrap_or(0));
     if tail.last_position < known_durable {
         return Err(lost(&tail, manifest, mark.as_ref(), known_durable));
     }
