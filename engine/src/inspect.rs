@@ -26,6 +26,8 @@ pub enum SegmentState {
     Sealed,
     /// Ended by recovery's decision: what follows its end is not read.
     Cut,
+    /// Compacted: held by a container, compressed and without what was removed.
+    Compacted,
     /// The one that is written, or that the next writer goes on with.
     Active,
     /// No part of the log: prepared ahead and not begun, or left over.

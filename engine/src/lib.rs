@@ -9,6 +9,8 @@ pub mod backup;
 mod batches;
 mod clock;
 mod commit;
+mod compacted;
+mod compaction;
 mod consumer;
 mod control;
 mod core;
@@ -28,6 +30,7 @@ mod manifest;
 mod mark;
 mod merging;
 mod name;
+mod once;
 mod options;
 mod place_table;
 mod places_file;
@@ -57,6 +60,7 @@ mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
+pub use compaction::{Compacting, CompactionOptions, CompactionReport};
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     Progress, Retry,

@@ -270,7 +270,7 @@ impl Reader {
         for position in self.core.positions_of_id(hash)?.into_iter().filter(|position| *position <= head) {
             let event = event_at(&self.core, position)?;
             let Some(event) = event.filter(|event| event.id() == id) else { continue };
-            match hidden.as_ref().and_then(|hidden| hidden.hiding(event.as_event_ref())) {
+            match removal::hiding(hidden.as_ref(), event.as_event_ref()) {
                 None => return Ok(Lookup::Found(event)),
                 Some(hiding) if hiding.is_forgotten => {}
                 Some(hiding) => removed = Some(Lookup::Removed { at: event.position(), why: hiding.why }),
@@ -290,7 +290,7 @@ impl Reader {
         }
         let event = event_at(&self.core, position.get())?;
         let hidden = self.hidden(head);
-        Ok(event.filter(|event| hidden.is_none_or(|hidden| hidden.reason(event.as_event_ref()).is_none())))
+        Ok(event.filter(|event| removal::reason(hidden.as_ref(), event.as_event_ref()).is_none()))
     }
 
     /// The first position recorded at or after `time` (nanoseconds since 1970 UTC).
@@ -489,7 +489,7 @@ pub(crate) fn newest_match(
 ) -> Result<Option<Event>> {
     prefetch_query(core, query, after + 1, head);
     newest(core, Sought::Query(query), head, after, |event| {
-        query.matches(event) && hidden.is_none_or(|hidden| hidden.reason(*event).is_none())
+        query.matches(event) && removal::reason(hidden, *event).is_none()
     })
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
+use crate::compaction::Retired;
 use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
@@ -45,6 +46,11 @@ pub(crate) struct Inner {
     pub(crate) snapshots: SnapshotWriter,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
+    /// Held by whoever seals.
+    pub(crate) seal_turn: Mutex<()>,
+    /// Held by whoever compacts.
+    pub(crate) compacting: Mutex<()>,
+    pub(crate) retired: Retired,
     pub(crate) stopping: AtomicBool,
 }
 

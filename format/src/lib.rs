@@ -14,6 +14,8 @@
 //! | [`scan`] | what stands at a place of a segment; whole batches |
 //! | [`mark`], [`ring`], [`control`] | the small files beside the log |
 //! | [`manifest`] | which segments make up the log |
+//! | [`compacted`], [`content_hash`] | a segment in a container, compressed and without what was removed; what is kept of that
+//! |             | to compare with |
 //! | [`index`] | the index of a sealed segment |
 //! | [`snapshot`] | files of snapshots of state |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
@@ -48,7 +50,9 @@
 pub mod backup_point;
 pub mod batch;
 pub mod checksum;
+pub mod compacted;
 pub mod consumer;
+pub mod content_hash;
 pub mod control;
 pub mod directory;
 mod fault;

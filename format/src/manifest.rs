@@ -172,6 +172,23 @@ pub struct SegmentEntry {
     pub event_count: u64,
     /// Whether batches of it carry typed sections.
     pub has_sections: bool,
+    /// The container that holds it, if its kind is [`SegmentKind::Compacted`].
+    pub compacted: Option<CompactedEntry>,
+}
+
+/// The container of a compacted segment, as the manifest knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompactedEntry {
+    /// Length of the file.
+    pub file_len: u64,
+    /// Position of the newest removal that was looked at: what it and those before it hide is taken out. 0: none.
+    pub removed_upto: u64,
+    /// Number of events that were taken out.
+    pub removed_count: u64,
+    /// Checksum of all batch headers as they stand in the container.
+    pub content_checksum: u32,
+    /// Checksum that stands in the container's header: stands for every byte of the file.
+    pub root: u32,
 }
 
 /// One manifest file, whole.
@@ -215,8 +232,8 @@ pub struct Manifest {
 
 impl Manifest {
     /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 8 more for each
-    /// segment with typed sections, 8 and 48 more for each ancestor, 8 and 16 more for each lost range, 8 and 56 more for each
-    /// file of snapshots.
+    /// segment with typed sections, 8 and 48 more for each compacted segment, 8 and 48 more for each ancestor, 8 and 16 more for
+    /// each lost range, 8 and 56 more for each file of snapshots.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);
@@ -358,6 +375,16 @@ impl SnapshotFileEntry {
 }
 
 impl SegmentEntry {
+    /// Length of the file that holds it.
+    pub fn file_len(&self) -> u64 {
+        self.compacted.map_or(self.len, |container| container.file_len)
+    }
+
+    /// What the checksum of all batch headers is, as they stand in the file.
+    pub fn content_checksum(&self) -> u32 {
+        self.compacted.map_or(self.final_checksum, |container| container.content_checksum)
+    }
+
     fn check(&self) -> Result<(), Fault> {
         let header_len = crate::segment::SEGMENT_HEADER_LEN as u64;
         let after = match self.state {
@@ -380,6 +407,13 @@ impl SegmentEntry {
         }
         if self.last_time < self.first_time {
             return Err(Fault::Order { what: "times of a segment" });
+        }
+        let is_compacted = self.kind == SegmentKind::Compacted;
+        if is_compacted != self.compacted.is_some() || is_compacted != (self.generation > 0) {
+            return Err(Fault::Order { what: "kind and generation of a segment" });
+        }
+        if self.compacted.is_some_and(|container| container.removed_count > self.event_count) {
+            return Err(Fault::Count { what: "number of events taken out of a segment", value: self.event_count });
         }
         Ok(())
     }

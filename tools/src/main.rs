@@ -7,6 +7,7 @@ mod append;
 mod backup;
 mod cat;
 mod cli;
+mod compact;
 mod consumers;
 mod demo;
 mod dump;

@@ -10,7 +10,8 @@ use super::chain::{self, Pieces};
 use super::{RestoreOptions, RestoreReport};
 use crate::Result;
 use crate::as_of::AsOf;
-use crate::batches::{Batches, copy_segment};
+use crate::batches::{Batches, Front, HeldSegment, SegmentBytes, copy_container, copy_segment};
+use crate::compacted;
 use crate::error::Error;
 use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_free, heir, not_made};
 use crate::made_id::random_bytes;
@@ -160,9 +161,11 @@ impl<'a> Restoring<'a> {
     fn each_record(&self, index: usize, mut each: impl FnMut(bool, &Record<'_>)) -> Result<()> {
         let point: &'a BackupPoint = self.point;
         let entry = &point.manifest.segments[index];
-        let bytes = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let pieces = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let held = pieces.held()?;
+        let bytes = segment_bytes(&pieces, held.as_ref());
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-        let mut batches = Batches::begin(&bytes, &identity, 0)?;
+        let mut batches = Batches::begin(bytes, &identity, 0)?;
         let seed = batches.header.seed();
         while let Some(header) = batches.next_below(entry.end)? {
             let is_restored = self.until.holds(header.last_position(), header.recorded_at);
@@ -196,13 +199,24 @@ impl<'a> Restoring<'a> {
     fn whole(&mut self, index: usize, time: u64, founding: Option<&Founding<'_>>) -> Result<()> {
         let entry = self.point.manifest.segments[index].clone();
         let bytes = self.open(index)?;
-        match founding {
-            Some(founding) => {
-                let name = segment_name(entry.number);
-                let file = founding.storage.create(&name, entry.len, Fill::Allocated).map_err(not_made(&name))?;
+        let made = |founding: &Founding<'_>| {
+            let name = compacted::name_of(&entry);
+            let file = founding.storage.create(&name, entry.file_len(), Fill::Allocated).map_err(not_made(&name))?;
+            Ok::<_, Error>((file, name))
+        };
+        match (founding, bytes.container()) {
+            (Some(founding), Some((container, piece))) => {
+                let (file, name) = made(founding)?;
+                copy_container(container, &entry, time, Front::new(file, &name), piece)?;
+            }
+            (None, Some((container, piece))) => {
+                copy_container(container, &entry, time, Front::nowhere(), piece)?;
+            }
+            (Some(founding), None) => {
+                let (file, name) = made(founding)?;
                 copy_segment(&bytes, &entry, time, file, &name)?;
             }
-            None => check_segment(&bytes, &entry, time)?,
+            (None, None) => check_segment(&bytes, &entry, time)?,
         }
         self.report.head = entry.last_position;
         self.report.last_time = entry.last_time;
@@ -229,9 +243,11 @@ impl<'a> Restoring<'a> {
             let time = before.map_or(0, |before| before.last_time);
             let mut records = 0;
             let mut end = (entry.first_position - 1, time);
-            let bytes = self.open(whole)?;
+            let pieces = self.open(whole)?;
+            let held = pieces.held()?;
+            let bytes = segment_bytes(&pieces, held.as_ref());
             let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-            let mut batches = Batches::begin(&bytes, &identity, time)?;
+            let mut batches = Batches::begin(bytes, &identity, time)?;
             while batches.standing.at < entry.end {
                 match batches.peek()? {
                     Step::Batch(header) if until.holds(header.last_position(), header.recorded_at) => {
@@ -256,6 +272,14 @@ impl<'a> Restoring<'a> {
             }
         }
         Ok(anew)
+    }
+}
+
+/// The bytes of a segment, whether the pieces are its own or a container.
+fn segment_bytes<'b>(pieces: &'b Pieces<'_>, held: Option<&'b HeldSegment>) -> &'b dyn SegmentBytes {
+    match held {
+        Some(held) => held,
+        None => pieces,
     }
 }
 

@@ -9,7 +9,7 @@ use annals_format::segment::{FinalChecksum, SEGMENT_HEADER_LEN, SegmentKind};
 
 use super::chain::{self, piece_name, point_name};
 use super::{BackupOptions, BackupReport};
-use crate::batches::{Batches, Front, SegmentFile, Standing};
+use crate::batches::{Batches, Front, SegmentFile, Standing, copy_container};
 use crate::error::Error;
 use crate::fork::{Source, SourceSegment};
 use crate::founding::{not_made, share};
@@ -203,7 +203,8 @@ impl<'a> Taking<'a> {
         // What was held goes on where it ended, unless it ends elsewhere or in too many pieces.
         let goes_on = |before: &SegmentEntry, pieces: &[Piece]| {
             let is_part = listed.is_none_or(|entry| before.end <= entry.end) && before.last_position <= head;
-            before.state == SegmentState::Cut && is_part && pieces.len() < PIECES_MAX
+            let is_container = before.compacted.is_some() || listed.is_some_and(|entry| entry.compacted.is_some());
+            before.state == SegmentState::Cut && is_part && !is_container && pieces.len() < PIECES_MAX
         };
         let known = known.filter(|(before, pieces)| goes_on(before, pieces));
         let standing = known.map(|(before, _)| standing(before));
@@ -269,15 +270,22 @@ impl<'a> Taking<'a> {
             }
             _ => Front::nowhere(),
         };
-        if from == 0 {
-            front.push(batches.header_page()?)?;
-        }
-        while batches.next_below(entry.end)?.is_some() {
-            front.push(batches.batch()?)?;
-        }
-        let mark = batches.finish(entry)?;
-        front.push(&mark)?;
-        front.finish()?;
+        let checksum = if entry.compacted.is_some() {
+            let name = segment.name();
+            let file = self.source.storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+            copy_container(file, entry, batches.standing.time, front, &name)?
+        } else {
+            if from == 0 {
+                front.push(batches.header_page()?)?;
+            }
+            while batches.next_below(entry.end)?.is_some() {
+                front.push(batches.batch()?)?;
+            }
+            let mark = batches.finish(entry)?;
+            front.push(&mark)?;
+            front.finish()?;
+            front.checksum()
+        };
         if let Some(target) = self.target {
             if is_shared {
                 let file = target.open(&beside, Access::Read).map_err(Error::io("open", &beside))?;
@@ -286,7 +294,7 @@ impl<'a> Taking<'a> {
             }
             target.rename(&beside, &name).map_err(Error::io("rename", &name))?;
         }
-        Ok(Piece { segment: self.entries.len() as u32, from, to, checksum: front.checksum() })
+        Ok(Piece { segment: self.entries.len() as u32, from, to, checksum })
     }
 }
 
@@ -335,5 +343,6 @@ fn live_entry(segment: &SourceSegment, mut batches: Batches<'_>, head: u64) -> R
         kind: SegmentKind::Live,
         event_count: tally.event_count,
         has_sections: tally.section_count > 0,
+        compacted: None,
     }))
 }

@@ -13,7 +13,7 @@ use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
 use crate::options::ReadMode;
-use crate::prepare::segment_number;
+use crate::prepare::{is_container_name, segment_number};
 use crate::recovery::durability;
 use crate::snapshot::{SnapshotFile, file_number};
 use crate::storage::{Access, LOCK_NAME, Storage};
@@ -100,6 +100,7 @@ pub(super) fn is_ours(name: &str) -> bool {
     matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()
+        || is_container_name(name)
         || is_index_name(name)
         || consumer::is_file_name(name)
         || file_number(name).is_some()

@@ -8,6 +8,7 @@ use arc_swap::Guard;
 
 use crate::Result;
 use crate::active_index::{ActiveIndex, Place};
+use crate::compacted::Container;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
@@ -75,6 +76,8 @@ pub(crate) struct Opened {
     /// `None` once the map alone is enough.
     file: Option<Arc<dyn StorageFile>>,
     map: Option<Map>,
+    /// In place of both, for a compacted segment.
+    container: Option<Arc<Container>>,
 }
 
 impl Opened {
@@ -89,7 +92,17 @@ impl Opened {
             ReadMode::Mapped => Some(file.map().map_err(Error::io("map", name))?),
             ReadMode::Pread => None,
         };
-        Ok(Self { places: index.places(), index, written_by, file: Some(file), map })
+        Ok(Self { places: index.places(), index, written_by, file: Some(file), map, container: None })
+    }
+
+    /// Of a compacted segment.
+    pub(crate) fn compacted(container: Arc<Container>, index: SegmentIndex, written_by: u32) -> Self {
+        Self { places: index.places(), index, written_by, file: None, map: None, container: Some(container) }
+    }
+
+    #[inline]
+    pub(crate) fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
     }
 
     /// Whether its index was looked at.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
+use annals_format::compacted::{self, BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
 use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
@@ -43,6 +44,110 @@ pub fn identity() -> Identity {
 
 pub fn seed() -> Seed {
     Seed::of(&identity())
+}
+
+/// A container of three blocks, none of them compressed, with a dictionary and two removed events.
+pub fn container() -> Vec<u8> {
+    let block = |len: usize| -> Vec<u8> { (0..len).map(|n| if n < 24 { n as u8 + 1 } else { 0 }).collect() };
+    let blocks = [4096, 4096, 1234].map(block);
+    let dictionary = b"a dictionary".to_vec();
+    let mut table = Vec::new();
+    for (number, block) in blocks.iter().enumerate() {
+        table.extend_from_slice(&compacted::block_entry(seed(), number as u32, block));
+    }
+    let mut removed = RemovedTable::default();
+    removed.push(41, [0xA1; 16]);
+    removed.push(43, [0xA3; 16]);
+    let parts = [dictionary.clone(), blocks.concat(), table.clone(), removed.bytes().to_vec()].concat();
+    let of = |bytes: &[u8]| crc(seed().raw(), bytes);
+    let header = CompactedHeader {
+        identity: identity(),
+        generation: 2,
+        written_by: 1 << 8,
+        created_at: TIME,
+        segment_len: 64 << 10,
+        stored_len: 4096 * 2 + 1234,
+        file_len: (COMPACTED_HEADER_LEN + parts.len()) as u64,
+        block_len: 4096,
+        block_count: 3,
+        dictionary_len: dictionary.len() as u32,
+        dictionary_checksum: of(&dictionary),
+        blocks_checksum: of(&table),
+        removed_count: 2,
+        removed_checksum: of(removed.bytes()),
+        final_checksum: 0x0A0B_0C0D,
+        content_checksum: 0x0102_0304,
+    };
+    [header.encode().0.to_vec(), parts].concat()
+}
+
+/// The parts of a container as its header has them, whatever else is wrong with it: where they end at most, and where they
+/// begin.
+fn container_parts(bytes: &[u8]) -> Option<[Range<usize>; 4]> {
+    let removed = (u32_at(bytes, 140) as usize).checked_mul(24)?;
+    let table = (u32_at(bytes, 124) as usize).checked_mul(8)?;
+    let table_at = bytes.len().checked_sub(removed.checked_add(table)?)?;
+    let blocks_at = 256usize.checked_add(u32_at(bytes, 128) as usize)?;
+    let parts = [256..blocks_at, blocks_at..table_at, table_at..table_at + table, table_at + table..bytes.len()];
+    parts.iter().all(|part| part.start <= part.end && part.end <= bytes.len()).then_some(parts)
+}
+
+/// Checksums of blocks, tables and dictionary, as far as lengths allow it, then of the header.
+pub fn fix_container(bytes: &mut [u8]) {
+    if bytes.len() < 256 {
+        return;
+    }
+    let own = Identity {
+        store: bytes[40..56].try_into().expect("16 bytes"),
+        incarnation: bytes[56..72].try_into().expect("16 bytes"),
+        segment: u64_at(bytes, 72),
+    };
+    let seed = Seed::of(&own);
+    if let Some([dictionary, blocks, table, removed]) = container_parts(bytes) {
+        let mut at = blocks.start;
+        for (number, entry) in table.clone().step_by(8).enumerate() {
+            let len = u32_at(bytes, entry) as usize;
+            let Some(block) = bytes.get(at..at.saturating_add(len)).filter(|_| at + len <= blocks.end) else { break };
+            let fixed = compacted::block_entry(seed, number as u32, block);
+            bytes[entry..entry + 8].copy_from_slice(&fixed);
+            at += len;
+        }
+        for (place, part) in [(132, dictionary), (136, table), (144, removed)] {
+            let checksum = crc(seed.raw(), &bytes[part]);
+            set_u32(bytes, place, checksum);
+        }
+    }
+    fix_header(bytes, seed.raw(), 256);
+}
+
+/// Decodes all of a container, and encodes it again.
+fn again_container(bytes: &[u8], purpose: Purpose) -> Result<Vec<u8>, Fault> {
+    let (header, root) = CompactedHeader::decode_for(bytes, purpose)?;
+    if header.file_len != bytes.len() as u64 {
+        return Err(Fault::Length { what: "the file", value: bytes.len() as u64 });
+    }
+    let of = |range: Range<u64>| &bytes[range.start as usize..range.end as usize];
+    header.check_dictionary(of(header.dictionary()))?;
+    let table = BlockTable::decode(&header, of(header.block_table()))?;
+    let removed = RemovedTable::decode(&header, of(header.removed_table()).to_vec())?;
+    let (encoded, _) = header.encode();
+    assert!(u32_at(&encoded, 16) == root || purpose == Purpose::Read || u32_at(bytes, 28) != 0);
+    let mut again = [&encoded[..], of(header.dictionary())].concat();
+    let mut entries = Vec::new();
+    for number in 0..header.block_count {
+        let block = of(table.place(number).expect("a block"));
+        table.check(number, block)?;
+        assert!(block.len() <= header.block_content_len(number) as usize);
+        again.extend_from_slice(block);
+        entries.extend_from_slice(&compacted::block_entry(header.seed(), number, block));
+    }
+    assert_eq!(table.place(header.block_count), None);
+    for (position, hash) in removed.entries() {
+        assert_eq!(removed.hash_of(position), Some(hash));
+    }
+    again.extend_from_slice(&entries);
+    again.extend_from_slice(removed.bytes());
+    Ok(again)
 }
 
 pub fn segment_header() -> SegmentHeader {
@@ -284,6 +389,7 @@ pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> Se
         kind: SegmentKind::Live,
         event_count: last_position + 1 - first_position,
         has_sections: false,
+        compacted: None,
     }
 }
 
@@ -688,6 +794,14 @@ pub fn all() -> Vec<Structure> {
             fix: |bytes| fix_header(bytes, 0, usize::MAX),
             again: |bytes| IndexManifest::decode(bytes).map(|manifest| manifest.encode()),
             read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "compacted",
+            bytes: container(),
+            fix: fix_container,
+            again: |bytes| again_container(bytes, Purpose::Write),
+            read: |bytes| again_container(bytes, Purpose::Read).map(drop),
             mask: |bytes| mask_header(bytes, 0),
         },
         Structure {

@@ -29,6 +29,8 @@ pub enum WriteKind {
     EndMark,
     /// An index of a segment.
     Index,
+    /// A container of a compacted segment.
+    Container,
     /// A tier.
     Tier,
     /// A file of the directory of streams.
@@ -63,6 +65,8 @@ impl WriteKind {
             _ if name.starts_with("INDEX-") => Self::IndexManifest,
             _ if name.starts_with("snapshots-") => Self::Snapshots,
             _ if name.starts_with("segment-") && name.contains(".idx") => Self::Index,
+            // Number and generation, of twenty digits each.
+            _ if name.starts_with("segment-") && name.as_bytes().get(28) == Some(&b'-') => Self::Container,
             _ if name.starts_with("segment-") => Self::Batch,
             _ => Self::Other,
         }
@@ -103,6 +107,7 @@ impl fmt::Display for WriteKind {
             Self::Header => "header",
             Self::EndMark => "end mark",
             Self::Index => "index",
+            Self::Container => "container",
             Self::Tier => "tier",
             Self::Streams => "streams",
             Self::IndexManifest => "index manifest",
