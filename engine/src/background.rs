@@ -240,8 +240,7 @@ fn keep_loop(inner: &Inner) {
             synced_at = Instant::now();
             synced_end = end;
         }
-        if let Some(segment) = inner.preparer.next_to_seal() {
-            seal(inner, &segment);
+        if seal_next(inner) {
             merging::ended(inner);
         }
         if sweep_at.is_some_and(|at| Instant::now() >= at) {
@@ -255,11 +254,18 @@ fn keep_loop(inner: &Inner) {
 /// Seals what waits for it, in the calling thread; false if nothing did.
 pub(crate) fn seal_all(inner: &Inner) -> bool {
     let mut any = false;
-    while let Some(segment) = inner.preparer.next_to_seal() {
-        seal(inner, &segment);
+    while seal_next(inner) {
         any = true;
     }
     any
+}
+
+/// Seals the next segment that waits for it; false if none does. One at a time, whoever seals: they are listed in order.
+fn seal_next(inner: &Inner) -> bool {
+    let _turn = inner.seal_turn.lock();
+    let next = inner.preparer.next_to_seal();
+    next.iter().for_each(|segment| seal(inner, segment));
+    next.is_some()
 }
 
 /// Returns when a segment's batches and its end mark are durable; false if the log failed before.

@@ -14,14 +14,20 @@ use crate::error::Error;
 use crate::places_file;
 use crate::prepare::index_name;
 use crate::recovery::{self, load_ids, rebuild_index_of};
+use crate::sealed_index::IndexFile;
 use crate::segment::Segment;
+use crate::storage::Access;
 use crate::store::Inner;
 use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
-/// With so many segments without a tier work begins while appends go on; else when no segment has ended for a while.
+/// With so many segments without a tier work begins however fast segments end.
 const BACKLOG: u64 = 32;
+/// Below so many positions a second work need not wait for quiet.
+const CALM: f64 = 500_000.0;
+/// With so many segments without a tier the thread is woken to look.
+const SOON: u64 = 8;
 /// With so many positions behind its coverage the directory is written while appends go on; else when no segment has ended
 /// for a while.
 const BEHIND: u64 = 1 << 18;
@@ -58,14 +64,15 @@ impl Merging {
 
 pub(crate) fn merge_loop(inner: &Inner) {
     // What an opening finds uncovered is covered at once: after a kill that is what came last, which is asked for most.
-    let mut ended = counts(inner).0;
+    let mut flow = Flow::new(inner);
+    pass_over_shrunk(inner);
+    let mut seen = Seen::default();
     while !inner.stopping.load(Ordering::Acquire) {
-        let (segments, uncovered) = counts(inner);
-        let is_quiet = segments == ended;
-        ended = segments;
-        let tiers_due = uncovered > 0 && (is_quiet || uncovered >= BACKLOG);
-        let directory_due = behind(inner) >= if is_quiet { 1 } else { BEHIND };
-        if tiers_due || directory_due {
+        let uncovered = uncovered(inner);
+        let Rate { is_quiet, is_calm } = flow.rate(inner);
+        let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG);
+        let mut enough = if is_quiet { 1 } else { BEHIND };
+        if tiers_due || behind(inner) >= enough {
             let begun = Instant::now();
             let mut written = 0;
             let mut pace = |bytes: u64| {
@@ -78,18 +85,89 @@ pub(crate) fn merge_loop(inner: &Inner) {
             };
             let mut goes_on = true;
             while goes_on && !inner.stopping.load(Ordering::Acquire) {
-                goes_on = directory_due && keep_directory(inner, &mut pace, &inner.stopping);
+                goes_on = behind(inner) >= enough && keep_directory(inner, &mut pace, &inner.stopping);
+                // What ends while tiers are merged is not worth a file each time.
+                enough = BEHIND;
                 goes_on |= tiers_due && keep_tiers(inner, Due::BySize, &mut pace, &inner.stopping);
             }
         }
         shrink_covered(inner);
+        if is_quiet {
+            seen.look(inner);
+        }
         inner.merging.sleep(inner);
     }
 }
 
-/// A segment has been sealed: the memory of streams is let go of when the directory holds them.
+/// How fast segments come to an end.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    /// None has ended for a while.
+    is_quiet: bool,
+    /// Few positions a second: merging is in nobody's way.
+    is_calm: bool,
+}
+
+/// Looks at the last position that has ended, not more often than the thread sleeps: woken early it would find that nothing
+/// has ended since just before.
+#[derive(Debug)]
+struct Flow {
+    looked: Instant,
+    until: u64,
+    rate: Rate,
+}
+
+impl Flow {
+    /// At opening all is quiet.
+    fn new(inner: &Inner) -> Self {
+        let rate = Rate { is_quiet: true, is_calm: true };
+        Self { looked: Instant::now(), until: ended_until(inner), rate }
+    }
+
+    fn rate(&mut self, inner: &Inner) -> Rate {
+        let since = self.looked.elapsed();
+        if since >= LOOK {
+            let until = ended_until(inner);
+            let ended = until.saturating_sub(self.until);
+            let is_calm = (ended as f64) < CALM * since.as_secs_f64();
+            (self.looked, self.until, self.rate) = (Instant::now(), until, Rate { is_quiet: ended == 0, is_calm });
+        }
+        self.rate
+    }
+}
+
+/// Which files of tiers and directory were verified ahead of all questions, by their numbers, and how far.
+#[derive(Debug, Default)]
+struct Seen(Vec<(u64, Option<u32>)>);
+
+impl Seen {
+    /// Verifies what is in memory of the files that are new, in pauses: about 0.1 ms a megabyte, which the first questions
+    /// need not spend then. What is not in memory is left to who asks for it, so nothing is pushed out by this.
+    fn look(&mut self, inner: &Inner) {
+        let goes_on = || !inner.stopping.load(Ordering::Acquire);
+        let (tiers, directory) = (inner.core.tiers.load_full(), inner.core.directory.load_full());
+        let mut seen = Vec::with_capacity(tiers.iter().len() + directory.iter().len());
+        for file in directory.iter() {
+            let number = file.entry().number;
+            seen.push((number, self.from(number).and_then(|from| file.verify_resident(from, goes_on))));
+        }
+        for tier in tiers.iter() {
+            let number = tier.entry().number;
+            seen.push((number, self.from(number).and_then(|from| tier.verify_resident(from, goes_on))));
+        }
+        self.0 = seen;
+    }
+
+    /// The block of this file to go on with.
+    fn from(&self, number: u64) -> Option<u32> {
+        self.0.iter().find(|(seen, _)| *seen == number).map_or(Some(0), |(_, from)| *from)
+    }
+}
+
+/// A segment has been sealed: the memory of streams is let go of when the directory holds them, and each segment without a
+/// tier is one more to ask.
 pub(crate) fn ended(inner: &Inner) {
-    if behind(inner) >= BEHIND {
+    if behind(inner) >= BEHIND || uncovered(inner) >= SOON {
         inner.merging.wake();
     }
 }
@@ -282,6 +360,29 @@ fn shrink_all(inner: &Inner) {
     shrink_covered(inner);
 }
 
+/// So many segments that keep places alone, one after the other from the newest that is covered, and those before them are
+/// taken to do so too.
+const SHRUNK_IN_A_ROW: u32 = 16;
+
+/// What earlier openings have shrunk need not be looked at file by file: they went from the oldest to the newest. What is
+/// taken for small and is not costs room alone, until [`Store::check_index`](crate::Store::check_index).
+fn pass_over_shrunk(inner: &Inner) {
+    let mut shrunk = inner.merging.shrunk.lock();
+    let covered = inner.core.tiers.load().covered_until().min(inner.core.directory.load().coverage());
+    let listed = inner.sealing.lock().manifest.segments.clone();
+    let mut in_a_row = 0;
+    for entry in listed[..listed.partition_point(|entry| entry.last_position <= covered)].iter().rev() {
+        let name = index_name(entry.number);
+        let file = inner.storage.open(&name, Access::Read);
+        let kind = file.ok().and_then(|file| IndexFile::kind_of(&*file, &name).ok().flatten());
+        in_a_row = if kind == Some(IndexFile::Places) { in_a_row + 1 } else { 0 };
+        if in_a_row == SHRUNK_IN_A_ROW {
+            *shrunk = (*shrunk).max(entry.last_position);
+            return;
+        }
+    }
+}
+
 /// Lets go of what tiers and directory hold as well: the index files of the segments that they cover keep places alone.
 /// Those of earlier openings are looked at once, and found small by their first bytes.
 fn shrink_covered(inner: &Inner) {
@@ -314,10 +415,10 @@ fn shrink_covered(inner: &Inner) {
     }
 }
 
-/// Number of segments, and of those that no sound tier covers.
-fn counts(inner: &Inner) -> (u64, u64) {
+/// Number of segments that no sound tier covers.
+fn uncovered(inner: &Inner) -> u64 {
     let segments = inner.core.segments.load().len() as u64;
-    (segments, segments.saturating_sub(inner.core.tiers.load().covered_segments()))
+    segments.saturating_sub(inner.core.tiers.load().covered_segments())
 }
 
 /// Drops what is broken, or merges once; false if there was nothing to do, or if it failed.

@@ -1,7 +1,9 @@
 //! Index of a sealed segment: one file, mapped, checked once, looked up without decoding.
 
+mod key_starts;
+
 use std::io::IoSlice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
 use annals_format::index::u32_le;
@@ -20,10 +22,13 @@ use crate::name::{KeyKind, NameHash};
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::places_file;
+use crate::prefetch::prefetch;
 use crate::prepare::{index_name, no_room};
 use crate::reader::event_of_record;
 use crate::segment::{Segment, SegmentIndex};
 use crate::storage::{Access, Fill, Map, Storage, StorageFile};
+
+use key_starts::KeyStarts;
 
 /// Larger than the index of any segment; rkyv's relative pointers end there.
 const INDEX_LEN_MAX: u64 = 1 << 31;
@@ -32,6 +37,7 @@ const INDEX_LEN_MAX: u64 = 1 << 31;
 pub(crate) struct SealedIndex {
     name: String,
     map: Map,
+    key_starts: OnceLock<KeyStarts>,
 }
 
 impl SealedIndex {
@@ -48,7 +54,7 @@ impl SealedIndex {
             }
             ReadMode::Pread => Map::from(&bytes[..]),
         };
-        Ok(Self { name, map })
+        Ok(Self { name, map, key_starts: OnceLock::new() })
     }
 
     /// What the index file of an ended segment holds, from its index in memory.
@@ -59,7 +65,7 @@ impl SealedIndex {
         let expected = IndexHeader {
             store: segment.header.identity.store,
             segment: number,
-            generation: segment.header.generation,
+            generation: CONTENT_GENERATION,
             final_checksum: closing.tally.final_checksum.value(),
             name_hash_seed: hash.seed,
         };
@@ -75,6 +81,29 @@ impl SealedIndex {
 
     fn root(&self) -> Result<&ArchivedIndexRoot> {
         index::access(&self.map).map_err(|fault| Error::damaged(&self.name, 0, None, &fault, 0))
+    }
+
+    #[inline]
+    fn find_key(&self, key: u64) -> Result<Option<&[u32_le]>> {
+        let root = self.root()?;
+        let starts = self.key_starts.get_or_init(|| KeyStarts::of(root.key_hashes()));
+        Ok(root.find_key_among(starts.rows(key), key))
+    }
+
+    /// Begins to load the first that a look-up of this key reads, if one was looked up before; then the second, by what stands
+    /// there.
+    #[inline]
+    pub(crate) fn prefetch_start(&self, key: u64) {
+        self.key_starts.get().into_iter().for_each(|starts| prefetch(starts.start(key)));
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_row(&self, key: u64) {
+        if let (Some(starts), Ok(root)) = (self.key_starts.get(), self.root())
+            && let Some(row) = root.keys.get(starts.rows(key).start)
+        {
+            prefetch(row);
+        }
     }
 
     /// All rows, for who goes through them in order.
@@ -101,19 +130,19 @@ impl SealedIndex {
 
     /// Records of a key, ascending; none if it is absent.
     pub(crate) fn records(&self, key: u64) -> Result<&[u32_le]> {
-        Ok(self.root()?.find_key(key).unwrap_or_default())
+        Ok(self.find_key(key)?.unwrap_or_default())
     }
 
     /// The same, to be kept.
     pub(crate) fn run(&self, key: u64) -> Result<Option<Run>> {
-        let Some(records) = self.root()?.find_key(key) else { return Ok(None) };
+        let Some(records) = self.find_key(key)? else { return Ok(None) };
         let start = records.as_ptr().addr() - self.map[..].as_ptr().addr();
         Ok(Some(Run::new(self.map.clone(), start, records.len())))
     }
 
     /// The same as numbers to keep.
     pub(crate) fn records_of(&self, key: u64) -> Result<Vec<u32>> {
-        Ok(self.root()?.find_key(key).into_iter().flatten().map(|record| record.to_native()).collect())
+        Ok(self.find_key(key)?.into_iter().flatten().map(|record| record.to_native()).collect())
     }
 
     pub(crate) fn by_id(&self, hash: u64) -> Result<Vec<u32>> {
@@ -147,6 +176,9 @@ impl SealedIndex {
         std::str::from_utf8(name).map_err(|_| Error::corrupt(&self.name, 0, None, "a name in the index is not UTF-8"))
     }
 }
+
+/// Generation of a segment in the files of its index: compaction moves nothing, so that they stay right.
+pub(crate) const CONTENT_GENERATION: u64 = 0;
 
 /// What the index file of a segment holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,7 +239,7 @@ pub(crate) fn load(
     let expected = IndexHeader {
         store: entry.store,
         segment: entry.number,
-        generation: entry.generation,
+        generation: CONTENT_GENERATION,
         final_checksum: entry.final_checksum,
         name_hash_seed: hash.seed,
     };
@@ -215,7 +247,7 @@ pub(crate) fn load(
         return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
     }
     let map = map(read)?;
-    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map })))
+    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map, key_starts: OnceLock::new() })))
 }
 
 /// Writes beside, syncs, renames. The directory is not synced: an index that is lost is made anew.

@@ -87,7 +87,8 @@ impl Segment {
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
         let header = SegmentHeader {
             identity,
-            generation: entry.generation,
+            // That of what it holds, which compaction does not change.
+            generation: 0,
             manifest_generation: 0,
             segment_len: entry.len,
             base: 0,
@@ -207,7 +208,7 @@ impl Segment {
     #[cold]
     fn open_to_scan(&self) -> Result<OpenedGuard> {
         let Listed { entry, cache } = self.listed.get().expect("only a listed segment is not open");
-        cache.open_to_scan(self, &self.slot, entry).map(OpenedGuard::of_arc)
+        cache.open_to_scan(&self.slot, entry).map(OpenedGuard::of_arc)
     }
 
     #[cold]
@@ -229,7 +230,7 @@ impl Segment {
         }
         drop(opened);
         let Listed { entry, cache } = self.listed.get().expect("only a listed segment has places alone");
-        cache.open_with_keys(self, &self.slot, entry).map(OpenedGuard::of_arc)
+        cache.open_with_keys(&self.slot, entry).map(OpenedGuard::of_arc)
     }
 
     /// Does what replaces the index file while nobody opens the segment and makes the file anew. `replace` must not open it.
@@ -280,6 +281,13 @@ impl Segment {
         self.base.map(|base| base + offset)
     }
 
+    /// Lets go of what is open of a listed segment whose file is to go: the next touch opens what the manifest lists then.
+    pub(crate) fn let_go(&self) {
+        if self.is_listed() {
+            self.slot.release();
+        }
+    }
+
     /// Puts another index in place and answers the one before.
     pub(crate) fn set_index(&self, index: SegmentIndex) -> Option<SegmentIndex> {
         let before = self.slot.change(|opened| opened.with_index(index))?;
@@ -321,6 +329,14 @@ impl Segment {
     #[inline]
     pub(crate) fn if_opened(&self) -> Option<OpenedGuard> {
         self.slot.get().filter(|opened| opened.is_indexed())
+    }
+
+    /// If it is not open, begins to bring what opening it reads into memory: for segments that are opened one after the other.
+    /// Opens nothing.
+    pub(crate) fn announce(&self) {
+        if let (None, Some(Listed { entry, cache })) = (self.slot.get(), self.listed.get()) {
+            cache.announce(&self.name, entry);
+        }
     }
 
     /// Begins to load the record at `position`, as far as `place` and the map tell: the frame's first lines and the header
@@ -377,7 +393,8 @@ impl Segment {
     }
 
     /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
-    /// with it, up to a limit, into memory that was `used` if nobody else holds that.
+    /// with it, up to a limit, into memory that was `used` if nobody else holds that. `before` is the window that ended: of a
+    /// compacted segment it may hold the first of these bytes.
     #[inline]
     pub(crate) fn window_ahead(
         &self,
@@ -386,7 +403,11 @@ impl Segment {
         offset: u64,
         len: u64,
         used: &mut UsedCopies,
+        before: Option<&Window>,
     ) -> Result<Window> {
+        if let Some(container) = opened.container() {
+            return container.window_ahead(offset, len, self.end(), used, before);
+        }
         if let (Some(ring), Some(base)) = (&log.ring, self.base) {
             let stop = self.end().min(self.header.segment_len);
             let at = base + offset;
@@ -414,6 +435,9 @@ impl Segment {
     fn file_window(&self, opened: &Opened, offset: u64, len: u64, in_file: u64) -> Result<Window> {
         if let Some(map) = opened.map() {
             return Ok(Window { map: map.clone(), start: 0, end: in_file });
+        }
+        if let Some(container) = opened.container() {
+            return container.window(offset, len, in_file);
         }
         const READ_AHEAD: u64 = 64 << 10;
         let wanted = len.max(READ_AHEAD).min(in_file - offset);

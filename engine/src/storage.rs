@@ -192,6 +192,33 @@ pub trait StorageFile: Send + Sync + Debug {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the file is shorter than when it was opened.
     fn map(&self) -> io::Result<Map>;
 
+    /// As [`StorageFile::map`], for look-ups here and there: a page that is not in memory is fetched alone, and the system
+    /// does not read what lies around it. [`Map::expect_order`] takes that back.
+    ///
+    /// # Errors
+    ///
+    /// As [`StorageFile::map`].
+    fn map_for_lookups(&self) -> io::Result<Map> {
+        self.map()
+    }
+
+    /// Begins to bring these bytes into memory and does not wait for them: what is asked for together comes together. A
+    /// hint: where the system has none nothing happens.
+    fn will_need(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
+    /// Fills `buf` from `offset` on if that needs no disk; false, and nothing meant, if it does or if the file ends before.
+    /// Where that cannot be told it is false.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn read_resident_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let _ = (offset, buf);
+        Ok(false)
+    }
+
     /// Maps the whole file to share words with other threads and processes. Through a file opened for reading
     /// the map can only be loaded from.
     ///

@@ -31,7 +31,7 @@ mod sink;
 mod source;
 mod stored;
 
-pub(crate) use blocks::{Blocks, ListedFile};
+pub(crate) use blocks::{Blocks, ListedFile, announce};
 pub(crate) use directories::ReplacedDirectory;
 pub(crate) use file::{Expected, PositionsAt, TierFile, TierPositions, Words};
 pub(crate) use keeper::{Due, Replaced, TierKeeper};

@@ -9,7 +9,7 @@ use crate::checksum::crc;
 use crate::field::{u32_at, u64_at};
 use crate::index_file::{
     ArchiveWriter, BucketBuilder, Buckets, CheckTable, FileBuffer, FileBytes, FileHeader, FileIdentity, FileKind,
-    FinishedFile, Flat, Section, Sink, Touch, View, WriteError, checked_root, none_written, table_len,
+    FinishedFile, Flat, Section, Sink, Touch, Verified, View, WriteError, checked_root, none_written, table_len,
 };
 use crate::name::NAME_LEN_MAX;
 
@@ -312,6 +312,19 @@ impl DirectoryLayout {
     #[inline]
     pub fn first_read(&self, hash: u64) -> Range<usize> {
         self.buckets.place(hash)
+    }
+
+    /// Where the bytes lie that it reads next, by what stands at the first: rows, and their names if all names are about as
+    /// long as each other. Verified or not, nothing but places comes of it.
+    #[inline]
+    pub fn next_reads(&self, file: &[u8], hash: u64) -> [Range<usize>; 2] {
+        let Ok(rows) = self.buckets.row_numbers(&View::new(file, Verified), hash);
+        let name = |row: u32| {
+            (u64::from(row) * u64::from(self.names.len()) / u64::from(self.rows.len().max(1))).min(u32::MAX.into())
+                as u32
+        };
+        let names = self.names.place(name(rows.start)..name(rows.end));
+        [self.rows.place(rows), names]
     }
 
     /// Questions to the file this was read from; `touch` is told what is read.

@@ -1,5 +1,7 @@
 //! From the names of a query to cursors in one unit of the index.
 
+use smallvec::SmallVec;
+
 use super::join::{Any, Item, Join, Part};
 use super::{Cursor, Seek, Span, Unit};
 use crate::Result;
@@ -7,6 +9,7 @@ use crate::core::Core;
 use crate::name::KeyKind;
 use crate::query::{Query, QueryItem};
 use crate::read::Direction;
+use crate::segment::{OpenedGuard, SegmentIndex};
 use crate::tiers::TierFile;
 
 /// More streams than this are not joined, so that a prefix never takes much memory.
@@ -29,14 +32,32 @@ pub(super) fn join(
     Ok((!joined.is_empty()).then(|| Join::Items(Any::new(joined))))
 }
 
-/// Begins to load what each tier of these positions is first asked for by the query.
+/// Most segments without a tier whose indexes are looked ahead in.
+const SEALED_AHEAD: usize = 8;
+
+/// Begins to load what each tier and each segment without one of these positions is first asked for by the query.
 pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
     let tiers = core.tiers.load();
+    let segments = core.segments.load();
+    let covered = tiers.iter().next_back().map_or(0, |tier| tier.last_position());
+    // The newest that no tier covers; the last one is written.
+    let after = segments.iter().rev().skip(1).take_while(|segment| segment.first_position() > covered.max(first));
+    let opened: SmallVec<[OpenedGuard; SEALED_AHEAD]> =
+        after.take(SEALED_AHEAD).filter_map(|segment| segment.if_opened()).collect();
+    let sealed = || {
+        opened.iter().filter_map(|opened| match &opened.index {
+            SegmentIndex::Sealed(index) => Some(index),
+            SegmentIndex::Active(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => None,
+        })
+    };
     for item in query.items.iter().flatten() {
         let kinds = [(KeyKind::Tag, &item.tags_all), (KeyKind::Tag, &item.tags_any), (KeyKind::Type, &item.types)];
         let names = kinds.into_iter().chain([(KeyKind::Stream, &item.streams)]);
         if let Some((kind, name)) = names.filter_map(|(kind, names)| Some((kind, names.first()?))).next() {
-            tiers.prefetch_key(core.hash.key(kind, name), first, last);
+            let key = core.hash.key(kind, name);
+            sealed().for_each(|index| index.prefetch_start(key));
+            sealed().for_each(|index| index.prefetch_row(key));
+            tiers.prefetch_key(key, first, last);
         }
     }
 }

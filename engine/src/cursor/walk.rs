@@ -16,7 +16,7 @@ use crate::segments::Segments;
 use crate::tiers::TierFile;
 
 /// Most positions that are looked for ahead of the event at hand.
-pub(crate) const AHEAD_MAX: usize = 16;
+pub(crate) const AHEAD_MAX: usize = 32;
 
 /// Positions in the order of reading, found and not looked at yet.
 pub(crate) type Ahead = SmallVec<[u64; AHEAD_MAX]>;
@@ -301,7 +301,9 @@ impl Walk {
             return segment.opened();
         }
         if self.held.is_none() {
-            self.held = Some(segment.opened()?.into_arc());
+            let opened = segment.opened()?.into_arc();
+            opened.read_in_order();
+            self.held = Some(opened);
         }
         Ok(OpenedGuard::of_arc(self.held.clone().expect("held above")))
     }
@@ -312,6 +314,11 @@ impl Walk {
 fn prefetch_events(segments: &Segments, ahead: &Ahead) {
     let mut at: SmallVec<[(usize, u64); AHEAD_MAX]> = SmallVec::new();
     at.extend(ahead.iter().filter_map(|position| Some((segments.index_of(*position)?, *position))));
+    for (number, (index, _)) in at.iter().enumerate() {
+        if number == 0 || at[number - 1].0 != *index {
+            segments[*index].announce();
+        }
+    }
     let each = |step: fn(&Segment, u64)| at.iter().for_each(|(index, position)| step(&segments[*index], *position));
     each(|segment, _| segment.prefetch());
     each(|segment, _| segment.prefetch_slot());

@@ -12,8 +12,9 @@ use crate::Result;
 use crate::error::Error;
 use crate::once::OnceLock;
 use crate::options::ReadMode;
+use crate::prefetch::prefetch;
 use crate::storage::{Access, Storage, StorageFile};
-use crate::tiers::{Blocks, Expected, ListedFile, number_in};
+use crate::tiers::{Blocks, Expected, ListedFile, announce, number_in};
 
 const STREAMS: &str = "streams-";
 
@@ -62,6 +63,7 @@ impl DirectoryFile {
             let what = format!("the file is {len} bytes long, the index manifest says {}", entry.len);
             return Err(Error::corrupt(&name, len.min(entry.len), None, what));
         }
+        announce(&*file, len);
         let (opened, broken) = (OnceLock::new(), AtomicBool::new(false));
         Ok(Self { entry: *entry, first_position, expected, name, mode, file, opened, broken })
     }
@@ -149,6 +151,24 @@ impl DirectoryFile {
         let Opened { blocks, layout } = self.opened()?;
         let found = layout.over(blocks.bytes(), blocks).find(hash, stream.as_bytes())?;
         Ok(found.map(|tip| StreamTip { revision: tip.revision, position: tip.position }))
+    }
+
+    /// As [`Blocks::verify_resident`].
+    pub(crate) fn verify_resident(&self, from: u32, goes_on: impl Fn() -> bool) -> Option<u32> {
+        self.opened().ok()?.blocks.verify_resident(from, goes_on)
+    }
+
+    /// Begins to load what [`DirectoryFile::find`] looks at, if the file was read before: rows, and the name where it stands
+    /// if all names are about as long. Verifies nothing.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        let Some(Opened { blocks, layout }) = self.opened.get() else { return };
+        let file = blocks.bytes();
+        for place in layout.next_reads(file, hash) {
+            // Not more lines than a look-up reads.
+            let bytes = file.get(place).unwrap_or_default();
+            bytes.iter().step_by(64).take(4).chain(bytes.last()).for_each(prefetch);
+        }
     }
 
     /// As a look-up in this file alone answers.

@@ -3,11 +3,13 @@
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::Guard;
 
 use crate::Result;
 use crate::active_index::{ActiveIndex, Place};
+use crate::compacted::Container;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
@@ -75,6 +77,10 @@ pub(crate) struct Opened {
     /// `None` once the map alone is enough.
     file: Option<Arc<dyn StorageFile>>,
     map: Option<Map>,
+    /// In place of both, for a compacted segment.
+    container: Option<Arc<Container>>,
+    /// Whether somebody has read the segment in order, for which the system reads ahead.
+    in_order: Arc<AtomicBool>,
 }
 
 impl Opened {
@@ -89,7 +95,43 @@ impl Opened {
             ReadMode::Mapped => Some(file.map().map_err(Error::io("map", name))?),
             ReadMode::Pread => None,
         };
-        Ok(Self { places: index.places(), index, written_by, file: Some(file), map })
+        Ok(Self::of(Some(file), map, index, written_by, true))
+    }
+
+    /// The same of a segment that has ended: events are read here and there until [`Opened::read_in_order`].
+    pub(crate) fn for_lookups(
+        name: &str,
+        file: Arc<dyn StorageFile>,
+        mode: ReadMode,
+        index: SegmentIndex,
+        written_by: u32,
+    ) -> Result<Self> {
+        let map = match mode {
+            ReadMode::Mapped => Some(file.map_for_lookups().map_err(Error::io("map", name))?),
+            ReadMode::Pread => None,
+        };
+        Ok(Self::of(Some(file), map, index, written_by, false))
+    }
+
+    /// Of a compacted segment.
+    pub(crate) fn compacted(container: Arc<Container>, index: SegmentIndex, written_by: u32) -> Self {
+        Self { container: Some(container), ..Self::of(None, None, index, written_by, true) }
+    }
+
+    fn of(
+        file: Option<Arc<dyn StorageFile>>,
+        map: Option<Map>,
+        index: SegmentIndex,
+        written_by: u32,
+        in_order: bool,
+    ) -> Self {
+        let in_order = Arc::new(AtomicBool::new(in_order));
+        Self { places: index.places(), index, written_by, file, map, container: None, in_order }
+    }
+
+    #[inline]
+    pub(crate) fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
     }
 
     /// Whether its index was looked at.
@@ -102,6 +144,15 @@ impl Opened {
     #[inline]
     pub(super) fn has_keys(&self) -> bool {
         !matches!(self.index, SegmentIndex::Places(_) | SegmentIndex::Unread)
+    }
+
+    /// Whoever reads one event after the other of it says so: the system reads ahead from then on.
+    #[inline]
+    pub(crate) fn read_in_order(&self) {
+        if !self.in_order.load(Ordering::Relaxed) {
+            self.in_order.store(true, Ordering::Relaxed);
+            self.map.iter().for_each(Map::expect_order);
+        }
     }
 
     /// The same with another index.

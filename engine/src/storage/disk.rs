@@ -233,6 +233,20 @@ impl StorageFile for DiskFile {
         Map::of_file(&self.file, self.mapped_len()?)
     }
 
+    fn map_for_lookups(&self) -> io::Result<Map> {
+        let map = self.map()?;
+        map.expect_no_order();
+        Ok(map)
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        system::will_need(&self.file, offset, len);
+    }
+
+    fn read_resident_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        system::read_resident_at(&self.file, offset, buf)
+    }
+
     fn map_shared(&self) -> io::Result<SharedMap> {
         let writable = self.access == Access::ReadWrite;
         let len = self.mapped_len()?;

@@ -46,7 +46,7 @@ const COPY_MAX: usize = 128 << 10;
 
 #[derive(Clone)]
 enum Owner {
-    File(#[expect(dead_code, reason = "kept for its drop")] Arc<Mmap>),
+    File(Arc<Mmap>),
     Raw(#[expect(dead_code, reason = "kept for its drop")] Arc<MmapRaw>),
     Heap(Arc<Block>),
 }
@@ -93,6 +93,36 @@ impl Map {
     /// Whether it is memory of this process's own that may serve another copy.
     pub(crate) fn is_copy(&self) -> bool {
         matches!(&self._owner, Owner::Heap(block) if block.len() <= COPY_MAX)
+    }
+
+    /// Tells the system that pages are wanted here and there. A hint: what comes of it is not asked.
+    pub(super) fn expect_no_order(&self) {
+        #[cfg(unix)]
+        if let Owner::File(map) = &self._owner {
+            let _ = map.advise(memmap2::Advice::Random);
+        }
+    }
+
+    /// Tells the system that pages are wanted one after the other, so that it reads ahead.
+    pub(crate) fn expect_order(&self) {
+        #[cfg(unix)]
+        if let Owner::File(map) = &self._owner {
+            let _ = map.advise(memmap2::Advice::Normal);
+        }
+    }
+
+    /// Enters the pages of this range, which are in memory, into the process's tables: a look-up later need not wait for
+    /// that. Where the system cannot, nothing happens.
+    pub(crate) fn enter_pages(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Owner::File(map) = &self._owner
+            && range.start < range.end
+            && range.end <= self.len
+        {
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
     }
 
     /// Length in bytes.

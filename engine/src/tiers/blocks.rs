@@ -21,6 +21,15 @@ pub(crate) struct ListedFile<'a> {
     pub(crate) root: u32,
 }
 
+/// How much from the end on is asked for when a file is listed: nearly always the root and the table of checksums.
+const END_LEN: u64 = 64 << 10;
+
+/// Begins to bring what [`Blocks::open`] reads into memory: for files that are asked one after the other.
+pub(crate) fn announce(file: &dyn StorageFile, len: u64) {
+    file.will_need(0, FILE_HEADER_LEN as u64);
+    file.will_need(len.saturating_sub(END_LEN), END_LEN);
+}
+
 #[derive(Debug)]
 pub(crate) struct Blocks {
     name: String,
@@ -56,7 +65,7 @@ impl Blocks {
         let checks = read(&**file, name, end as u64, len as usize - end)?;
         table.verify_table(&checks).map_err(|fault| Error::damaged(name, end as u64, None, &fault, 0))?;
         let map = match mode {
-            ReadMode::Mapped => file.map().map_err(Error::io("map", name))?,
+            ReadMode::Mapped => file.map_for_lookups().map_err(Error::io("map", name))?,
             ReadMode::Pread => Map::from(read(&**file, name, 0, len as usize)?),
         };
         if map.len() as u64 != len {
@@ -104,6 +113,47 @@ impl Blocks {
         if self.is_verified(block) { Ok(()) } else { self.verify(block) }
     }
 
+    /// Verifies the blocks from `from` on that are in memory, and enters their pages, until `goes_on` says no or a block is not
+    /// in memory. Answers the first that was not looked at; `None` if there is no use in going on.
+    pub(crate) fn verify_resident(&self, from: u32, goes_on: impl Fn() -> bool) -> Option<u32> {
+        /// As many as are looked at between two questions to `goes_on`.
+        const TOGETHER: u32 = 64;
+        let file = self.file.as_ref()?;
+        let (mut bytes, mut block) = ([0; BLOCK_LEN], from);
+        while block < self.block_count() {
+            if !goes_on() {
+                return Some(block);
+            }
+            let until = self.block_count().min(block + TOGETHER);
+            let first = self.table.block(block).start;
+            let mut end = first;
+            for block in block..until {
+                let place = self.table.block(block);
+                if !self.is_verified(block) {
+                    let bytes = &mut bytes[..place.len()];
+                    if !file.read_resident_at(place.start as u64, bytes).unwrap_or(false) {
+                        self.map.enter_pages(first..end);
+                        return None;
+                    }
+                    // What is wrong is told to who asks for it.
+                    if self.table.check_block_bytes(&self.checks, block, bytes).is_err() {
+                        return None;
+                    }
+                    self.set_verified(block);
+                }
+                end = place.end;
+            }
+            self.map.enter_pages(first..end);
+            block = until;
+        }
+        None
+    }
+
+    /// Two threads may both verify a block: the bit says no more than that its bytes are right.
+    fn set_verified(&self, block: u32) {
+        self.verified[(block / u64::BITS) as usize].fetch_or(1 << (block % u64::BITS), Ordering::Relaxed);
+    }
+
     #[cold]
     fn verify(&self, block: u32) -> Result<()> {
         let place = self.table.block(block);
@@ -119,8 +169,7 @@ impl Blocks {
             None => self.table.check_block_bytes(&self.checks, block, &self.map[place.clone()]),
         };
         checked.map_err(|fault| self.broken_at(place.start, &fault))?;
-        // Two threads may both verify a block: the bit says no more than that its bytes are right.
-        self.verified[(block / u64::BITS) as usize].fetch_or(1 << (block % u64::BITS), Ordering::Relaxed);
+        self.set_verified(block);
         Ok(())
     }
 }

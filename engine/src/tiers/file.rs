@@ -9,7 +9,7 @@ use annals_format::index_manifest::TierEntry;
 use annals_format::tier::{Names, Positions, PositionsMark, Tier, TierLayout};
 use smallvec::SmallVec;
 
-use super::blocks::{Blocks, ListedFile};
+use super::blocks::{Blocks, ListedFile, announce};
 use super::stored::tier_name;
 use crate::Result;
 use crate::error::Error;
@@ -58,6 +58,7 @@ impl TierFile {
             let what = format!("the file is {len} bytes long, the index manifest says {}", entry.len);
             return Err(Error::corrupt(&name, len.min(entry.len), None, what));
         }
+        announce(&*file, len);
         let (opened, broken) = (OnceLock::new(), AtomicBool::new(false));
         Ok(Self { entry: *entry, expected, name, mode, file, opened, broken })
     }
@@ -180,6 +181,11 @@ impl TierFile {
         }
         let first = self.entry.first_position;
         Ok(tier.find_ids(hash)?.map(|position| first + u64::from(position)).collect())
+    }
+
+    /// As [`Blocks::verify_resident`].
+    pub(crate) fn verify_resident(&self, from: u32, goes_on: impl Fn() -> bool) -> Option<u32> {
+        self.opened().ok()?.blocks.verify_resident(from, goes_on)
     }
 
     /// Begins to load what [`TierFile::candidates_of_id`] looks at first, if the file was read before.

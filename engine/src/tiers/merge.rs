@@ -202,11 +202,12 @@ fn each_name(sources: &[Source<'_>], of: NamesOf, pulse: &mut Pulse<'_>, mut eac
     loop {
         pulse.beat()?;
         let there = heads.iter_mut().filter(|head| head.is_there);
-        let Some(head) = there.min_by(|left, right| left.now.cmp(&right.now)) else { return Ok(()) };
+        let Some(head) = there.min_by(|left, right| left.cmp(right)) else { return Ok(()) };
         std::mem::swap(&mut lowest, &mut head.now);
+        let front = head.front();
         head.step();
         for head in heads.iter_mut().filter(|head| head.is_there) {
-            if head.now == lowest {
+            if head.is_at(front, &lowest) {
                 head.step();
             }
         }

@@ -1,5 +1,6 @@
 //! What is merged: rows of a segment's index or of a tier, in their order.
 
+use std::cmp::Ordering;
 use std::convert::Infallible;
 
 use annals_format::index::ArchivedIndexRoot;
@@ -171,7 +172,7 @@ impl<'a> Source<'a> {
             (Rows::Tier(tier), NamesOf::Streams) => NameRows::Tier(sure(tier.streams_from(b""))),
             (Rows::Tier(tier), NamesOf::Types) => NameRows::Tier(sure(tier.types_from(b""))),
         };
-        let mut head = NameHead { names, now: Vec::new(), is_there: true };
+        let mut head = NameHead { names, now: Vec::new(), front: 0, is_there: true };
         head.step();
         head
     }
@@ -192,6 +193,8 @@ enum NameRows<'a> {
 pub(super) struct NameHead<'a> {
     names: NameRows<'a>,
     pub(super) now: Vec<u8>,
+    /// The first bytes of `now` as a number, zeros behind a short one: it decides nearly always, without a call.
+    front: u128,
     pub(super) is_there: bool,
 }
 
@@ -204,6 +207,32 @@ impl NameHead<'_> {
         self.is_there = next.is_some();
         self.now.clear();
         self.now.extend_from_slice(next.unwrap_or_default());
+        let mut front = [0; 16];
+        let len = self.now.len().min(front.len());
+        front[..len].copy_from_slice(&self.now[..len]);
+        self.front = u128::from_be_bytes(front);
+    }
+
+    /// In the order of bytes.
+    #[inline]
+    pub(super) fn cmp(&self, other: &Self) -> Ordering {
+        let beyond = || self.rest().cmp(other.rest()).then(self.now.len().cmp(&other.now.len()));
+        self.front.cmp(&other.front).then_with(beyond)
+    }
+
+    /// Whether it stands at `name`, which began with `front`.
+    #[inline]
+    pub(super) fn is_at(&self, front: u128, name: &[u8]) -> bool {
+        self.front == front && self.now.len() == name.len() && self.rest() == name.get(16..).unwrap_or_default()
+    }
+
+    pub(super) fn front(&self) -> u128 {
+        self.front
+    }
+
+    #[inline]
+    fn rest(&self) -> &[u8] {
+        self.now.get(16..).unwrap_or_default()
     }
 }
 

@@ -86,6 +86,23 @@ impl ArchivedIndexRoot {
         self.postings.get(start..)?.get(..row.count.to_native() as usize)
     }
 
+    /// As [`ArchivedIndexRoot::find_key`], where the rows of this hash are known to be among `rows`.
+    #[inline]
+    pub fn find_key_among(&self, rows: Range<usize>, hash: u64) -> Option<&[u32_le]> {
+        let rows = self.keys.get(rows)?;
+        let row = rows.get(rows.partition_point(|row| row.hash.to_native() < hash))?;
+        if row.hash.to_native() != hash {
+            return None;
+        }
+        let start = row.start.to_native() as usize;
+        self.postings.get(start..)?.get(..row.count.to_native() as usize)
+    }
+
+    /// Hashes of all keys, in order.
+    pub fn key_hashes(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.keys.iter().map(|row| row.hash.to_native())
+    }
+
     /// Number of keys.
     #[inline]
     pub fn key_count(&self) -> u32 {

@@ -9,6 +9,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, FinalChecksum, Link, SEGMENT
 use super::walk::{Walk, Walked};
 use super::{Check, told};
 use crate::Result;
+use crate::compacted::{self, Container};
 use crate::consumer;
 use crate::error::Error;
 use crate::inspect::Severity;
@@ -17,7 +18,7 @@ use crate::manifest::file_name;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::places_file;
-use crate::prepare::{index_name, segment_name};
+use crate::prepare::index_name;
 use crate::recovery;
 use crate::sealed_index::{IndexFile, SealedIndex};
 use crate::segment::{Closing, Segment, SegmentIndex, Tally};
@@ -69,8 +70,12 @@ impl Check<'_> {
     }
 
     fn listed(&mut self, manifest: &Manifest, entry: &SegmentEntry, link: Option<Link>, walk: &mut Walk) {
-        let name = segment_name(entry.number);
-        let Some(mut bytes) = self.read(&name) else {
+        let name = compacted::name_of(entry);
+        let read = match entry.compacted {
+            Some(_) => self.read_container(&name, entry),
+            None => self.read(&name),
+        };
+        let Some(mut bytes) = read else {
             if !self.survey.has(&name) {
                 self.damage(&name, 0, Some(entry.first_position), "the file is missing");
             }
@@ -109,6 +114,29 @@ impl Check<'_> {
         self.index(manifest, entry, usable);
     }
 
+    /// The segment that a container holds, every byte of which is verified.
+    fn read_container(&mut self, name: &str, entry: &SegmentEntry) -> Option<Vec<u8>> {
+        if !self.survey.has(name) {
+            return None;
+        }
+        let read = Container::open(self.storage, name, ReadMode::Pread, Some(entry)).and_then(|container| {
+            container.removed()?;
+            let mut bytes = vec![0; container.header.segment_len as usize];
+            container.read(0, &mut bytes)?;
+            Ok(bytes)
+        });
+        match read {
+            Ok(bytes) => {
+                self.count(entry.file_len());
+                Some(bytes)
+            }
+            Err(error) => {
+                self.error(Severity::Damage, name, &error);
+                None
+            }
+        }
+    }
+
     /// Findings and counts of a walk; whether nothing was wrong.
     pub(super) fn walked(&mut self, name: &str, walked: &Walked) -> bool {
         self.report.batches += walked.batches;
@@ -145,7 +173,7 @@ impl Check<'_> {
 
     fn compare_tally(&mut self, name: &str, entry: &SegmentEntry, walked: &Walked) {
         let tally = &walked.tally;
-        let is_listed = tally.final_checksum.value() == entry.final_checksum
+        let is_listed = tally.final_checksum.value() == entry.content_checksum()
             && tally.last_position.max(entry.first_position - 1) == entry.last_position
             && tally.event_count == entry.event_count
             && (tally.section_count > 0) == entry.has_sections
@@ -238,9 +266,11 @@ impl Check<'_> {
         bytes: Vec<u8>,
     ) -> Result<IndexBytes> {
         let hash = NameHash { seed: manifest.name_hash_seed };
-        let name = segment_name(entry.number);
-        let (index, tally) = recovery::index_of(&bytes, &header, &name, hash)?;
-        let file = self.storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        let name = compacted::name_of(entry);
+        let (index, mut tally) = recovery::index_of(&bytes, &header, &name, hash)?;
+        // The index of a compacted segment is that of the original.
+        tally.final_checksum = FinalChecksum::from_value(entry.final_checksum);
+        let file = compacted::open_segment_file(self.storage, &name).map_err(Error::io("open", &name))?;
         let of_index = SegmentIndex::Active(index);
         // All its bytes are at hand, so that no window is read from the file again.
         let segment = Segment::new(header, name, file, ReadMode::Pread, of_index)?.with_tail(0, bytes);

@@ -147,6 +147,24 @@ pub(super) fn allocated(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks().saturating_mul(512))
 }
 
+/// Begins to read, if these bytes are not in memory.
+pub(super) fn will_need(file: &File, offset: u64, len: u64) {
+    if let Some(len) = std::num::NonZeroU64::new(len) {
+        let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::WillNeed);
+    }
+}
+
+/// Fills `buf` if all of it is in memory.
+pub(super) fn read_resident_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+    let len = buf.len();
+    let parts = &mut [io::IoSliceMut::new(buf)];
+    match retry(|| rustix::io::preadv2(file, parts, offset, rustix::io::ReadWriteFlags::NOWAIT)) {
+        Ok(read) => Ok(read == len),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 pub(super) fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     file.read_at(buf, offset)
 }

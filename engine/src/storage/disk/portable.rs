@@ -96,6 +96,14 @@ pub(super) fn allocated(file: &File) -> io::Result<u64> {
     }
 }
 
+/// There is no such hint that all systems have.
+pub(super) fn will_need(_file: &File, _offset: u64, _len: u64) {}
+
+/// What is in memory cannot be told here.
+pub(super) fn read_resident_at(_file: &File, _offset: u64, _buf: &mut [u8]) -> io::Result<bool> {
+    Ok(false)
+}
+
 pub(super) fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     #[cfg(unix)]
     {

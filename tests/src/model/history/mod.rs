@@ -1,6 +1,7 @@
 //! One random history: a store and its model, side by side.
 
 mod appends;
+mod compactions;
 mod moments;
 mod openings;
 mod reads;
@@ -116,7 +117,7 @@ impl History {
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 35] = [
+    pub const OPERATIONS: [&'static str; 36] = [
         "append",
         "append_with",
         "append batch",
@@ -152,6 +153,7 @@ impl History {
         "fork",
         "backup",
         "restore",
+        "compact",
     ];
 
     /// Begins with an empty store.
@@ -238,6 +240,7 @@ impl History {
             980..983 => self.fork(dice),
             983..986 => self.backup(),
             986..990 => self.restore(dice),
+            990..995 => self.compact(dice),
             _ => self.check_everything(),
         }
     }
