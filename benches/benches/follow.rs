@@ -58,7 +58,7 @@ fn follower(path: &Path, rounds: u32) {
     println!("0");
     let mut seen = Vec::new();
     while seen.len() < rounds as usize {
-        if let Some(Ok(Message::Event(event))) = subscription.next() {
+        if let Some(Ok(Message::Event(event))) = subscription.iter().next() {
             assert_eq!(event.payload()[0], 7);
             seen.push(now());
         }

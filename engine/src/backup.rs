@@ -228,7 +228,10 @@ pub struct RestoreReport {
     pub point: u64,
     /// Position of the last record; 0: none.
     pub head: u64,
-    /// When it was recorded: nanoseconds since 1970 UTC.
+    /// Removals that the backup holds behind the moment, and the restored store therefore behind its events: what they took
+    /// is not in it either.
+    pub carried_removals: u64,
+    /// When the last of the moment's records was recorded: nanoseconds since 1970 UTC.
     pub last_time: u64,
     /// Records, events and others.
     pub records: u64,
@@ -243,7 +246,7 @@ pub struct RestoreReport {
 ///
 /// # Errors
 /// `NotAStore` if there is no such backup or point; `Corrupt` naming the file that is damaged or missing; `AheadOfLog` for a
-/// moment beyond the point; `Invalid` for one before a removal, which would be undone; `Occupied` if `target` holds anything; `Unsupported`, `NoSpace`, `Io`.
+/// moment beyond the point; `Occupied` if `target` holds anything; `Unsupported`, `NoSpace`, `Io`.
 pub fn restore(
     backup: impl AsRef<Path>,
     target: impl AsRef<Path>,

@@ -142,7 +142,7 @@ impl Core {
                 SegmentIndex::Sealed(index) => {
                     found.extend(index.by_id(hash)?.into_iter().map(|record| first + u64::from(record)));
                 }
-                SegmentIndex::Places(_) => unreachable!("opened with keys"),
+                SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
             }
         }
         Ok(())

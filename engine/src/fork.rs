@@ -6,22 +6,21 @@ use std::sync::Arc;
 use annals_format::checksum::Identity;
 use annals_format::manifest::{AncestorEntry, Manifest, SegmentEntry};
 use annals_format::scan::Step;
-use annals_format::segment::SEGMENT_HEADER_LEN;
 
 use crate::as_of::AsOf;
 use crate::batches::{Batches, SegmentFile};
 use crate::core::Core;
 use crate::error::Error;
-use crate::founding::{Anew, Came, Founding, Plan, Sharing, check_free, heir};
+use crate::founding::{Anew, Came, Founding, LastRevisions, LaterRemovals, Plan, Sharing, check_free, heir};
 use crate::made_id::random_bytes;
 use crate::options::{View, directory};
 use crate::prepare::segment_name;
 use crate::read_only::ReadOnly;
-use crate::reader::Reader;
+use crate::reader::{Reader, tip_of_stream};
 use crate::recovery::list;
 use crate::storage::{Disk, Storage};
 use crate::store::Store;
-use crate::{Result, manifest};
+use crate::{Result, manifest, removal};
 
 /// How a fork is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +61,9 @@ impl ForkOptions {
 pub struct ForkReport {
     /// Position of its last record; it goes on after it. 0: it is empty.
     pub head: u64,
+    /// Removals that stand behind the moment, and behind the fork's events therefore: what they took is not in the fork
+    /// either.
+    pub carried_removals: u64,
     /// Segments whose files it shares with the store. In a dry run, those that it would try to share.
     pub shared_segments: u64,
     /// Segments that were copied.
@@ -75,14 +77,14 @@ pub struct ForkReport {
 impl Store {
     /// Makes a new store in `dir`, which must not exist or be empty: it holds this one's history up to a moment and goes on
     /// by itself, with an id and an incarnation of its own. Sealed segments are shared, not copied, where the file system
-    /// can; appends go on meanwhile, and neither store ever changes what both share.
+    /// can; appends go on meanwhile, and neither store ever changes what both share. What was removed after the moment stays
+    /// removed: the records that say so come along, behind the last position of the moment.
     ///
     /// Checkpoints of this store beyond the moment are refused by the fork, those before it are good in both. Interrupted, it
     /// leaves a directory that is no store; the same call finishes it.
     ///
     /// # Errors
-    /// `AheadOfLog` for a moment beyond the durable head; `Invalid` if events were removed after it, which the fork would show
-    /// again; `Occupied` if `dir` holds anything; `Corrupt` if what must be
+    /// `AheadOfLog` for a moment beyond the durable head; `Occupied` if `dir` holds anything; `Corrupt` if what must be
     /// copied is damaged; `Poisoned`, `NoSpace`, `Io`.
     ///
     /// ```
@@ -168,6 +170,9 @@ pub(crate) struct Source {
     pub(crate) segments: Vec<SourceSegment>,
     /// The last position.
     pub(crate) head: u64,
+    /// What was removed behind it, and the last revisions of the streams concerned.
+    pub(crate) later: LaterRemovals,
+    pub(crate) last: LastRevisions,
     pub(crate) now: u64,
 }
 
@@ -176,13 +181,20 @@ pub(crate) struct SourceSegment {
     pub(crate) identity: Identity,
     pub(crate) first_position: u64,
     pub(crate) len: u64,
-    /// What the manifest says of it, once it is ended and listed.
+    /// Where its last batch ends, once it is ended: what stands behind is not read.
+    pub(crate) end: Option<u64>,
+    /// What the manifest says of it, once it is listed.
     pub(crate) entry: Option<SegmentEntry>,
 }
 
 impl SourceSegment {
     pub(crate) fn name(&self) -> String {
         segment_name(self.identity.segment)
+    }
+
+    /// Whether what is read of it ends at this offset.
+    pub(crate) fn ends_at(&self, offset: u64) -> bool {
+        self.end.is_some_and(|end| offset >= end)
     }
 
     /// The entry, if the segment is listed and lies wholly at or before `last`.
@@ -213,26 +225,35 @@ impl Source {
     fn of(storage: Arc<dyn Storage>, manifest: Manifest, reader: &Reader, as_of: AsOf, now: u64) -> Result<Self> {
         let head = reader.as_of(as_of)?.head();
         let core: &Core = reader.core();
+        let mut later = LaterRemovals::default();
         if head < reader.head() && core.removals.newest_hiding() > head {
-            return Err(would_show_again());
+            later = removal::later(core, head, reader.head())?;
         }
+        let before =
+            if later.forgotten().is_empty() { LaterRemovals::default() } else { removal::later(core, 0, head)? };
+        let before = before.forgotten();
+        let mut last = later.streams();
+        last.fill(|stream| {
+            let tip = tip_of_stream(core, stream, head)?;
+            let forgotten = core.removals.hidden(u64::MAX).map_or(0, |hidden| hidden.marks(stream).forgotten);
+            // Of one that was forgotten again later only that is known here.
+            let forgotten = if forgotten <= head { forgotten } else { *before.get(stream).unwrap_or(&0) };
+            Ok(if tip.position < forgotten { 0 } else { tip.revision })
+        })?;
         let mut segments = Vec::new();
         for segment in core.segments.load().iter() {
             if segment.first_position() > head {
                 break;
             }
-            let entry = segment.entry().cloned();
-            if entry.as_ref().is_some_and(|entry| entry.end <= SEGMENT_HEADER_LEN as u64) {
-                continue;
-            }
             segments.push(SourceSegment {
                 identity: segment.header.identity,
                 first_position: segment.first_position(),
                 len: segment.header.segment_len,
-                entry,
+                end: segment.closing().map(|closing| closing.end),
+                entry: segment.entry().cloned(),
             });
         }
-        Ok(Self { storage, manifest, segments, head, now })
+        Ok(Self { storage, manifest, segments, head, later, last, now })
     }
 
     /// Length of all its segments' files.
@@ -246,11 +267,6 @@ impl Source {
     }
 }
 
-/// What was removed stays removed, at whatever moment one looks.
-pub(crate) fn would_show_again() -> Error {
-    Error::invalid("events were removed after this moment, and a store that ends there would show them again", None)
-}
-
 fn fork(
     source: &Source,
     target: Option<&dyn Storage>,
@@ -258,9 +274,10 @@ fn fork(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ForkReport> {
     let head = source.head;
+    let carried_removals = source.later.carry(source.last.clone(), head, source.now, None)?;
     let whole = source.segments.iter().take_while(|segment| segment.whole_up_to(head).is_some()).count();
     let (whole, divided) = source.segments.split_at(whole);
-    let mut report = ForkReport { head, ..ForkReport::default() };
+    let mut report = ForkReport { head: head + carried_removals, carried_removals, ..ForkReport::default() };
     let target = match target {
         Some(target) if !options.dry_run => target,
         there => {
@@ -310,6 +327,7 @@ fn fork(
         done += segment.len;
         progress(done, total);
     }
+    source.later.carry(source.last.clone(), head, source.now, Some(&mut anew))?;
     let (ended, live) = anew.finish()?;
     listed.extend(ended);
     let mut manifest = heir(&source.manifest, listed, head, &live.header.identity);
@@ -327,7 +345,7 @@ fn rewrite(source: &Source, segment: &SourceSegment, anew: &mut Anew<'_>, count:
     let file = SegmentFile::open(&*source.storage, &segment.name())?;
     let mut batches = Batches::begin(&file, &segment.identity, anew.last_time())?;
     let mut bytes = 0;
-    while batches.standing.position <= source.head {
+    while batches.standing.position <= source.head && !segment.ends_at(batches.standing.at) {
         let header = match batches.peek()? {
             Step::Batch(header) if header.last_position() <= source.head => header,
             // What the head divides is not begun; an ended segment goes on in the next.

@@ -4,6 +4,7 @@
 //! moment of the store's birth. Whatever is left of a run that did not come so far is no store, and says so.
 
 mod anew;
+mod carried;
 
 use std::io::IoSlice;
 
@@ -23,6 +24,7 @@ use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
 use crate::{Result, VERSION};
 
 pub(crate) use anew::{Anew, Live, Plan};
+pub(crate) use carried::{LastRevisions, LaterRemovals};
 
 /// Says that a directory is to become a store and is none yet.
 pub(crate) const UNFINISHED_NAME: &str = "UNFINISHED";

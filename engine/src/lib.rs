@@ -78,7 +78,7 @@ pub use recovery::RecoveryReport;
 pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
-pub use subscription::{Message, MessageRef, Next, Subscription};
+pub use subscription::{Message, MessageRef, Messages, Next, Subscription};
 
 /// Version of this library as files name it: `major << 16 | minor << 8 | patch`.
 pub(crate) const VERSION: u32 = 1 << 8;

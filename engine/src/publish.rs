@@ -49,7 +49,8 @@
 //! Who shows and saw somebody changes the word that sleepers sleep on and then wakes them. A sleeper looked at the word
 //! (`turn-seen`, acquire, which pairs with the fence before the change), then at the head, then sleeps only while the word is
 //! the same: either it saw the head, or the word has changed and the futex does not let it sleep, or it sleeps and is woken.
-//! The same holds for the word of the notifier (`notifier-turn-seen`).
+//! The notifier looks at its own word without an order, since it passes `asleep-fence` between that and its last look at the
+//! head; before it sleeps for a while only, no more than that while is at stake.
 //!
 //! With the notifier there are two things that an append loads behind its fence, the count and the notifier's state. If it saw
 //! a count and the notifier awake, then the notifier, before it sleeps, passes its own fence and sees the head. It may then

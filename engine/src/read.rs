@@ -569,7 +569,7 @@ impl Scan {
             Some((index, segment)) if place.batch_end <= segment.end() => {
                 self.segment_index = index;
                 if !Arc::ptr_eq(segment, &place.segment) {
-                    place.opened = segment.opened()?.into_arc();
+                    place.opened = segment.opened_to_scan()?.into_arc();
                     place.segment = segment.clone();
                 }
             }
@@ -625,6 +625,15 @@ impl Scan {
     fn start(&mut self, core: &Core, segments: &SegmentList) -> Result<()> {
         let holding = segments.index_of(self.position);
         let segment = holding.map(|index| &segments[index]);
+        let front = annals_format::segment::SEGMENT_HEADER_LEN as u64;
+        if let (Some(index), Some(segment)) = (holding, segment)
+            && segment.first_position() == self.position
+            && segment.end() > front
+        {
+            self.segment_index = index;
+            self.place = Some(ScanPlace::begin(core, segment.clone(), front, self.position, &mut self.used)?);
+            return Ok(());
+        }
         let place = match segment {
             Some(segment) => segment.place(&*segment.opened()?, self.position)?,
             None => None,
@@ -734,7 +743,7 @@ fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u6
 impl ScanPlace {
     /// Enters the batch at `offset`. `position` is the one it must begin with; 0 if that is not known.
     fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut UsedCopies) -> Result<Self> {
-        let opened = segment.opened()?.into_arc();
+        let opened = segment.opened_to_scan()?.into_arc();
         opened.read_in_order();
         let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };

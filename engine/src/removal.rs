@@ -31,7 +31,7 @@ use crate::reader::RemovalReason;
 pub(crate) use condition::newest_hidden_match;
 pub(crate) use form::{Removal, check as check_form};
 pub(crate) use judge::Planned;
-pub(crate) use load::{apply_batch, load};
+pub(crate) use load::{apply_batch, later, load};
 pub(crate) use prefixes::Standing;
 pub use retention::{Cut, Removed, Retention, Scope, Swept};
 pub(crate) use state::{StreamFacts, facts, tip_beside_removals};

@@ -71,7 +71,7 @@ impl SealedIndex {
         };
         let root = match &segment.opened()?.index {
             SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => {
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => {
                 return Err(Error::corrupt(&name, 0, None, "the segment has an index already"));
             }
         };
@@ -213,7 +213,7 @@ pub(crate) fn load(
 ) -> Result<SegmentIndex> {
     let name = index_name(entry.number);
     let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-    let len = file.len().map_err(Error::io("measure", &name))?;
+    let len = file.len_when_opened().map_err(Error::io("measure", &name))?;
     if len > INDEX_LEN_MAX {
         return Err(Error::corrupt(&name, INDEX_LEN_MAX, None, format!("the file is {len} bytes long")));
     }
@@ -353,6 +353,8 @@ impl Building<'_> {
             }
         }
         found.sort_unstable();
+        // A stream that was forgotten and began again was met twice.
+        found.dedup_by(|next, before| next.0 == before.0);
         let rows = found.into_iter().map(|(name, last_revision, first, last)| {
             let offset = names.len() as u32;
             names.extend_from_slice(name.as_bytes());

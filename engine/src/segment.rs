@@ -185,9 +185,28 @@ impl Segment {
     #[inline]
     pub(crate) fn opened(&self) -> Result<OpenedGuard> {
         match self.slot.get() {
-            Some(opened) => Ok(opened),
-            None => self.open(),
+            Some(opened) if opened.is_indexed() => Ok(opened),
+            _ => self.open(),
         }
+    }
+
+    /// As [`Segment::opened`] for who reads from front to back and needs no index: if nobody else needed it before, the
+    /// index is not opened. Half the calls to the system, and the index need not be read to be verified.
+    ///
+    /// # Errors
+    /// As there, but for those of the index.
+    #[inline]
+    pub(crate) fn opened_to_scan(&self) -> Result<OpenedGuard> {
+        match self.slot.get() {
+            Some(opened) => Ok(opened),
+            None => self.open_to_scan(),
+        }
+    }
+
+    #[cold]
+    fn open_to_scan(&self) -> Result<OpenedGuard> {
+        let Listed { entry, cache } = self.listed.get().expect("only a listed segment is not open");
+        cache.open_to_scan(self, &self.slot, entry).map(OpenedGuard::of_arc)
     }
 
     #[cold]
@@ -204,7 +223,7 @@ impl Segment {
     #[inline]
     pub(crate) fn opened_with_keys(&self) -> Result<OpenedGuard> {
         let opened = self.opened()?;
-        if !matches!(opened.index, SegmentIndex::Places(_)) {
+        if opened.has_keys() {
             return Ok(opened);
         }
         drop(opened);
@@ -297,10 +316,10 @@ impl Segment {
         prefetch(&*self.slot);
     }
 
-    /// What is open of it, if it is open: nothing is opened for this look.
+    /// What is open of it, if it is open with its index: nothing is opened for this look.
     #[inline]
     pub(crate) fn if_opened(&self) -> Option<OpenedGuard> {
-        self.slot.get()
+        self.slot.get().filter(|opened| opened.is_indexed())
     }
 
     /// If it is not open, begins to bring what opening it reads into memory: for segments that are opened one after the other.

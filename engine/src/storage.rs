@@ -162,6 +162,12 @@ pub trait StorageFile: Send + Sync + Debug {
     /// The file's length in bytes, asked anew: below the length it was opened with somebody has cut it.
     fn len(&self) -> io::Result<u64>;
 
+    /// The length that it had when it was opened. [`StorageFile::map`] and [`StorageFile::map_shared`] look whether it still
+    /// has it.
+    fn len_when_opened(&self) -> io::Result<u64> {
+        self.len()
+    }
+
     /// Reads until `buf` is full or the file ends; answers how many bytes were read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 

@@ -3,6 +3,7 @@
 mod feed;
 mod heads;
 
+use std::borrow::BorrowMut;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::task::{Context, Poll};
@@ -193,6 +194,11 @@ impl Subscription {
         Ok(if let Next::Message(message) = next { Some(message) } else { None })
     }
 
+    /// Everything from here on, waited for: what `for message in &mut subscription` goes through.
+    pub fn iter(&mut self) -> Messages<&mut Self> {
+        Messages(self)
+    }
+
     fn wait_for_next(&mut self, deadline: Option<Instant>) -> Result<Next> {
         loop {
             if let Err(error) = self.heads.wait_beyond(self.feed.until(), deadline) {
@@ -375,15 +381,42 @@ impl futures_core::Stream for Subscription {
     }
 }
 
-impl Iterator for Subscription {
+/// The messages of a subscription, waited for: what a `for` goes through. Ends with the subscription.
+///
+/// Made by [`Subscription::iter`], or by `for message in subscription` and `for message in &mut subscription`. It remembers
+/// nothing itself: after a borrowed one the subscription stands behind the last message that it handed out.
+#[derive(Debug)]
+#[must_use = "an iterator that nobody asks hands out nothing"]
+pub struct Messages<S>(S);
+
+impl<S: BorrowMut<Subscription>> Iterator for Messages<S> {
     type Item = Result<Message>;
 
     fn next(&mut self) -> Option<Result<Message>> {
-        self.next_message().transpose()
+        self.0.borrow_mut().next_message().transpose()
     }
 }
 
-impl std::iter::FusedIterator for Subscription {}
+impl<S: BorrowMut<Subscription>> std::iter::FusedIterator for Messages<S> {}
+
+// Not an iterator itself: `Iterator::position` would stand before `Subscription::position` wherever one is borrowed.
+impl IntoIterator for Subscription {
+    type Item = Result<Message>;
+    type IntoIter = Messages<Self>;
+
+    fn into_iter(self) -> Messages<Self> {
+        Messages(self)
+    }
+}
+
+impl IntoIterator for &mut Subscription {
+    type Item = Result<Message>;
+    type IntoIter = Messages<Self>;
+
+    fn into_iter(self) -> Messages<Self> {
+        Messages(self)
+    }
+}
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

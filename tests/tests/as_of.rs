@@ -99,13 +99,20 @@ fn what_was_removed_since_is_not_shown_again() {
         assert_eq!(view.last(&Query::all()).unwrap().map(|event| event.position().get()), Some(2));
         assert_eq!(view.types().unwrap()[0].count, 1);
     }
-    let forked = store.fork_to_storage(&Memory::new(), &ForkOptions::new().as_of(AsOf::Position(3)));
-    assert!(matches!(forked, Err(Error::Invalid(_))), "{forked:?}");
+    let target = Memory::new();
+    let forked = store.fork_to_storage(&target, &ForkOptions::new().as_of(AsOf::Position(3))).unwrap();
+    assert_eq!((forked.head, forked.carried_removals), (4, 1));
     let backup = Memory::new();
     store.backup_to_storage(&backup, &BackupOptions::new()).unwrap();
     let until = RestoreOptions::new().until(AsOf::Position(3));
-    let restored = restore_in(&backup, &Memory::new(), &until);
-    assert!(matches!(restored, Err(Error::Invalid(_))), "{restored:?}");
+    let other = Memory::new();
+    let restored = restore_in(&backup, &other, &until).unwrap();
+    assert_eq!((restored.head, restored.carried_removals), (4, 1));
+    for target in [target, other] {
+        let again = Options::new().open_storage(Arc::new(target)).unwrap();
+        assert_eq!((again.head(), again.count(&Query::all()).unwrap()), (4, 1));
+        assert!(matches!(again.by_id(first.first().id).unwrap(), Lookup::Removed { .. }));
+    }
     for target in [Memory::new(), Memory::new()] {
         restore_in(&backup, &target, &RestoreOptions::new()).unwrap();
         let again = Options::new().open_storage(Arc::new(target.clone())).unwrap();

@@ -4,8 +4,12 @@
 
 use std::sync::Arc;
 
+use annals::backup::{BackupOptions, RestoreOptions, restore_in};
 use annals::storage::{Memory, Storage};
-use annals::{AsOf, Durability, Error, Expect, ForkOptions, NewEvent, Options, ReadMode, Sharing, Store, inspect};
+use annals::{
+    AsOf, Durability, Error, EventId, Expect, ForkOptions, Lookup, NewEvent, Options, Query, Read, ReadMode, Reader,
+    Retention, Revision, Scope, Seek, Sharing, Store, inspect,
+};
 use annals_tests::chronicle::Chronicle;
 use annals_tests::crash::{Verdict, how_many, seed};
 use annals_tests::ensure;
@@ -163,4 +167,154 @@ fn a_fork_goes_only_where_nothing_is() {
     let twice = store.fork(dir.path().join("fork"), &options);
     assert!(matches!(&twice, Err(Error::Occupied { .. })), "{twice:?}");
     assert_eq!(std::fs::read(dir.path().join("other/notes")).unwrap(), b"mine");
+}
+
+/// What a reader shows, on the paths that removal hides things from.
+fn shown(reader: &Reader, ids: &[EventId], names: &[String]) -> annals::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut each = |path: &str, read: Read| -> annals::Result<()> {
+        for event in read {
+            let event = event?;
+            let (position, revision) = (event.position().get(), event.revision().get());
+            lines.push(format!(
+                "{path}: {position} {} {revision} {} {:?}",
+                event.stream(),
+                event.id(),
+                event.payload()
+            ));
+        }
+        Ok(())
+    };
+    each("all", reader.read_all(&Query::all(), Seek::Beginning)?)?;
+    each("back", reader.read_all_back(&Query::all(), Seek::End)?)?;
+    each("type", reader.read_all(&Query::event_type("T"), Seek::Beginning)?)?;
+    for name in names {
+        each("stream", reader.read_stream(name, Seek::Beginning)?)?;
+        each("stream back", reader.read_stream_back(name, Seek::End)?)?;
+    }
+    for id in ids {
+        lines.push(match reader.by_id(*id)? {
+            Lookup::Found(event) => format!("{id} at {}", event.position()),
+            Lookup::Removed { .. } => format!("{id} removed"),
+            other => format!("{id} {other:?}"),
+        });
+    }
+    // Of a stream without events a view may know by removals of later ones.
+    let streams = reader.streams("")?;
+    let live = streams.iter().filter(|stream| stream.first_position.is_some());
+    lines.push(format!("{:?}", live.map(|stream| (&stream.name, stream.first_position)).collect::<Vec<_>>()));
+    Ok(lines)
+}
+
+/// Appends and removals at random; then a fork and a restore of each of some moments show what a view of it shows.
+fn removed_later(seed: u64) -> annals::Result<u64> {
+    let mut dice = Dice::of(seed, 0x5245_4D56);
+    let memory = Memory::new();
+    let small = Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10);
+    let store = small.clone().open_storage(Arc::new(memory.clone()))?;
+    let names: Vec<String> = (0..5).map(|n| format!("s{}-{n}", n % 2)).collect();
+    let mut ids = Vec::new();
+    for prefix in ["s0", ""] {
+        let keep = Retention::new().max_count(1 + dice.below(6));
+        store.set_retention(&Scope::Prefix(prefix.to_owned()), keep)?;
+    }
+    for _ in 0..dice.below(80) {
+        let stream = &names[dice.index(names.len())];
+        let outcome = match dice.below(20) {
+            0 => store.delete(stream, Expect::Any).map(drop),
+            1 => {
+                let before = Revision::new(1 + dice.below(8)).expect("not 0");
+                store.truncate_before(stream, Expect::Any, before).map(drop)
+            }
+            2 if dice.chance(1, 4) => store.tombstone(stream, Expect::Any).map(drop),
+            3 => store.forget_ids(stream, Expect::Any).map(drop),
+            4 => store.forget_stream(stream, Expect::Any).map(drop),
+            5 => store.sweep().map(drop),
+            _ => {
+                let payload = vec![dice.below(256) as u8; 10 + dice.index(6000)];
+                let receipt = store.append(stream, Expect::Any, &[NewEvent::new("T", &payload)]);
+                receipt.map(|receipt| ids.push(receipt.first().id))
+            }
+        };
+        match outcome {
+            // Nothing there to be removed, or ended for good.
+            Ok(()) | Err(Error::Conflict(_) | Error::Invalid(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    store.close()?;
+    let findings = inspect::verify_in(&memory, &mut |_, _| {})?.findings;
+    assert!(findings.is_empty(), "ANNALS_SEED={seed}: {findings:?}");
+    let store = small.clone().open_storage(Arc::new(memory.clone()))?;
+    let backup = Memory::new();
+    store.backup_to_storage(&backup, &BackupOptions::new())?;
+    let mut carried = 0;
+    for _ in 0..4 {
+        let moment = AsOf::Position(dice.below(store.head() + 1));
+        let wanted = shown(&store.as_of(moment)?, &ids, &names)?;
+        let (fork, restored) = (Memory::new(), Memory::new());
+        let report = store.fork_to_storage(&fork, &ForkOptions::new().as_of(moment))?;
+        let options = RestoreOptions::new().until(moment);
+        let planned = restore_in(&backup, &restored, &options.dry_run(true))?;
+        let again = restore_in(&backup, &restored, &options)?;
+        assert_eq!((again.head, again.carried_removals), (report.head, report.carried_removals), "ANNALS_SEED={seed}");
+        assert_eq!((planned.head, planned.carried_removals), (again.head, again.carried_removals));
+        carried += report.carried_removals;
+        for (what, memory) in [("fork", fork), ("restore", restored)] {
+            let made = small.clone().open_storage(Arc::new(memory.clone()))?;
+            assert_eq!(made.head(), report.head);
+            let shown = shown(&made.reader(), &ids, &names)?;
+            let differs = shown.iter().zip(&wanted).find(|(shown, wanted)| shown != wanted);
+            assert!(shown == wanted, "{what} of {moment:?}, ANNALS_SEED={seed}: shown and wanted: {differs:?}");
+            for name in &names {
+                let tip = store.as_of(moment)?.read_stream_back(name, Seek::End)?.next().transpose()?;
+                match made.append(name, Expect::Any, &[NewEvent::new("T", b"on")]) {
+                    Ok(receipt) => {
+                        let before = tip.map_or(0, |event| event.revision().get());
+                        assert!(receipt.first().revision.get() > before, "{what}, {name}, ANNALS_SEED={seed}");
+                    }
+                    Err(Error::Conflict(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            made.close()?;
+            let findings = inspect::verify_in(&memory, &mut |_, _| {})?.findings;
+            assert!(findings.is_empty(), "{what} of {moment:?}, ANNALS_SEED={seed}: {findings:?}");
+        }
+    }
+    store.close()?;
+    Ok(carried)
+}
+
+/// R23: a removal is retroactive, also where a store is made from a moment before it.
+#[test]
+fn what_was_removed_later_is_in_no_fork_and_no_restore() {
+    let histories = how_many(60, 4_000);
+    let seed = seed("what_was_removed_later_is_in_no_fork_and_no_restore");
+    let mut carried = 0;
+    for n in 0..histories {
+        let seed = seed.wrapping_add(n);
+        carried += removed_later(seed).unwrap_or_else(|error| panic!("ANNALS_SEED={seed}: {error}"));
+    }
+    println!("{histories} histories, {carried} removals carried");
+    assert!(carried > histories);
+}
+
+/// A finding of the model's: such a segment was left out, and the next one's header names it.
+#[test]
+fn a_segment_without_a_batch_comes_along() {
+    let small = || Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10);
+    let source = small().open_storage(Arc::new(Memory::new())).unwrap();
+    // Longer than the first segment, which stays empty.
+    source.append("s", Expect::Any, &[NewEvent::new("T", &vec![1; 100_000])]).unwrap();
+    few_events(&source, 6);
+    for moment in [0, 1, 3, 7].map(AsOf::Position) {
+        let memory = Memory::new();
+        source.fork_to_storage(&memory, &ForkOptions::new().as_of(moment)).unwrap();
+        for _ in 0..2 {
+            let findings = inspect::verify_in(&memory, &mut |_, _| {}).unwrap().findings;
+            assert!(findings.is_empty(), "{moment:?}: {findings:?}");
+            small().open_storage(Arc::new(memory.clone())).unwrap().close().unwrap();
+        }
+    }
 }

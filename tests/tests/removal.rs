@@ -737,3 +737,26 @@ fn what_dump_says_of_control_records() {
     let report = annals::inspect::verify_in(&*ground.storage(), &mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
 }
+
+/// A finding: such a stream stood twice in the index of its segment, and `verify` told of it.
+#[test]
+fn a_stream_that_is_forgotten_and_begins_again_stands_once_in_the_index_of_its_segment() {
+    let memory = annals::storage::Memory::new();
+    let store = options().open_storage(Arc::new(memory.clone())).unwrap();
+    let long = vec![7; 20_000];
+    let append = |stream: &str| {
+        let event = [NewEvent::new("T", &long)];
+        store.append(stream, Expect::Any, &event).unwrap().first().revision.get()
+    };
+    assert_eq!(append("a"), 1);
+    store.delete("a", Expect::Any).unwrap();
+    store.forget_stream("a", Expect::Any).unwrap();
+    assert_eq!(append("a"), 1);
+    // The segment is full and gets its index.
+    (0..4).for_each(|_| drop(append("b")));
+    store.close().unwrap();
+    let report = annals::inspect::verify_in(&memory, &mut |_, _| {}).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let store = options().open_storage(Arc::new(memory)).unwrap();
+    assert_eq!(store.stream_state("a").unwrap(), live(1, 1));
+}

@@ -360,7 +360,7 @@ fn closing_the_store_ends_it() {
                     assert!(matches!(waiting.next_within(LONG).unwrap(), Next::Message(Message::CaughtUp { .. })));
                     assert!(matches!(waiting.next_within(LONG).unwrap(), Next::Ended));
                 });
-                let looper = scope.spawn(|| by_loop.by_ref().count());
+                let looper = scope.spawn(|| by_loop.iter().count());
                 std::thread::sleep(Duration::from_millis(20));
                 close(store);
                 waiter.join().unwrap();
@@ -466,7 +466,7 @@ fn damage_ends_it() {
         let mut subscription = store.subscribe(&query, Seek::Beginning).unwrap();
         let mut before = 0;
         let error = loop {
-            match subscription.next().unwrap() {
+            match subscription.iter().next().unwrap() {
                 Ok(Message::Event(event)) => {
                     assert_eq!(event.position().get(), before + 1);
                     before += 1;
@@ -477,7 +477,7 @@ fn damage_ends_it() {
         };
         assert!(matches!(error, Error::Corrupt(_)), "{error}");
         assert!(before > 5 && before < 20);
-        assert!(subscription.next().is_none());
+        assert!(subscription.iter().next().is_none());
         assert_eq!(subscription.position(), before);
     }
 }

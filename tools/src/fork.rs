@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             "version": 1,
             "dry_run": arguments.dry_run,
             "head": report.head,
+            "carried_removals": report.carried_removals,
             "shared_segments": report.shared_segments,
             "copied_segments": report.copied_segments,
             "rewritten_batches": report.rewritten_batches,
@@ -56,13 +57,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         out.line(&document.to_string())?;
     } else {
         out.line(&format!(
-            "{} head {}: {} segments shared, {} copied, {} batches and {} written",
+            "{} head {}: {} segments shared, {} copied, {} batches and {} written, {} later removals",
             if arguments.dry_run { "would fork:" } else { "forked:" },
             report.head,
             report.shared_segments,
             report.copied_segments,
             human_count(report.rewritten_batches),
-            human_bytes(report.written_bytes)
+            human_bytes(report.written_bytes),
+            human_count(report.carried_removals)
         ))?;
     }
     out.flush()

@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             "dry_run": arguments.dry_run,
             "point": report.point,
             "head": report.head,
+            "carried_removals": report.carried_removals,
             "recorded_at": (report.head > 0).then(|| print_wall_clock(report.last_time)),
             "records": report.records,
             "verified_bytes": report.verified_bytes,
@@ -87,11 +88,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         out.line(&document.to_string())?;
     } else {
         out.line(&format!(
-            "{} point {}, head {}: {} records, {} verified",
+            "{} point {}, head {}: {} records, {} of them later removals, {} verified",
             if arguments.dry_run { "would restore" } else { "restored" },
             report.point,
             report.head,
             human_count(report.records),
+            human_count(report.carried_removals),
             human_bytes(report.verified_bytes)
         ))?;
     }

@@ -12,8 +12,7 @@ use crate::Result;
 use crate::as_of::AsOf;
 use crate::batches::{Batches, copy_segment};
 use crate::error::Error;
-use crate::fork::would_show_again;
-use crate::founding::{Anew, Founding, Plan, check_free, heir, not_made};
+use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_free, heir, not_made};
 use crate::made_id::random_bytes;
 use crate::prepare::segment_name;
 use crate::recovery::list;
@@ -86,17 +85,23 @@ impl<'a> Restoring<'a> {
                 && (entry.state == SegmentState::Sealed || index + 1 < segments.len())
         };
         let whole = segments.iter().enumerate().take_while(|(index, entry)| is_whole((*index, entry))).count();
-        if self.removes_later(whole)? {
-            return Err(would_show_again());
-        }
+        let later = self.later_removals(whole)?;
+        let last_revisions = self.last_revisions(&later, whole)?;
         let founding = target.map(Founding::begin).transpose()?;
         let mut time = 0;
         for (index, entry) in segments.iter().enumerate().take(whole) {
             self.whole(index, time, founding.as_ref())?;
             time = entry.last_time;
         }
-        let last = self.rest(whole, founding.as_ref())?;
-        if let Some((last, anew)) = last {
+        let rest = self.rest(whole, founding.as_ref())?;
+        let last = self.report.head;
+        let now = self.point.taken_at;
+        let carried = later.carry(last_revisions.clone(), last, now, None)?;
+        self.report.carried_removals = carried;
+        self.report.head += carried;
+        self.report.records += carried;
+        if let Some(mut anew) = rest {
+            later.carry(last_revisions, last, now, Some(&mut anew))?;
             let (ended, live) = anew.finish()?;
             let listed = segments[..whole].iter().cloned().chain(ended).collect();
             let manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
@@ -105,35 +110,53 @@ impl<'a> Restoring<'a> {
         Ok(self.report)
     }
 
-    /// Whether anything was removed behind what is restored.
-    fn removes_later(&self, whole: usize) -> Result<bool> {
+    /// What was removed behind what is restored.
+    fn later_removals(&self, whole: usize) -> Result<LaterRemovals> {
+        let mut later = LaterRemovals::default();
         let point: &'a BackupPoint = self.point;
-        let entries = point.manifest.segments.iter().enumerate().skip(whole);
-        // Most segments hold events alone.
-        let has_controls = |entry: &SegmentEntry| entry.last_position + 1 - entry.first_position > entry.event_count;
-        for (index, entry) in entries.filter(|(_, entry)| has_controls(entry)) {
-            let bytes = Pieces::open(self.backup, entry, self.pieces_of(index))?;
-            let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-            let mut batches = Batches::begin(&bytes, &identity, 0)?;
-            let seed = batches.header.seed();
-            while let Some(header) = batches.next_below(entry.end)? {
-                if self.until.holds(header.last_position(), header.recorded_at) {
-                    continue;
-                }
-                let mut removes = false;
-                let at = header.first_position;
-                verify_batch(batches.batch()?, &header, seed, |_, _, record| {
-                    if let Record::Control(control) = record {
-                        removes |= matches!(control.kind(), 1..=3 | 5..=7);
-                    }
-                })
-                .map_err(|fault| Error::damaged(&segment_name(entry.number), 0, Some(at), &fault, 0))?;
-                if removes {
-                    return Ok(true);
-                }
+        for index in whole..point.manifest.segments.len() {
+            // Most segments hold events alone.
+            let entry = &point.manifest.segments[index];
+            if entry.last_position + 1 - entry.first_position > entry.event_count {
+                self.each_record(index, |is_restored, record| match record {
+                    Record::Control(control) if !is_restored => later.push(control),
+                    _ => {}
+                })?;
             }
         }
-        Ok(false)
+        Ok(later)
+    }
+
+    /// How far the streams that these removals name had come.
+    fn last_revisions(&self, later: &LaterRemovals, whole: usize) -> Result<LastRevisions> {
+        let mut last = later.streams();
+        if !last.is_empty() {
+            for index in 0..self.point.manifest.segments.len().min(whole + 1) {
+                self.each_record(index, |is_restored, record| {
+                    if is_restored {
+                        last.meet(record);
+                    }
+                })?;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Hands each record of a segment, verified, to `each`, and whether it is restored.
+    fn each_record(&self, index: usize, mut each: impl FnMut(bool, &Record<'_>)) -> Result<()> {
+        let point: &'a BackupPoint = self.point;
+        let entry = &point.manifest.segments[index];
+        let bytes = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+        let mut batches = Batches::begin(&bytes, &identity, 0)?;
+        let seed = batches.header.seed();
+        while let Some(header) = batches.next_below(entry.end)? {
+            let is_restored = self.until.holds(header.last_position(), header.recorded_at);
+            let at = header.first_position;
+            verify_batch(batches.batch()?, &header, seed, |_, _, record| each(is_restored, &record))
+                .map_err(|fault| Error::damaged(&segment_name(entry.number), 0, Some(at), &fault, 0))?;
+        }
+        Ok(())
     }
 
     fn pieces_of(&self, index: usize) -> &'a [Piece] {
@@ -173,8 +196,8 @@ impl<'a> Restoring<'a> {
         Ok(())
     }
 
-    /// What follows the whole segments, written anew; answers the last position and what was written.
-    fn rest<'t>(&mut self, whole: usize, founding: Option<&Founding<'t>>) -> Result<Option<(u64, Anew<'t>)>> {
+    /// What follows the whole segments, written anew.
+    fn rest<'t>(&mut self, whole: usize, founding: Option<&Founding<'t>>) -> Result<Option<Anew<'t>>> {
         let manifest = &self.point.manifest;
         let number = manifest.segments.iter().map(|entry| entry.number + 1).max().unwrap_or(1);
         let identity = Identity { store: manifest.store, incarnation: random_bytes()?, segment: number };
@@ -218,7 +241,7 @@ impl<'a> Restoring<'a> {
                 self.report.records += records;
             }
         }
-        Ok(anew.map(|anew| (self.report.head, anew)))
+        Ok(anew)
     }
 }
 

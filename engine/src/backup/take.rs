@@ -290,7 +290,7 @@ fn standing(before: &SegmentEntry) -> Standing {
 
 /// A segment that is not listed, as one that was cut behind the last batch at or before `head`; `None` if there is none.
 fn live_entry(segment: &SourceSegment, mut batches: Batches<'_>, head: u64) -> Result<Option<SegmentEntry>> {
-    while batches.standing.position <= head {
+    while batches.standing.position <= head && !segment.ends_at(batches.standing.at) {
         match batches.peek()? {
             Step::Batch(header) if header.last_position() <= head => batches.pass(&header)?,
             Step::Batch(_) | Step::End(_) => break,

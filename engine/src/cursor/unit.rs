@@ -78,7 +78,7 @@ impl<'a> Unit<'a> {
                     records.reverse();
                     Cursor::Collected(Window::new(records, base, span))
                 }
-                (SegmentIndex::Places(_), _) => unreachable!("opened with keys"),
+                (SegmentIndex::Places(_) | SegmentIndex::Unread, _) => unreachable!("opened with keys"),
             },
         };
         let first = match direction {
@@ -135,7 +135,7 @@ impl<'a> Unit<'a> {
                 }
                 Ok(true)
             }
-            SegmentIndex::Places(_) => unreachable!("opened with keys"),
+            SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
         }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Unit<'a> {
                 }
                 Ok(())
             }
-            SegmentIndex::Places(_) => unreachable!("opened with keys"),
+            SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
         }
     }
 }

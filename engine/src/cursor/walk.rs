@@ -172,7 +172,7 @@ impl Walk {
                     ahead[start..].reverse();
                 }
             }
-            SegmentIndex::Places(_) => unreachable!("opened with keys"),
+            SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
         }
         self.at = self.bounds.beyond(first, segments.next_first(number) - 1);
         Ok(Gathered::All)

@@ -84,7 +84,7 @@ pub(crate) fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc
     let at = segments.binary_search_by_key(&number, |segment| segment.header.identity.segment).ok()?;
     match &segments[at].opened_with_keys().ok()?.index {
         SegmentIndex::Sealed(index) => Some(index.clone()),
-        SegmentIndex::Active(_) | SegmentIndex::Places(_) => None,
+        SegmentIndex::Active(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::{SegmentEntry, SegmentState};
-use annals_format::record::RECORD_HEADER_LEN;
+use annals_format::record::{Control, RECORD_HEADER_LEN, control_len};
 use annals_format::segment::{END_MARK_LEN, Link, PAGE_LEN, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 
 use super::not_made;
@@ -102,6 +102,17 @@ impl<'a> Anew<'a> {
             self.place(&header, count)?;
         }
         Ok(())
+    }
+
+    /// Appends a removal, as a batch of its own, recorded `now` or when the last batch was, if that is later.
+    pub(crate) fn control(&mut self, control: &Control<'_>, now: u64) -> Result<()> {
+        let seed = self.room_for((BATCH_HEADER_LEN + control_len(control)) as u64)?;
+        let durable_upto = self.durable_upto();
+        self.staging.clear();
+        let mut batch = BatchEncoder::begin(&mut self.staging, seed, self.position);
+        batch.control_record(control);
+        let header = batch.finish(self.time.max(now), durable_upto, false);
+        self.place(&header, 1)
     }
 
     /// What lies in segments before this one will be durable before this one counts.

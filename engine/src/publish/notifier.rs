@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sync::{AtomicU8, Ordering, SleepWord, fence, named_fence, named_ordering};
+use super::sync::{AtomicU8, Ordering, SleepWord, fence, named_fence};
 use super::watermark::Watermark;
 
 /// Nobody runs: an append wakes the waiters itself.
@@ -55,7 +55,7 @@ impl Notifier {
         let mut seen = 0;
         self.state.store(WATCHING, Ordering::Relaxed);
         while !watermark.is_closed() {
-            let turn = self.word.load(named_ordering!("notifier-turn-seen", Acquire));
+            let turn = self.word.load(Ordering::Relaxed);
             let has_woken = self.look(watermark, &mut seen);
             if let Some(pause) = pause(has_woken) {
                 // Closing calls it.

@@ -1,6 +1,6 @@
 //! How far the log is written, flushed and durable: the only state that writer and readers share while running.
 
-#[cfg(any(loom, shuttle))]
+#[cfg(loom)]
 use std::time::Duration;
 use std::time::Instant;
 
@@ -257,7 +257,7 @@ impl Watermark {
     }
 
     /// The same with pauses of one's own.
-    #[cfg(any(loom, shuttle))]
+    #[cfg(loom)]
     pub(crate) fn notify_with(&self, pause: impl FnMut(bool) -> Option<Duration>) {
         self.notifier.run(self, pause);
     }

@@ -60,7 +60,18 @@ pub(crate) fn open_listed(
     Opened::for_lookups(name, file, mode, index, header.written_by)
 }
 
-/// The same, with the index made anew in memory whatever its file holds.
+/// Opens a listed segment to be read from front to back: without its index.
+pub(crate) fn open_listed_to_scan(
+    storage: &dyn Storage,
+    entry: &SegmentEntry,
+    name: &str,
+    mode: ReadMode,
+) -> Result<Opened> {
+    let (file, header) = open_segment(storage, entry, name)?;
+    Opened::new(name, file, mode, SegmentIndex::Unread, header.written_by)
+}
+
+/// As [`open_listed`], with the index made anew in memory whatever its file holds.
 pub(crate) fn open_listed_anew(
     storage: &dyn Storage,
     entry: &SegmentEntry,
@@ -80,7 +91,7 @@ fn open_segment(
     name: &str,
 ) -> Result<(Arc<dyn StorageFile>, SegmentHeader)> {
     let file = storage.open(name, Access::Read).map_err(|error| missing(name, entry, error))?;
-    let len = file.len().map_err(Error::io("measure", name))?;
+    let len = file.len_when_opened().map_err(Error::io("measure", name))?;
     if len != entry.len {
         let what = format!("the file is {len} bytes long, the manifest says {}", entry.len);
         return Err(Error::corrupt(name, len.min(entry.len), Some(entry.first_position), what));

@@ -17,7 +17,7 @@ pub(crate) fn load_ids(segment: &Segment, ids: &mut IdWriter) -> Result<()> {
             Ok(())
         }
         SegmentIndex::Sealed(index) => index.each_id(|hash, record| ids.insert(hash, first + u64::from(record))),
-        SegmentIndex::Places(_) => unreachable!("opened with keys"),
+        SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
     }
 }
 

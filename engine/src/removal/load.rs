@@ -10,6 +10,7 @@ use annals_format::{Purpose, scan};
 
 use crate::Result;
 use crate::core::Core;
+use crate::founding::LaterRemovals;
 use crate::name::KeyKind;
 use crate::segment::{Segment, SegmentIndex};
 
@@ -45,6 +46,33 @@ pub(crate) fn load(core: &mut Core) -> Result<()> {
     Ok(())
 }
 
+/// Those behind `head` and up to `last`, for a store that is made from what stands before.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn later(core: &Core, head: u64, last: u64) -> Result<LaterRemovals> {
+    let mut later = LaterRemovals::default();
+    let segments = core.segments.load_full();
+    for (index, segment) in segments.iter().enumerate() {
+        let next = segments.get(index + 1).map_or(u64::MAX, |next| next.first_position());
+        let end = last_of(segment)?.min(next - 1).min(last);
+        if end <= head || count_of(core, segment)? == 0 {
+            continue;
+        }
+        let opened = segment.opened()?;
+        for position in positions_in(core, segment, last_of(segment)?.min(next - 1))? {
+            if position > head && position <= end {
+                segment.record_at(&opened, &core.log, position, |record| {
+                    if let Record::Control(frame) = record {
+                        later.push(&frame);
+                    }
+                })?;
+            }
+        }
+    }
+    Ok(later)
+}
+
 /// Enters the control records of a batch that was verified, before it is shown: for who goes on from the end of the log.
 pub(crate) fn apply_batch(core: &Core, batch: &[u8], header: &BatchHeader, seed: Seed) {
     let durable = core.log.watermark.durable();
@@ -66,7 +94,7 @@ fn last_of(segment: &Segment) -> Result<u64> {
         // More of it may be known than is shown yet.
         None => match &segment.opened()?.index {
             SegmentIndex::Active(index) => Ok(before + u64::from(index.record_count())),
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => Ok(before),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => Ok(before),
         },
     }
 }
@@ -76,7 +104,7 @@ fn count_of(core: &Core, segment: &Segment) -> Result<u64> {
         Some(closing) => Ok(closing.tally.control_count),
         None => match &segment.opened()?.index {
             SegmentIndex::Active(index) => Ok(index.postings(KeyKind::Control, core.hash.controls()).count.into()),
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) => Ok(0),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => Ok(0),
         },
     }
 }
@@ -110,7 +138,7 @@ fn positions_in(core: &Core, segment: &Segment, last: u64) -> Result<Vec<u64>> {
         SegmentIndex::Sealed(index) => {
             index.records_of(key)?.into_iter().map(|record| first + u64::from(record)).collect()
         }
-        SegmentIndex::Places(_) => unreachable!("opened with keys"),
+        SegmentIndex::Places(_) | SegmentIndex::Unread => unreachable!("opened with keys"),
     };
     found.sort_unstable();
     if is_right(&found) {

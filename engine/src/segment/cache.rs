@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::{open_listed, open_listed_anew, rebuild_index_of};
+use crate::recovery::{open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
 use crate::storage::{Access, Storage};
 
@@ -144,7 +144,7 @@ impl SegmentCache {
     /// Opens a segment, unless somebody else did while this waited.
     pub(super) fn open(&self, segment: &Segment, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
-        if let Some(opened) = slot.get() {
+        if let Some(opened) = slot.get().filter(|opened| opened.is_indexed()) {
             return Ok(opened.into_arc());
         }
         let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
@@ -163,6 +163,23 @@ impl SegmentCache {
         Ok(opened)
     }
 
+    /// The same without the index, unless it is open already.
+    pub(super) fn open_to_scan(
+        &self,
+        segment: &Segment,
+        slot: &Arc<Slot>,
+        entry: &SegmentEntry,
+    ) -> Result<Arc<Opened>> {
+        let opening = slot.opening.lock();
+        if let Some(opened) = slot.get() {
+            return Ok(opened.into_arc());
+        }
+        let opened = Arc::new(open_listed_to_scan(&*self.storage, entry, &segment.name, self.mode)?.without_file());
+        self.hold(slot, opened.clone());
+        drop(opening);
+        Ok(opened)
+    }
+
     /// The same with a whole index, made anew if the file holds places alone.
     pub(super) fn open_with_keys(
         &self,
@@ -171,7 +188,7 @@ impl SegmentCache {
         entry: &SegmentEntry,
     ) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
-        if let Some(opened) = slot.get().filter(|opened| !matches!(opened.index, SegmentIndex::Places(_))) {
+        if let Some(opened) = slot.get().filter(|opened| opened.has_keys()) {
             return Ok(opened.into_arc());
         }
         let (storage, name) = (&*self.storage, &segment.name);

@@ -23,12 +23,14 @@ pub(crate) enum SegmentIndex {
     Sealed(Arc<SealedIndex>),
     /// Where the records lie: a tier knows the rest.
     Places(PlaceTable),
+    /// Not looked at: so far only who reads from front to back has come by.
+    Unread,
 }
 
 impl SegmentIndex {
     fn places(&self) -> Option<PlaceTable> {
         match self {
-            Self::Active(_) => None,
+            Self::Active(_) | Self::Unread => None,
             Self::Sealed(index) => index.places(),
             Self::Places(table) => Some(table.clone()),
         }
@@ -122,6 +124,18 @@ impl Opened {
         }
     }
 
+    /// Whether its index was looked at.
+    #[inline]
+    pub(super) fn is_indexed(&self) -> bool {
+        !matches!(self.index, SegmentIndex::Unread)
+    }
+
+    /// Whether its index knows keys, ids and names.
+    #[inline]
+    pub(super) fn has_keys(&self) -> bool {
+        !matches!(self.index, SegmentIndex::Places(_) | SegmentIndex::Unread)
+    }
+
     /// The same with another index.
     pub(super) fn with_index(&self, index: SegmentIndex) -> Self {
         Self { places: index.places(), index, ..self.clone() }
@@ -152,7 +166,7 @@ impl Opened {
             (Some(places), _) => places.place(record),
             (None, SegmentIndex::Active(index)) => index.place(record),
             // Its arrays do not lie in the file, which checksums exclude.
-            (None, SegmentIndex::Sealed(_) | SegmentIndex::Places(_)) => None,
+            (None, SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread) => None,
         }
     }
 

@@ -82,8 +82,7 @@ impl Storage for Disk {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         check_name(name)?;
-        let file = self.dir.open_regular(name, access == Access::ReadWrite)?;
-        let len = file.metadata()?.len();
+        let (file, len) = self.dir.open_regular(name, access == Access::ReadWrite)?;
         Ok(Arc::new(DiskFile { file, len, access }))
     }
 
@@ -127,7 +126,7 @@ impl Storage for Disk {
             return Err(io::ErrorKind::Unsupported.into());
         };
         // Whatever the kind, no link is made to what is no regular file.
-        let file = from.dir.open_regular(name, false)?;
+        let (file, _) = from.dir.open_regular(name, false)?;
         if how == Share::HardLink {
             return self.dir.link(&from.dir, name, as_name);
         }
@@ -196,6 +195,10 @@ impl DiskFile {
 impl StorageFile for DiskFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn len_when_opened(&self) -> io::Result<u64> {
+        Ok(self.len)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

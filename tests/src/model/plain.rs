@@ -146,6 +146,11 @@ impl Plain {
         events.filter(move |event| self.is_shown(event, head))
     }
 
+    /// Every event up to `last` that no removal up to `removals` hides.
+    pub fn shown_within(&self, last: u64, removals: u64) -> impl Iterator<Item = &Recorded> {
+        (1..=last).filter_map(|at| self.at(at)).filter(move |event| self.hiding(event, removals).is_none())
+    }
+
     /// First position and length of the batch that holds a position.
     #[must_use]
     pub fn batch_of(&self, position: u64) -> Option<(u64, u32)> {
@@ -168,8 +173,14 @@ impl Plain {
     /// The event of an id, if it stands at or before `head` and its id was not given up; and why it was removed.
     #[must_use]
     pub fn by_id(&self, id: EventId, head: u64) -> Option<(&Recorded, Option<RemovalReason>)> {
-        let events = self.by_id.get(&id)?.iter().rev().filter(|at| **at <= head).filter_map(|at| self.at(*at));
-        let mut known = events.filter_map(|event| match self.hiding(event, head) {
+        self.by_id_within(id, head, head)
+    }
+
+    /// The same of what stands at or before `last`, seen through the removals up to `removals`.
+    #[must_use]
+    pub fn by_id_within(&self, id: EventId, last: u64, removals: u64) -> Option<(&Recorded, Option<RemovalReason>)> {
+        let events = self.by_id.get(&id)?.iter().rev().filter(|at| **at <= last).filter_map(|at| self.at(*at));
+        let mut known = events.filter_map(|event| match self.hiding(event, removals) {
             None => Some((event, None)),
             Some((_, true)) => None,
             Some((why, false)) => Some((event, Some(why))),

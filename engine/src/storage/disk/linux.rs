@@ -39,7 +39,8 @@ impl Dir {
         Ok(names)
     }
 
-    pub(super) fn open_regular(&self, name: &str, write: bool) -> io::Result<File> {
+    /// The file and its length.
+    pub(super) fn open_regular(&self, name: &str, write: bool) -> io::Result<(File, u64)> {
         // Opening a device may already do something to it, so its kind is asked for first.
         let found = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
         check_regular(FileType::from_raw_mode(found.st_mode))?;
@@ -52,11 +53,11 @@ impl Dir {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        self.open_checked(name, OFlags::RDWR | OFlags::CREATE)
+        Ok(self.open_checked(name, OFlags::RDWR | OFlags::CREATE)?.0)
     }
 
     /// Opens without waiting and looks again: another entry may have taken the name meanwhile.
-    fn open_checked(&self, name: &str, flags: OFlags) -> io::Result<File> {
+    fn open_checked(&self, name: &str, flags: OFlags) -> io::Result<(File, u64)> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = match retry(|| rustix::fs::openat(&self.0, name, flags, mode())) {
             Ok(file) => File::from(file),
@@ -67,7 +68,7 @@ impl Dir {
         };
         let found = rustix::fs::fstat(&file)?;
         check_regular(FileType::from_raw_mode(found.st_mode))?;
-        Ok(file)
+        Ok((file, u64::try_from(found.st_size).unwrap_or(0)))
     }
 
     pub(super) fn create_new(&self, name: &str) -> io::Result<File> {

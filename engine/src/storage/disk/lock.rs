@@ -28,7 +28,7 @@ const SHOW_TRIES: u32 = 100;
 
 /// Holds a lock on the file `name` that [`is_shown`] finds taken. It excludes nobody.
 pub(super) fn show(dir: &system::Dir, name: &str) -> Option<LockGuard> {
-    let file = dir.open_regular(name, true).ok()?;
+    let file = dir.open_regular(name, true).ok()?.0;
     for _ in 0..SHOW_TRIES {
         match file.try_lock() {
             Ok(()) => return Some(Box::new(Guard(file))),
@@ -41,7 +41,7 @@ pub(super) fn show(dir: &system::Dir, name: &str) -> Option<LockGuard> {
 
 /// Whether somebody holds the lock that [`show`] takes. Those who ask share it and do not see each other.
 pub(super) fn is_shown(dir: &system::Dir, name: &str) -> Option<bool> {
-    let file = dir.open_regular(name, false).ok()?;
+    let file = dir.open_regular(name, false).ok()?.0;
     match file.try_lock_shared() {
         Ok(()) => {
             drop(Guard(file));

@@ -20,10 +20,13 @@ impl Dir {
         std::fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    pub(super) fn open_regular(&self, name: &str, write: bool) -> io::Result<File> {
+    /// The file and its length.
+    pub(super) fn open_regular(&self, name: &str, write: bool) -> io::Result<(File, u64)> {
         let path = self.0.join(name);
         check_regular(&path)?;
-        OpenOptions::new().read(true).write(write).open(path)
+        let file = OpenOptions::new().read(true).write(write).open(path)?;
+        let len = file.metadata()?.len();
+        Ok((file, len))
     }
 
     pub(super) fn open_or_create(&self, name: &str) -> io::Result<File> {

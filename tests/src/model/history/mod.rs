@@ -1,6 +1,7 @@
 //! One random history: a store and its model, side by side.
 
 mod appends;
+mod moments;
 mod openings;
 mod reads;
 mod removals;
@@ -9,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use annals::storage::Memory;
 use annals::{Durability, Options, Store, Ticket, View};
 
 use super::clock::ManualClock;
@@ -57,6 +59,9 @@ pub struct History {
     next_id: u128,
     tickets: Vec<(Ticket, Attempt, Verdict, u64)>,
     full_disk: bool,
+    /// A chain of backups, and number and head of each point.
+    backup: Memory,
+    points: Vec<(u64, u64)>,
     tally: Tally,
     rolls: u64,
     reopens: u64,
@@ -81,7 +86,7 @@ pub(super) fn worked<T>(what: &str, outcome: annals::Result<T>) -> Checked<T> {
 
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
-    pub const OUTCOMES: [&'static str; 17] = [
+    pub const OUTCOMES: [&'static str; 18] = [
         "committed",
         "AlreadyCommitted",
         "Conflict",
@@ -99,10 +104,11 @@ impl History {
         "removed",
         "unchanged",
         "written",
+        "of before a removal",
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 31] = [
+    pub const OPERATIONS: [&'static str; 35] = [
         "append",
         "append_with",
         "append batch",
@@ -134,6 +140,10 @@ impl History {
         "forget",
         "retain",
         "sweep",
+        "as of",
+        "fork",
+        "backup",
+        "restore",
     ];
 
     /// Begins with an empty store.
@@ -156,6 +166,8 @@ impl History {
             next_id: 1,
             tickets: Vec::new(),
             full_disk: false,
+            backup: Memory::new(),
+            points: Vec::new(),
             tally: Tally::default(),
             rolls: 0,
             reopens: 0,
@@ -213,7 +225,11 @@ impl History {
             945..953 => self.reopen_dropped(),
             953..965 => self.reopen_killed(),
             965..970 => self.reopen_after_a_failed_sync(dice),
-            970..978 => self.second_writer(),
+            970..974 => self.second_writer(),
+            974..980 => self.as_of(dice),
+            980..983 => self.fork(dice),
+            983..986 => self.backup(),
+            986..990 => self.restore(dice),
             _ => self.check_everything(),
         }
     }

@@ -1,0 +1,5 @@
+//! The engine takes its atomics and locks from shuttle.
+
+fn main() {
+    println!("cargo::rustc-cfg=shuttle");
+}
