@@ -1,7 +1,7 @@
 //! The work that the benchmarks share, and the hand-written log they measure annals against.
 //!
 //! `benches/append.rs` times appends (batches of 1 to 1,000, `Buffered`, `Durable`, tickets, 1 to 64 threads),
-//! `benches/read.rs` scans, reads of one stream, and opening. Other stores stand in `peers`, a workspace of its own.
+//! `benches/read.rs` scans, reads of one stream, and opening; `benches/follow.rs` following. Other stores stand in `peers`, a workspace of its own.
 //!
 //! Events are made before the clock starts, for annals and for the floor alike; what is timed is the call that stores
 //! or reads them.

@@ -4,12 +4,13 @@
 //! then sees every entry up to it; entries beyond its head it passes over. Nothing is ever removed. A table that grows
 //! is copied and swapped, and a reader goes on with the one it loaded: all that its head needs is in it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
 use crate::name::KeyKind;
+use crate::once::OnceLock;
 use crate::prefetch::prefetch;
 use crate::storage::SharedMap;
 

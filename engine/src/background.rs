@@ -6,7 +6,7 @@
 //! own sync.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::log::page_floor;
 use crate::manifest;
 use crate::merging;
 use crate::options::Options;
+use crate::publish::{AtomicU64, raise};
 use crate::recovery::segment_entry;
 use crate::removal;
 use crate::sealed_index::SealedIndex;
@@ -68,12 +69,12 @@ impl Committer {
 
     /// Asks for a sync that covers `position`.
     pub(crate) fn request(&self, position: u64) {
-        self.requested.fetch_max(position, Ordering::AcqRel);
+        raise(&self.requested, position, Ordering::AcqRel);
         self.wake_if_asleep();
     }
 
     pub(crate) fn set_durable_end(&self, end: u64) {
-        self.durable_end.fetch_max(end, Ordering::AcqRel);
+        raise(&self.durable_end, end, Ordering::AcqRel);
     }
 
     /// Log offset below which everything is durable.
@@ -239,8 +240,7 @@ fn keep_loop(inner: &Inner) {
             synced_at = Instant::now();
             synced_end = end;
         }
-        if let Some(segment) = inner.preparer.next_to_seal() {
-            seal(inner, &segment);
+        if seal_next(inner) {
             merging::ended(inner);
         }
         if sweep_at.is_some_and(|at| Instant::now() >= at) {
@@ -254,11 +254,18 @@ fn keep_loop(inner: &Inner) {
 /// Seals what waits for it, in the calling thread; false if nothing did.
 pub(crate) fn seal_all(inner: &Inner) -> bool {
     let mut any = false;
-    while let Some(segment) = inner.preparer.next_to_seal() {
-        seal(inner, &segment);
+    while seal_next(inner) {
         any = true;
     }
     any
+}
+
+/// Seals the next segment that waits for it; false if none does. One at a time, whoever seals: they are listed in order.
+fn seal_next(inner: &Inner) -> bool {
+    let _turn = inner.seal_turn.lock();
+    let next = inner.preparer.next_to_seal();
+    next.iter().for_each(|segment| seal(inner, segment));
+    next.is_some()
 }
 
 /// Returns when a segment's batches and its end mark are durable; false if the log failed before.

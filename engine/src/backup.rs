@@ -129,8 +129,10 @@ impl Store {
         options: &BackupOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<BackupReport> {
-        let source = Source::of_store(self, AsOf::Head)?;
-        in_directory(dir.as_ref(), options.dry_run, |target| take::take(&source, target, options, progress))
+        self.holding_files(|| {
+            let source = Source::of_store(self, AsOf::Head)?;
+            in_directory(dir.as_ref(), options.dry_run, |target| take::take(&source, target, options, progress))
+        })
     }
 
     /// As [`Store::backup`], into any storage.
@@ -138,7 +140,7 @@ impl Store {
     /// # Errors
     /// As there.
     pub fn backup_to_storage(&self, target: &dyn Storage, options: &BackupOptions) -> Result<BackupReport> {
-        take::take(&Source::of_store(self, AsOf::Head)?, Some(target), options, &mut |_, _| {})
+        self.holding_files(|| take::take(&Source::of_store(self, AsOf::Head)?, Some(target), options, &mut |_, _| {}))
     }
 }
 
@@ -153,8 +155,9 @@ impl ReadOnly {
         options: &BackupOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<BackupReport> {
-        let source = Source::of_read_only(self, AsOf::Head)?;
-        in_directory(dir.as_ref(), options.dry_run, |target| take::take(&source, target, options, progress))
+        Source::while_files_move(self, AsOf::Head, |source| {
+            in_directory(dir.as_ref(), options.dry_run, |target| take::take(source, target, options, progress))
+        })
     }
 
     /// As [`ReadOnly::backup_with`], into any storage.
@@ -162,7 +165,7 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn backup_to_storage(&self, target: &dyn Storage, options: &BackupOptions) -> Result<BackupReport> {
-        take::take(&Source::of_read_only(self, AsOf::Head)?, Some(target), options, &mut |_, _| {})
+        Source::while_files_move(self, AsOf::Head, |source| take::take(source, Some(target), options, &mut |_, _| {}))
     }
 }
 

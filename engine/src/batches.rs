@@ -10,10 +10,12 @@ use annals_format::segment::{END_MARK_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use annals_format::{Fault, record::Record};
 
 use crate::Result;
+use crate::compacted::{Container, open_segment_file};
 use crate::error::Error;
+use crate::options::ReadMode;
 use crate::prepare::no_room;
 use crate::segment::Tally;
-use crate::storage::{Access, Storage, StorageFile};
+use crate::storage::{Storage, StorageFile};
 
 /// So much is read at once where a batch does not need more.
 const READ_AHEAD: usize = 256 << 10;
@@ -30,7 +32,7 @@ pub(crate) trait SegmentBytes {
     fn place(&self, offset: u64) -> (String, u64);
 }
 
-/// A segment in its own file.
+/// A segment in its own file, or in its container.
 pub(crate) struct SegmentFile {
     pub(crate) name: String,
     file: Arc<dyn StorageFile>,
@@ -39,7 +41,7 @@ pub(crate) struct SegmentFile {
 
 impl SegmentFile {
     pub(crate) fn open(storage: &dyn Storage, name: &str) -> Result<Self> {
-        let file = storage.open(name, Access::Read).map_err(Error::io("open", name))?;
+        let file = open_segment_file(storage, name).map_err(Error::io("open", name))?;
         let len = file.len().map_err(Error::io("measure", name))?;
         Ok(Self { name: name.to_owned(), file, len })
     }
@@ -207,7 +209,7 @@ impl<'a> Batches<'a> {
         if at != entry.end || position != entry.last_position + 1 {
             return Err(self.wrong("the batches end elsewhere than the manifest says"));
         }
-        if tally.final_checksum.value() != entry.final_checksum {
+        if tally.final_checksum.value() != entry.content_checksum() {
             return Err(self.wrong("the batches are not those the manifest lists"));
         }
         if entry.state == SegmentState::Cut {
@@ -255,6 +257,58 @@ pub(crate) fn copy_segment(
     let mark = batches.finish(entry)?;
     front.push(&mark)?;
     front.finish()
+}
+
+/// Copies a container, and verifies it and all that it holds on the way; answers the CRC-32 of its bytes. `front` may write
+/// nowhere.
+pub(crate) fn copy_container(
+    file: Arc<dyn StorageFile>,
+    entry: &SegmentEntry,
+    time: u64,
+    mut front: Front,
+    name: &str,
+) -> Result<u32> {
+    let container = Container::of_file(file.clone(), name, ReadMode::Pread, Some(entry))?;
+    container.removed()?;
+    let held = HeldSegment { name: name.to_owned(), container };
+    let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
+    let mut batches = Batches::begin(&held, &identity, time)?;
+    while batches.next_below(entry.end)?.is_some() {}
+    batches.finish(entry)?;
+    let len = entry.file_len();
+    let mut buffer = vec![0; READ_AHEAD];
+    let mut at = 0;
+    while at < len {
+        let step = (len - at).min(READ_AHEAD as u64) as usize;
+        let got = file.read_at(at, &mut buffer[..step]).map_err(Error::io("read", name))?;
+        if got < step {
+            return Err(Error::corrupt(name, at + got as u64, Some(entry.first_position), "the file ends here"));
+        }
+        front.push(&buffer[..step])?;
+        at += step as u64;
+    }
+    front.finish()?;
+    Ok(front.checksum())
+}
+
+/// A segment in a container, wherever that lies.
+pub(crate) struct HeldSegment {
+    pub(crate) name: String,
+    pub(crate) container: Container,
+}
+
+impl SegmentBytes for HeldSegment {
+    fn len(&self) -> u64 {
+        self.container.header.segment_len
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.container.read(offset, buffer)
+    }
+
+    fn place(&self, offset: u64) -> (String, u64) {
+        (self.name.clone(), offset)
+    }
 }
 
 /// A file written front to back, in large steps.

@@ -19,6 +19,7 @@ use crate::options::{ReadMode, View};
 use crate::removal::Removals;
 use crate::segment::{Segment, SegmentCache, SegmentIndex};
 use crate::segments::Segments;
+use crate::snapshot::Shelf;
 use crate::tiers::{TierFile, Tiers};
 
 /// All segments, oldest first; replaced as a whole when one is added.
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) ids: Option<Arc<IdTable>>,
     /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
     pub(crate) lost: Arc<[LostEntry]>,
+    pub(crate) snapshots: Arc<Shelf>,
 }
 
 impl Core {
@@ -73,9 +75,20 @@ impl Core {
 
     /// Adds a segment at the end. Only the writer does, under its lock.
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
-        let mut segments = self.segments.load().to_vec();
-        segments.push(segment);
-        self.segments.store(Arc::new(segments.into()));
+        self.segments.rcu(|segments| {
+            let mut list = segments.to_vec();
+            list.push(segment.clone());
+            Segments::from(list)
+        });
+    }
+
+    /// Puts a segment in the place of another that holds the same.
+    pub(crate) fn replace_segment(&self, before: &Arc<Segment>, after: &Arc<Segment>) {
+        self.segments.rcu(|segments| {
+            let same =
+                |segment: &Arc<Segment>| if Arc::ptr_eq(segment, before) { after.clone() } else { segment.clone() };
+            Segments::from(segments.iter().map(same).collect::<Vec<_>>())
+        });
     }
 
     /// The segment that holds `position`.

@@ -324,7 +324,11 @@ impl fmt::Display for Conflict {
 
 impl Error {
     pub(crate) fn io(action: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, file: file.into(), source }
+        // What reads a compacted segment as a file finds damage where a file would only fail.
+        move |source| match source.downcast::<Self>() {
+            Ok(error) => error,
+            Err(source) => Self::Io { action, file: file.into(), source },
+        }
     }
 
     pub(crate) fn invalid(what: &'static str, index: Option<usize>) -> Self {

@@ -65,6 +65,12 @@ macro_rules! accessors {
             self.$($of)*.occurred_at()
         }
 
+        /// Whether compaction has taken its content out: nobody is shown it.
+        #[inline(always)]
+        pub(crate) fn is_compacted(&self) -> bool {
+            self.$($of)*.is_compacted()
+        }
+
         /// Version of the payload's schema, if given.
         #[inline]
         pub fn schema_version(&self) -> Option<u32> {

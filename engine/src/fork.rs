@@ -9,18 +9,19 @@ use annals_format::scan::Step;
 
 use crate::as_of::AsOf;
 use crate::batches::{Batches, SegmentFile};
+use crate::compacted;
 use crate::core::Core;
 use crate::error::Error;
 use crate::founding::{Anew, Came, Founding, LastRevisions, LaterRemovals, Plan, Sharing, check_free, heir};
 use crate::made_id::random_bytes;
 use crate::options::{View, directory};
 use crate::prepare::segment_name;
-use crate::read_only::ReadOnly;
+use crate::read_only::{ReadOnly, may_be_movement};
 use crate::reader::{Reader, tip_of_stream};
 use crate::recovery::list;
 use crate::storage::{Disk, Storage};
 use crate::store::Store;
-use crate::{Result, manifest, removal};
+use crate::{Result, manifest, removal, snapshot};
 
 /// How a fork is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,8 +104,10 @@ impl Store {
     /// # }
     /// ```
     pub fn fork(&self, dir: impl AsRef<Path>, options: &ForkOptions) -> Result<ForkReport> {
-        let source = Source::of_store(self, options.as_of)?;
-        in_directory(dir.as_ref(), options.dry_run, |target| fork(&source, target, options, &mut |_, _| {}))
+        self.holding_files(|| {
+            let source = Source::of_store(self, options.as_of)?;
+            in_directory(dir.as_ref(), options.dry_run, |target| fork(&source, target, options, &mut |_, _| {}))
+        })
     }
 
     /// As [`Store::fork`], into any storage.
@@ -112,7 +115,13 @@ impl Store {
     /// # Errors
     /// As there.
     pub fn fork_to_storage(&self, target: &dyn Storage, options: &ForkOptions) -> Result<ForkReport> {
-        fork(&Source::of_store(self, options.as_of)?, Some(target), options, &mut |_, _| {})
+        self.holding_files(|| fork(&Source::of_store(self, options.as_of)?, Some(target), options, &mut |_, _| {}))
+    }
+
+    /// While `read` runs, compaction removes no file: what is being copied stays as it was.
+    pub(crate) fn holding_files<T>(&self, read: impl FnOnce() -> T) -> T {
+        let inner = self.inner();
+        inner.retired.held(&*inner.storage, read)
     }
 }
 
@@ -128,8 +137,9 @@ impl ReadOnly {
         options: &ForkOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ForkReport> {
-        let source = Source::of_read_only(self, options.as_of)?;
-        in_directory(dir.as_ref(), options.dry_run, |target| fork(&source, target, options, progress))
+        Source::while_files_move(self, options.as_of, |source| {
+            in_directory(dir.as_ref(), options.dry_run, |target| fork(source, target, options, progress))
+        })
     }
 
     /// As [`ReadOnly::fork`], into any storage.
@@ -137,7 +147,7 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn fork_to_storage(&self, target: &dyn Storage, options: &ForkOptions) -> Result<ForkReport> {
-        fork(&Source::of_read_only(self, options.as_of)?, Some(target), options, &mut |_, _| {})
+        Source::while_files_move(self, options.as_of, |source| fork(source, Some(target), options, &mut |_, _| {}))
     }
 }
 
@@ -160,6 +170,9 @@ pub(crate) fn in_directory<T>(
     }
     make(Some(&directory(path, true)?)).map_err(named)
 }
+
+/// How often a copy is begun anew because the writer compacts what it reads.
+const LOOKS_MAX: usize = 8;
 
 /// What a store consists of up to a durable moment: files that do not change any more.
 pub(crate) struct Source {
@@ -188,8 +201,9 @@ pub(crate) struct SourceSegment {
 }
 
 impl SourceSegment {
+    /// Name of its file.
     pub(crate) fn name(&self) -> String {
-        segment_name(self.identity.segment)
+        self.entry.as_ref().map_or_else(|| segment_name(self.identity.segment), compacted::name_of)
     }
 
     /// Whether what is read of it ends at this offset.
@@ -213,7 +227,34 @@ impl Source {
         Self::of(inner.storage.clone(), manifest, &reader, as_of, inner.options.now())
     }
 
-    pub(crate) fn of_read_only(store: &ReadOnly, as_of: AsOf) -> Result<Self> {
+    /// Copies from what a read-only opening saw at its last look. Where the writer has compacted a segment since, or does so
+    /// meanwhile, that file is gone: then it is looked again, and begun anew.
+    pub(crate) fn while_files_move<T>(
+        store: &ReadOnly,
+        as_of: AsOf,
+        mut copy: impl FnMut(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut looked: Option<ReadOnly> = None;
+        for _ in 0..LOOKS_MAX {
+            let source = Self::of_read_only(looked.as_ref().unwrap_or(store), as_of)?;
+            match copy(&source) {
+                Err(error) if may_be_movement(&error) && source.has_moved()? => {}
+                done => return done,
+            }
+            looked = Some(store.options().clone().open_read_only_storage(store.storage().clone())?);
+        }
+        let source = Self::of_read_only(looked.as_ref().unwrap_or(store), as_of)?;
+        copy(&source)
+    }
+
+    /// Whether the newest manifest says something else of a segment.
+    fn has_moved(&self) -> Result<bool> {
+        let newest = manifest::load_newest(&*self.storage, &list(&*self.storage)?)?;
+        let entries = self.segments.iter().filter_map(|segment| segment.entry.as_ref());
+        Ok(newest.is_some_and(|newest| entries.into_iter().any(|entry| !newest.segments.contains(entry))))
+    }
+
+    fn of_read_only(store: &ReadOnly, as_of: AsOf) -> Result<Self> {
         let storage = store.storage();
         let names = list(&**storage)?;
         let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
@@ -331,6 +372,11 @@ fn fork(
     let (ended, live) = anew.finish()?;
     listed.extend(ended);
     let mut manifest = heir(&source.manifest, listed, head, &live.header.identity);
+    let files = snapshot::files_of(&*source.storage, &source.manifest)?;
+    let into = Some((target, &manifest.store, source.now));
+    let carried = snapshot::carry(&files, &source.manifest.store, head, into, &mut snapshot::refuse)?;
+    report.written_bytes += carried.bytes;
+    manifest.snapshots = carried.entries;
     manifest.ancestors.push(AncestorEntry {
         store: source.manifest.store,
         incarnation: source.manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation),

@@ -13,13 +13,15 @@ use annals_format::manifest::{AncestorEntry, IncarnationEntry, Manifest, Segment
 use annals_format::mark::{MARK_LEN, Mark};
 use annals_format::ring::{RING_HEADER_LEN, RingHeader};
 
-use crate::batches::{SegmentFile, copy_segment};
+use crate::batches::{Front, SegmentFile, copy_container, copy_segment};
+use crate::compacted;
 use crate::error::Error;
 use crate::manifest;
 use crate::mark::MARK_NAME;
-use crate::prepare::{index_name, no_room, segment_name, segment_number};
+use crate::prepare::{index_name, is_container_name, no_room, segment_number};
 use crate::recovery::ring_image::RING_NAME;
 use crate::recovery::{is_denied, list, lock_refused};
+use crate::snapshot::is_file_of_snapshots;
 use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
 use crate::{Result, VERSION};
 
@@ -93,7 +95,11 @@ pub(crate) fn check_free(names: &[String]) -> Result<()> {
 fn is_unfinished_file(name: &str) -> bool {
     let whole = name.strip_suffix(".new").unwrap_or(name);
     let is_manifest = name != whole && manifest::generation_of(whole).is_some();
-    [UNFINISHED_NAME, MARK_NAME, RING_NAME].contains(&name) || is_manifest || segment_number(name).is_some()
+    [UNFINISHED_NAME, MARK_NAME, RING_NAME].contains(&name)
+        || is_manifest
+        || segment_number(name).is_some()
+        || is_container_name(whole)
+        || is_file_of_snapshots(name)
 }
 
 /// What a file that cannot be made answers.
@@ -139,9 +145,9 @@ impl<'a> Founding<'a> {
         time: u64,
         sharing: Sharing,
     ) -> Result<Came> {
-        let name = segment_name(entry.number);
+        let name = compacted::name_of(entry);
         let there = from.open(&name, Access::Read).and_then(|file| file.len());
-        let is_whole = there.is_ok_and(|len| len == entry.len);
+        let is_whole = there.is_ok_and(|len| len == entry.file_len());
         if is_whole && share(from, &name, self.storage, &name, sharing) {
             let index = index_name(entry.number);
             // Derived: where it is missing it is made anew.
@@ -149,9 +155,13 @@ impl<'a> Founding<'a> {
             self.sync_file(&name)?;
             return Ok(Came::Shared);
         }
-        let file = SegmentFile::open(from, &name)?;
-        let copy = self.storage.create(&name, entry.len, Fill::Allocated).map_err(not_made(&name))?;
-        copy_segment(&file, entry, time, copy, &name)?;
+        let copy = self.storage.create(&name, entry.file_len(), Fill::Allocated).map_err(not_made(&name))?;
+        if entry.compacted.is_some() {
+            let file = from.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+            copy_container(file, entry, time, Front::new(copy, &name), &name)?;
+        } else {
+            copy_segment(&SegmentFile::open(from, &name)?, entry, time, copy, &name)?;
+        }
         Ok(Came::Copied)
     }
 
@@ -216,6 +226,11 @@ pub(crate) fn incarnations(of: &[IncarnationEntry], last: u64, fresh: [u8; 16]) 
 /// The manifest of a store that goes on from `before` after position `last`, of which `segments` are listed.
 pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, live: &Identity) -> Manifest {
     let cut = |entry: &AncestorEntry| AncestorEntry { last_position: entry.last_position.min(last), ..*entry };
+    let mut segments = segments;
+    // Removals that are to come behind the last position were not looked at.
+    segments.iter_mut().filter_map(|entry| entry.compacted.as_mut()).for_each(|container| {
+        container.removed_upto = container.removed_upto.min(last);
+    });
     let mut lost = before.lost.clone();
     lost.retain(|range| range.first_position <= last);
     if let Some(range) = lost.last_mut() {
@@ -230,6 +245,8 @@ pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, li
         segments,
         ancestors: before.ancestors.iter().map(cut).collect(),
         lost,
+        // Those that go along are written anew.
+        snapshots: Vec::new(),
         ..before.clone()
     }
 }
@@ -237,6 +254,7 @@ pub(crate) fn heir(before: &Manifest, segments: Vec<SegmentEntry>, last: u64, li
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prepare::segment_name;
 
     fn entry(id: u8, first_position: u64) -> IncarnationEntry {
         IncarnationEntry { incarnation: [id; 16], first_position }

@@ -26,6 +26,8 @@ pub enum SegmentState {
     Sealed,
     /// Ended by recovery's decision: what follows its end is not read.
     Cut,
+    /// Compacted: held by a container, compressed and without what was removed.
+    Compacted,
     /// The one that is written, or that the next writer goes on with.
     Active,
     /// No part of the log: prepared ahead and not begun, or left over.
@@ -110,6 +112,8 @@ pub struct VerifyReport {
     pub events: u64,
     /// Batches that verified whole.
     pub batches: u64,
+    /// Snapshots that verified.
+    pub snapshots: u64,
     /// Bytes read.
     pub bytes: u64,
     /// Position of the last record, 0 in an empty store.
@@ -169,6 +173,10 @@ pub struct StoreInfo {
     pub index_bytes: u64,
     /// Those by kind.
     pub index_sizes: IndexSizes,
+    /// Of the bytes on disk, the files of snapshots.
+    pub snapshot_bytes: u64,
+    /// Number of snapshots in them, those that are superseded or void too.
+    pub snapshots: u64,
     /// The process that has the store open for writing, where that can be told.
     pub writer_pid: Option<u32>,
     /// Whether it was closed cleanly.

@@ -9,6 +9,8 @@ pub mod backup;
 mod batches;
 mod clock;
 mod commit;
+mod compacted;
+mod compaction;
 mod consumer;
 mod control;
 mod core;
@@ -28,6 +30,7 @@ mod manifest;
 mod mark;
 mod merging;
 mod name;
+mod once;
 mod options;
 mod place_table;
 mod places_file;
@@ -47,6 +50,7 @@ mod ring;
 mod sealed_index;
 mod segment;
 mod segments;
+mod snapshot;
 mod stats;
 pub mod storage;
 mod store;
@@ -56,6 +60,7 @@ mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
+pub use compaction::{Compacting, CompactionOptions, CompactionReport};
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     Progress, Retry,
@@ -76,6 +81,9 @@ pub use read_only::ReadOnly;
 pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use removal::{Cut, Removed, Retention, Scope, Swept};
+pub use snapshot::{
+    CleanSnapshots, CleanedSnapshots, History, Loaded, SavedSnapshot, Snapshot, SnapshotInfo, Snapshots,
+};
 pub use stats::Stats;
 pub use store::{Store, Ticket};
 pub use subscription::{Message, MessageRef, Messages, Next, Subscription};

@@ -9,9 +9,10 @@
 //! sync writes the last, partial page, filled up with zeros from a private copy.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::error::Error;
+use crate::once::OnceLock;
 use crate::publish::{Lock, Watermark};
 use crate::ring::Ring;
 use crate::storage::StorageFile;

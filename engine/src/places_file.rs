@@ -18,7 +18,7 @@ use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::prepare::index_name;
-use crate::sealed_index::{IndexFile, replace};
+use crate::sealed_index::{CONTENT_GENERATION, IndexFile, replace};
 use crate::segment::{Segment, SegmentIndex};
 use crate::storage::{Access, Map, Storage};
 
@@ -28,7 +28,7 @@ fn identity(entry: &SegmentEntry, hash: NameHash) -> FileIdentity {
         kind: FileKind::Places,
         store: entry.store,
         number: entry.number,
-        generation: entry.generation,
+        generation: CONTENT_GENERATION,
         name_hash_seed: hash.seed,
         first_position: entry.first_position,
         last_position: entry.last_position,

@@ -26,6 +26,27 @@ pub(crate) fn segment_name(number: u64) -> String {
     format!("{PREFIX}{number:020}.log")
 }
 
+/// Name of the file of a segment in this generation: its own, or its container.
+pub(crate) fn segment_file_name(number: u64, generation: u64) -> String {
+    match generation {
+        0 => segment_name(number),
+        _ => format!("{PREFIX}{number:020}-{generation:020}.log"),
+    }
+}
+
+/// Number and generation in the name of a container.
+pub(crate) fn container_of(name: &str) -> Option<(u64, u64)> {
+    let (number, generation) = name.strip_prefix(PREFIX)?.strip_suffix(".log")?.split_once('-')?;
+    let digits = |text: &str| {
+        (text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    };
+    Some((digits(number)?, digits(generation).filter(|generation| *generation > 0)?))
+}
+
+pub(crate) fn is_container_name(name: &str) -> bool {
+    container_of(name).is_some()
+}
+
 pub(crate) fn index_name(number: u64) -> String {
     format!("{PREFIX}{number:020}.idx")
 }
@@ -126,6 +147,12 @@ impl Preparer {
         self.manifest_generation.store(generation, Ordering::Release);
     }
 
+    /// The store's segments take so many bytes less.
+    pub(crate) fn give_back(&self, len: u64) {
+        let _ =
+            self.total_len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(len)));
+    }
+
     /// Larger than any number used or handed out.
     pub(crate) fn next_number(&self) -> u64 {
         self.next_number.load(Ordering::Acquire)
@@ -145,6 +172,27 @@ impl Preparer {
         self.total_len.fetch_add(len, Ordering::Relaxed);
         let identity = Identity { store: self.plan.store, incarnation: self.plan.incarnation, segment: number };
         Ok(Prepared { identity, name, file, len })
+    }
+
+    /// `NoSpace` if the quota has no room for a file of this length.
+    pub(crate) fn check_quota(&self, len: u64) -> Result<()> {
+        let total = self.total_len.load(Ordering::Relaxed).saturating_add(len);
+        match self.plan.quota.filter(|quota| total > *quota) {
+            Some(quota) => {
+                let reason = format!("the store's quota of {quota} bytes does not allow {len} more");
+                Err(Error::NoSpace { action: "saving a snapshot", reason })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Files other than segments count as well.
+    pub(crate) fn add_to_total(&self, len: u64) {
+        self.total_len.fetch_add(len, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_from_total(&self, len: u64) {
+        self.total_len.fetch_sub(len, Ordering::Relaxed);
     }
 
     fn make_file(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {

@@ -17,7 +17,7 @@
 //!
 //! `written` and `written_end` belong to the thread that holds the writer's lock; it stores them once a batch, last of all.
 //! `durable` moves in the hands of who leads a sync, of whom there is one at a time (`Commit::leading`; at the close there
-//! may be two, hence `fetch_max`). `flushed` moves under the lock of flushing, or where a long batch goes around the ring.
+//! may be two, hence [`raise`]). `flushed` moves under the lock of flushing, or where a long batch goes around the ring.
 //! `low` belongs to the writer. `state` is only ever added to. Readers write nothing, but for the counts of [`Waiters`] when
 //! they have read everything and mean to sleep.
 //!
@@ -52,15 +52,18 @@
 //! The notifier looks at its own word without an order, since it passes `asleep-fence` between that and its last look at the
 //! head; before it sleeps for a while only, no more than that while is at stake.
 //!
-//! With the notifier there are two things that an append loads behind its fence, the count and the notifier's state. If it saw
-//! a count and the notifier awake, then the notifier, before it sleeps, passes its own fence and sees the head. It may then
-//! see no count, when the waiter counts itself just now: then the waiter's fence comes after the notifier's, so after the
+//! With the notifier there are two things that an append loads behind its fence, the notifier's state and then the count. If it
+//! saw the notifier awake it leaves all to it: the notifier, before it sleeps, passes its own fence and sees the head. It may
+//! then see no count, when the waiter counts itself just now: then the waiter's fence comes after the notifier's, so after the
 //! append's, and the waiter sees the head itself.
 //!
 //! # Who pays
 //!
 //! To wake a thread of an idle processor costs the waker 12 µs, many times an append. So an append never does it while
-//! batches come: it passes a fence, loads a count that is zero where nobody waits, and is done. Waiters of the *written* head
+//! batches come: it passes a fence, loads the notifier's state, which changes once a pause, and is done; it takes no line of
+//! memory back from those who wait. The fence is what an append pays when nobody waits. Without it a model fails; a lock that
+//! both sides take would do as well, but then whoever goes to sleep could hold up the writer; and a barrier that the waiter
+//! alone pays for (`membarrier`) is neither everywhere nor known to the models. Waiters of the *written* head
 //! are woken by the [`notifier`], a thread that looks for new heads by the clock, a hundred microseconds apart while they come
 //! often, then a sixteenth of the pause apart, a millisecond at most. After a tenth of a second without, it falls asleep, and
 //! the next append wakes it: one wake a pause. Where there is no such thread the append wakes the waiters itself.
@@ -76,7 +79,7 @@ mod waiters;
 mod watermark;
 
 pub(crate) use announce::Announce;
-pub(crate) use sync::Lock;
+pub(crate) use sync::{AtomicU64, Lock, raise};
 pub(crate) use waiters::{TaskPlace, Waiters};
 pub(crate) use watermark::{Ending, Watermark};
 

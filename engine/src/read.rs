@@ -21,7 +21,7 @@ use crate::event::{Event, EventRef};
 use crate::prefetch::prefetch;
 use crate::query::Query;
 use crate::reader::RemovalReason;
-use crate::removal::Hidden;
+use crate::removal::{self, Hidden};
 use crate::segment::{BatchFacts, Found, Opened, Segment, Window};
 use crate::segments::Segments;
 use crate::storage::Map;
@@ -142,7 +142,7 @@ impl UsedCopies {
         self.0.iter_mut().find_map(Option::take)
     }
 
-    fn keep(&mut self, map: Map) {
+    pub(crate) fn keep(&mut self, map: Map) {
         if map.is_copy() {
             self.0.rotate_right(1);
             self.0[0] = Some(map);
@@ -211,8 +211,7 @@ impl Read {
         self.state
     }
 
-    /// How many events that were asked for this read has passed over so far because they were removed. Those whose bytes
-    /// compaction has taken away are counted in reads of a stream alone, and there not in reads from a time.
+    /// How many events that were asked for this read has passed over so far because they were removed.
     pub fn skipped(&self) -> u64 {
         self.skipped.count
     }
@@ -229,18 +228,28 @@ impl Read {
                 return Ok(None);
             }
             let (core, segments, until) = (&self.core, &self.segments, self.bounds.until);
-            let Some(hidden) = &self.hidden else { return scan.run(core, segments, until, &mut each) };
-            return scan.run(core, segments, until, &mut |event: EventRef<'_>| match hidden.reason(event) {
-                None => each(event),
-                Some(_) => ControlFlow::Continue(()),
-            });
+            let Some(hidden) = &self.hidden else {
+                return scan.run(core, segments, until, &mut |event: EventRef<'_>| match event.is_compacted() {
+                    false => each(event),
+                    true => ControlFlow::Continue(()),
+                });
+            };
+            return scan.run(
+                core,
+                segments,
+                until,
+                &mut |event: EventRef<'_>| match removal::reason(Some(hidden), event) {
+                    None => each(event),
+                    Some(_) => ControlFlow::Continue(()),
+                },
+            );
         }
         let Self { core, segments, bounds, hidden, plan: Plan::Select(selection), done: false, .. } = &mut self else {
             return Ok(None);
         };
         while let Some(found) = selection.next(core, segments, bounds.direction)? {
             let event = found.as_event_ref();
-            if hidden.as_ref().is_some_and(|hidden| hidden.reason(event).is_some()) {
+            if removal::reason(hidden.as_ref(), event).is_some() {
                 continue;
             }
             if let ControlFlow::Break(value) = each(event) {
@@ -263,17 +272,31 @@ impl Read {
     }
 
     fn advance(&mut self) -> Result<Option<Event>> {
-        if self.hidden.is_some() { self.advance_visible() } else { self.advance_any() }
+        if self.hidden.is_some() {
+            self.skipped.gaps.clear();
+            return self.advance_visible();
+        }
+        let event = self.advance_any()?;
+        match event {
+            // Removed by a record that this view does not see yet.
+            Some(event) if event.is_compacted() => self.advance_past(&event),
+            event => Ok(event),
+        }
+    }
+
+    #[cold]
+    fn advance_past(&mut self, compacted: &Event) -> Result<Option<Event>> {
+        self.skipped.gaps.clear();
+        self.skipped.note(compacted.position().get(), RemovalReason::Deleted);
+        self.advance_visible()
     }
 
     /// The next event that was not removed; notes what is passed over.
     #[cold]
     fn advance_visible(&mut self) -> Result<Option<Event>> {
-        self.skipped.gaps.clear();
         loop {
             let Some(event) = self.advance_any()? else { return Ok(None) };
-            let hidden = self.hidden.as_ref().expect("asked where something is hidden");
-            match hidden.reason(event.as_event_ref()) {
+            match removal::reason(self.hidden.as_ref(), event.as_event_ref()) {
                 None => return Ok(Some(event)),
                 Some(why) => self.skipped.note(event.position().get(), why),
             }
@@ -745,7 +768,7 @@ impl ScanPlace {
     fn begin(core: &Core, segment: Arc<Segment>, offset: u64, position: u64, used: &mut UsedCopies) -> Result<Self> {
         let opened = segment.opened_to_scan()?.into_arc();
         opened.read_in_order();
-        let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used)?;
+        let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used, None)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
         let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
         place.enter_batch(core, offset, position, used)?;
@@ -774,7 +797,8 @@ impl ScanPlace {
 
     /// Another window; the memory of the one before may serve the one after.
     fn move_window(&mut self, core: &Core, offset: u64, len: u64, used: &mut UsedCopies) -> Result<()> {
-        let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used)?;
+        let before = Some(&self.window);
+        let window = self.segment.window_ahead(&self.opened, &core.log, offset, len, used, before)?;
         used.keep(std::mem::replace(&mut self.window, window).map);
         Ok(())
     }

@@ -5,7 +5,10 @@ use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
-use crate::{Event, EventId, Follower, Position, ReadOnly, Result, Store, Subscription};
+use crate::{
+    Event, EventId, Follower, Loaded, Position, ReadOnly, Result, Snapshot, SnapshotInfo, Snapshots, Store,
+    Subscription,
+};
 
 /// The questions that can be put to a log, whoever shows it: a [`Store`], a [`Reader`] of it, one opened for reading only
 /// ([`ReadOnly`]), a [`Follower`].
@@ -139,6 +142,30 @@ pub trait ReadEvents {
     /// As there.
     fn last(&self, query: &Query) -> Result<Option<Event>> {
         self.reader().last(query)
+    }
+
+    /// See [`Reader::latest_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    fn latest_snapshot(&self, stream: &str, kind: &Snapshots) -> Result<Option<Snapshot>> {
+        self.reader().latest_snapshot(stream, kind)
+    }
+
+    /// See [`Reader::load`].
+    ///
+    /// # Errors
+    /// As there.
+    fn load(&self, stream: &str, kind: &Snapshots) -> Result<Loaded> {
+        self.reader().load(stream, kind)
+    }
+
+    /// See [`Reader::snapshots`].
+    ///
+    /// # Errors
+    /// As there.
+    fn snapshots(&self, prefix: &str) -> Result<Vec<SnapshotInfo>> {
+        self.reader().snapshots(prefix)
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use annals_format::manifest::{Manifest, SegmentState};
+use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::MARK_LEN;
 use arc_swap::ArcSwap;
 
 use crate::Result;
+use crate::compacted;
 use crate::consumer::{self, Changes, ConsumerInfo, EndedConsumers, Lineage};
 use crate::core::Core;
 use crate::error::Error;
@@ -18,12 +19,13 @@ use crate::manifest;
 use crate::mark::MARK_NAME;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::{segment_name, segment_numbers};
+use crate::prepare::segment_numbers;
 use crate::publish::Watermark;
 use crate::reader::Reader;
 use crate::recovery::{self, Followed, LiveEnd};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::Shelf;
 use crate::storage::Storage;
 use crate::tiers;
 
@@ -126,7 +128,18 @@ impl ReadOnly {
     /// `Corrupt`, `Unsupported` or `Io` if a segment that must be read for it cannot be.
     pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
         let names = recovery::list(&*self.storage)?;
-        let mut table = consumer::load_listed(&*self.storage, &names, &self.manifest)?.table;
+        let mut table = match consumer::load_listed(&*self.storage, &names, &self.manifest) {
+            // Compacted since the last look: the segments hold the same elsewhere.
+            Err(error) if may_be_movement(&error) => {
+                let newest = manifest::load_newest(&*self.storage, &names)?;
+                let listed: Vec<u64> = self.manifest.segments.iter().map(|entry| entry.number).collect();
+                let newest = newest.filter(|newest| newest.generation > self.manifest.generation).ok_or(error)?;
+                let segments = newest.segments.into_iter().filter(|entry| listed.contains(&entry.number)).collect();
+                let manifest = Manifest { segments, ..self.manifest.clone() };
+                consumer::load_listed(&*self.storage, &names, &manifest)?.table
+            }
+            found => found?.table,
+        };
         consumer::apply(&mut table, &self.changes);
         Ok(consumer::listing(&table, self.reader().head()))
     }
@@ -177,18 +190,18 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
-    recovery::check_names(&manifest, &numbers)?;
+    recovery::check_names(&manifest, &names)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let cache = before.map(|core| core.cache.clone()).unwrap_or_else(|| {
         SegmentCache::new(storage.clone(), options.read_mode, hash, Rebuild::Memory, options.mapped_segments_max)
     });
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for entry in &manifest.segments {
-        if let Some(known) = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum)) {
+        if let Some(known) = before.and_then(|core| sealed_before(core, entry)) {
             segments.push(known);
             continue;
         }
-        segments.push(Arc::new(Segment::listed(entry, segment_name(entry.number), &cache)));
+        segments.push(Arc::new(Segment::listed(entry, compacted::name_of(entry), &cache)));
     }
     let head = found.tail.last_position;
     let known_durable = found.known_durable.min(head);
@@ -233,6 +246,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         ended_consumers: EndedConsumers::default(),
         ids: None,
         lost: manifest.lost.as_slice().into(),
+        snapshots: Shelf::of_reader(storage, &manifest, options.read_mode, before.map(|core| &core.snapshots)),
     };
     removal::load(&mut core)?;
     Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
@@ -259,18 +273,17 @@ fn grown(core: &Core, live: &LiveEnd) -> Result<Core> {
         ended_consumers: EndedConsumers::default(),
         ids: None,
         lost: core.lost.clone(),
+        snapshots: core.snapshots.clone(),
     };
     removal::load(&mut grown)?;
     Ok(grown)
 }
 
-/// A listed segment of an earlier look, which may be open.
-pub(crate) fn sealed_before(core: &Core, number: u64, final_checksum: u32) -> Option<Arc<Segment>> {
+/// A listed segment of an earlier look, which may be open. One that was compacted since is let go of.
+pub(crate) fn sealed_before(core: &Core, entry: &SegmentEntry) -> Option<Arc<Segment>> {
     let segments = core.segments.load();
     let same = |segment: &&Arc<Segment>| {
-        segment.header.identity.segment == number
-            && segment.closing().is_some_and(|c| c.tally.final_checksum.value() == final_checksum)
-            && segment.is_listed()
+        segment.entry() == Some(entry)
             // One that was followed while it was written lies at log offsets of that writer's run.
             && !segment.has_log_offsets()
     };

@@ -37,7 +37,7 @@ pub(crate) use end::{find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
 pub(crate) use judge::{Continuation, Next};
 pub(crate) use listed::{
-    check_names, open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of, segment_entry,
+    SegmentOpening, check_names, open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of, segment_entry,
 };
 pub(crate) use reencode::reencode;
 pub(crate) use reindex::{index_batch, index_of};

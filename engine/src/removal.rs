@@ -256,6 +256,22 @@ impl Hidden {
     }
 }
 
+/// Why the event is hidden, if it is: as the view knows it, or because compaction has taken its content out, by a removal
+/// that the view may not see yet.
+#[inline]
+pub(crate) fn reason(hidden: Option<&Hidden>, event: EventRef<'_>) -> Option<RemovalReason> {
+    hiding(hidden, event).map(|hiding| hiding.why)
+}
+
+/// As [`reason`], and whether the id is given up.
+#[inline]
+pub(crate) fn hiding(hidden: Option<&Hidden>, event: EventRef<'_>) -> Option<Hiding> {
+    match hidden.and_then(|hidden| hidden.hiding(event)) {
+        None if event.is_compacted() => Some(Hiding { why: RemovalReason::Deleted, is_forgotten: false }),
+        hiding => hiding,
+    }
+}
+
 /// How an event is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hiding {

@@ -65,7 +65,7 @@ impl SealedIndex {
         let expected = IndexHeader {
             store: segment.header.identity.store,
             segment: number,
-            generation: segment.header.generation,
+            generation: CONTENT_GENERATION,
             final_checksum: closing.tally.final_checksum.value(),
             name_hash_seed: hash.seed,
         };
@@ -177,6 +177,9 @@ impl SealedIndex {
     }
 }
 
+/// Generation of a segment in the files of its index: compaction moves nothing, so that they stay right.
+pub(crate) const CONTENT_GENERATION: u64 = 0;
+
 /// What the index file of a segment holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum IndexFile {
@@ -236,7 +239,7 @@ pub(crate) fn load(
     let expected = IndexHeader {
         store: entry.store,
         segment: entry.number,
-        generation: entry.generation,
+        generation: CONTENT_GENERATION,
         final_checksum: entry.final_checksum,
         name_hash_seed: hash.seed,
     };

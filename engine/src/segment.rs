@@ -9,7 +9,7 @@ mod opened;
 mod tally;
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
@@ -21,6 +21,7 @@ use crate::Result;
 use crate::active_index::Place;
 use crate::error::Error;
 use crate::log::Log;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::prefetch::prefetch;
@@ -86,7 +87,8 @@ impl Segment {
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
         let header = SegmentHeader {
             identity,
-            generation: entry.generation,
+            // That of what it holds, which compaction does not change.
+            generation: 0,
             manifest_generation: 0,
             segment_len: entry.len,
             base: 0,
@@ -206,7 +208,7 @@ impl Segment {
     #[cold]
     fn open_to_scan(&self) -> Result<OpenedGuard> {
         let Listed { entry, cache } = self.listed.get().expect("only a listed segment is not open");
-        cache.open_to_scan(self, &self.slot, entry).map(OpenedGuard::of_arc)
+        cache.open_to_scan(&self.slot, entry).map(OpenedGuard::of_arc)
     }
 
     #[cold]
@@ -228,7 +230,7 @@ impl Segment {
         }
         drop(opened);
         let Listed { entry, cache } = self.listed.get().expect("only a listed segment has places alone");
-        cache.open_with_keys(self, &self.slot, entry).map(OpenedGuard::of_arc)
+        cache.open_with_keys(&self.slot, entry).map(OpenedGuard::of_arc)
     }
 
     /// Does what replaces the index file while nobody opens the segment and makes the file anew. `replace` must not open it.
@@ -277,6 +279,13 @@ impl Segment {
     /// Log offset of a byte of the segment, if this opening writes or wrote it.
     pub(crate) fn log_offset(&self, offset: u64) -> Option<u64> {
         self.base.map(|base| base + offset)
+    }
+
+    /// Lets go of what is open of a listed segment whose file is to go: the next touch opens what the manifest lists then.
+    pub(crate) fn let_go(&self) {
+        if self.is_listed() {
+            self.slot.release();
+        }
     }
 
     /// Puts another index in place and answers the one before.
@@ -384,7 +393,8 @@ impl Segment {
     }
 
     /// As [`Segment::window`], for reading on from `offset`: of bytes that still lie in the ring all that are there come
-    /// with it, up to a limit, into memory that was `used` if nobody else holds that.
+    /// with it, up to a limit, into memory that was `used` if nobody else holds that. `before` is the window that ended: of a
+    /// compacted segment it may hold the first of these bytes.
     #[inline]
     pub(crate) fn window_ahead(
         &self,
@@ -393,7 +403,11 @@ impl Segment {
         offset: u64,
         len: u64,
         used: &mut UsedCopies,
+        before: Option<&Window>,
     ) -> Result<Window> {
+        if let Some(container) = opened.container() {
+            return container.window_ahead(offset, len, self.end(), used, before);
+        }
         if let (Some(ring), Some(base)) = (&log.ring, self.base) {
             let stop = self.end().min(self.header.segment_len);
             let at = base + offset;
@@ -421,6 +435,9 @@ impl Segment {
     fn file_window(&self, opened: &Opened, offset: u64, len: u64, in_file: u64) -> Result<Window> {
         if let Some(map) = opened.map() {
             return Ok(Window { map: map.clone(), start: 0, end: in_file });
+        }
+        if let Some(container) = opened.container() {
+            return container.window(offset, len, in_file);
         }
         const READ_AHEAD: u64 = 64 << 10;
         let wanted = len.max(READ_AHEAD).min(in_file - offset);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
+use crate::compaction::Retired;
 use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
@@ -22,6 +23,7 @@ use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
 use crate::recovery::RecoveryReport;
+use crate::snapshot::{self, SnapshotWriter};
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
@@ -41,8 +43,14 @@ pub(crate) struct Inner {
     pub(crate) sealing: Mutex<background::Sealing>,
     pub(crate) tier_keeper: Mutex<TierKeeper>,
     pub(crate) merging: Merging,
+    pub(crate) snapshots: SnapshotWriter,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
+    /// Held by whoever seals.
+    pub(crate) seal_turn: Mutex<()>,
+    /// Held by whoever compacts.
+    pub(crate) compacting: Mutex<()>,
+    pub(crate) retired: Retired,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -90,6 +98,8 @@ impl Opened {
         if !self.inner.core.log.watermark.is_poisoned() {
             merging::cover_rest(&self.inner);
         }
+        // What fails is made good by the next opening, which begins another file.
+        let _ = self.inner.snapshots.close(&self.inner);
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
@@ -296,7 +306,11 @@ impl Store {
     #[inline]
     fn write<'a>(&self, input: &impl Input<'a>, receipt: &mut Receipt) -> Result<Outcome> {
         let written = self.inner().writer.lock().append(input, receipt);
-        answered(self.inner(), written, receipt)
+        let outcome = answered(self.inner(), written, receipt);
+        if !input.removals().is_empty() {
+            snapshot::note_unreached(&self.reader_in(View::Written), input.removals(), receipt);
+        }
+        outcome
     }
 
     /// Makes durable everything written before this call, and returns the durable head (0: the store is empty).
@@ -446,6 +460,11 @@ impl Store {
     /// As there.
     pub fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
         self.reader().resume(checkpoint)
+    }
+
+    /// The time, by the store's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.inner().options.now()
     }
 
     /// What opening found and did.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
+use annals_format::content_hash;
 use annals_format::manifest::SegmentState;
 use annals_format::name::NAME_LEN_MAX;
 use annals_format::record::{Control, RECORD_HEADER_LEN, control_len, encoded_len};
@@ -135,6 +136,8 @@ pub(crate) struct Writer {
     pub(crate) consumers: Box<ConsumerMemory>,
     /// Times that the wall clock stood behind the last batch.
     pub(crate) clock_steps_back: u64,
+    /// Of the hashes that are kept of contents that compaction took out.
+    pub(crate) content_key: [u8; 16],
 }
 
 impl Writer {
@@ -376,10 +379,20 @@ impl Writer {
         // Of what was deleted the id alone is kept.
         let is_same = |index: usize, event: &Event| {
             let hiding = hidden.as_ref().and_then(|hidden| hidden.hiding(event.as_event_ref()));
-            hiding.is_some_and(|hiding| hiding.is_known_by_id_alone()) || same_content(input, index, event)
+            match event.is_compacted() {
+                _ if hiding.is_some_and(|hiding| hiding.is_known_by_id_alone()) => Ok(true),
+                true => self.same_content_hash(input, index, event),
+                false => Ok(same_content(input, index, event)),
+            }
         };
-        let other = found.iter().find(|(index, event)| !is_same(*index, event));
-        if let Some((_, event)) = other {
+        let mut other = None;
+        for (index, event) in &found {
+            if !is_same(*index, event)? {
+                other = Some(event);
+                break;
+            }
+        }
+        if let Some(event) = other {
             let error = Error::DuplicateId { id: event.id(), at: event.position() };
             return Err(Refused { error, rests_on: event.position().get() });
         }
@@ -403,6 +416,18 @@ impl Writer {
         receipt.events = events.collect();
         receipt.already_committed = true;
         Ok(Some(Appended { rests_on, wants_segment: false }))
+    }
+
+    /// Whether the content that compaction took out of a stored event was that of the event given now, by its hash. Where
+    /// none is kept, because the store was made from another since, the id alone says so.
+    #[cold]
+    fn same_content_hash<'a>(&self, input: &impl Input<'a>, index: usize, stored: &Event) -> Result<bool> {
+        let position = stored.position().get();
+        let Some(segment) = self.core.segment_of(position) else { return Ok(true) };
+        let opened = segment.opened()?;
+        let Some(container) = opened.container() else { return Ok(true) };
+        let Some(kept) = container.removed()?.hash_of(position) else { return Ok(true) };
+        Ok(content_hash::of_parts(&self.content_key, &input.parts(index, [0; 16])) == kept)
     }
 
     /// Whether there are ids that stand in tiers alone.

@@ -46,8 +46,11 @@ pub struct BackupPoint {
     pub pieces: Vec<Piece>,
 }
 
-/// How much of a segment a backup holds: up to its end, and the end mark if it has one.
+/// How much of a segment a backup holds: up to its end, and the end mark if it has one; of a compacted one the container.
 pub fn stored_len(entry: &SegmentEntry) -> u64 {
+    if let Some(container) = &entry.compacted {
+        return container.file_len;
+    }
     let mark = match entry.state {
         SegmentState::Sealed => END_MARK_LEN as u64,
         SegmentState::Cut => 0,
@@ -141,8 +144,9 @@ impl BackupPoint {
         for (index, entry) in self.manifest.segments.iter().enumerate() {
             let mut at = 0;
             while let Some(piece) = pieces.next_if(|piece| piece.segment as usize == index) {
-                // A header is never divided.
-                if piece.from != at || piece.to <= piece.from || (at == 0 && piece.to < SEGMENT_HEADER_LEN as u64) {
+                // A header is never divided, nor is a container.
+                let least = if entry.compacted.is_some() { stored_len(entry) } else { SEGMENT_HEADER_LEN as u64 };
+                if piece.from != at || piece.to <= piece.from || (at == 0 && piece.to < least) {
                     return Err(Fault::Order { what: "pieces of a segment" });
                 }
                 at = piece.to;

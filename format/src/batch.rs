@@ -4,7 +4,7 @@ use crate::checksum::{ChecksumList, Seed, crc};
 use crate::consumer::ChangeList;
 use crate::field::{number_at, put, u8_at, u32_at, u64_at};
 use crate::header::{Purpose, check_crc, check_flags};
-use crate::record::{self, Control, ControlFrame, EventParts};
+use crate::record::{self, Control, ControlFrame, EventFrame, EventParts};
 use crate::section::{self, SECTION_HEADER_LEN};
 use crate::{Fault, NUMBER_MAX};
 
@@ -189,6 +189,13 @@ impl<'b> BatchEncoder<'b> {
     pub fn control(&mut self, control: &ControlFrame<'_>) -> usize {
         let frame = self.buffer.len();
         self.buffer.extend_from_slice(control.bytes());
+        self.close_record(frame)
+    }
+
+    /// Adds what compaction has left of an event, or would leave of it; answers the offset of its frame in the batch.
+    pub fn compacted(&mut self, event: &EventFrame<'_>) -> usize {
+        let frame = self.buffer.len();
+        record::put_compacted(self.buffer, event);
         self.close_record(frame)
     }
 

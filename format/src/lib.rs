@@ -14,7 +14,10 @@
 //! | [`scan`] | what stands at a place of a segment; whole batches |
 //! | [`mark`], [`ring`], [`control`] | the small files beside the log |
 //! | [`manifest`] | which segments make up the log |
+//! | [`compacted`], [`content_hash`] | a segment in a container, compressed and without what was removed; what is kept of that
+//! |             | to compare with |
 //! | [`index`] | the index of a sealed segment |
+//! | [`snapshot`] | files of snapshots of state |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
 //! | [`places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
 //! | [`backup_point`] | what a backup holds at one moment |
@@ -47,7 +50,9 @@
 pub mod backup_point;
 pub mod batch;
 pub mod checksum;
+pub mod compacted;
 pub mod consumer;
+pub mod content_hash;
 pub mod control;
 pub mod directory;
 mod fault;
@@ -65,6 +70,7 @@ pub mod ring;
 pub mod scan;
 pub mod section;
 pub mod segment;
+pub mod snapshot;
 pub mod tier;
 
 pub use fault::Fault;

@@ -113,6 +113,23 @@ pub struct LostEntry {
     pub last_position: u64,
 }
 
+/// A file of snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotFileEntry {
+    /// Its number.
+    pub number: u64,
+    /// Its id.
+    pub id: [u8; 16],
+    /// Its length.
+    pub len: u64,
+    /// All before this offset was synced when the manifest was written.
+    pub end: u64,
+    /// Number of frames up to there.
+    pub frame_count: u64,
+    /// Nothing behind the end is read.
+    pub is_ended: bool,
+}
+
 /// How a listed segment ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum SegmentState {
@@ -155,6 +172,23 @@ pub struct SegmentEntry {
     pub event_count: u64,
     /// Whether batches of it carry typed sections.
     pub has_sections: bool,
+    /// The container that holds it, if its kind is [`SegmentKind::Compacted`].
+    pub compacted: Option<CompactedEntry>,
+}
+
+/// The container of a compacted segment, as the manifest knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompactedEntry {
+    /// Length of the file.
+    pub file_len: u64,
+    /// Position of the newest removal that was looked at: what it and those before it hide is taken out. 0: none.
+    pub removed_upto: u64,
+    /// Number of events that were taken out.
+    pub removed_count: u64,
+    /// Checksum of all batch headers as they stand in the container.
+    pub content_checksum: u32,
+    /// Checksum that stands in the container's header: stands for every byte of the file.
+    pub root: u32,
 }
 
 /// One manifest file, whole.
@@ -192,11 +226,14 @@ pub struct Manifest {
     pub ancestors: Vec<AncestorEntry>,
     /// Ascending, none meets the next; empty unless the store was repaired.
     pub lost: Vec<LostEntry>,
+    /// By number; empty for a store without snapshots.
+    pub snapshots: Vec<SnapshotFileEntry>,
 }
 
 impl Manifest {
     /// The file's bytes: 272 and 112 more for each segment, 24 for each incarnation; where there are any, 8 and 8 more for each
-    /// segment with typed sections, 8 and 48 more for each ancestor, 8 and 16 more for each lost range.
+    /// segment with typed sections, 8 and 48 more for each compacted segment, 8 and 48 more for each ancestor, 8 and 16 more for
+    /// each lost range, 8 and 56 more for each file of snapshots.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; MANIFEST_HEADER_LEN];
         HEADER.begin(&mut bytes);
@@ -275,6 +312,7 @@ impl Manifest {
             segments: sections.segments,
             ancestors: sections.ancestors,
             lost: sections.lost,
+            snapshots: sections.snapshots,
         };
         manifest.check()?;
         Ok(manifest)
@@ -297,6 +335,10 @@ impl Manifest {
         if !self.lost.iter().all(is_range) || !self.lost.windows(2).all(is_apart) {
             return Err(Fault::Order { what: "lost ranges" });
         }
+        self.snapshots.iter().try_for_each(SnapshotFileEntry::check)?;
+        if !self.snapshots.windows(2).all(|pair| pair[0].number < pair[1].number) {
+            return Err(Fault::Order { what: "files of snapshots" });
+        }
         for (n, entry) in self.segments.iter().enumerate() {
             entry.check()?;
             if entry.number >= self.next_segment {
@@ -315,7 +357,34 @@ impl Manifest {
     }
 }
 
+impl SnapshotFileEntry {
+    fn check(&self) -> Result<(), Fault> {
+        use crate::snapshot::{SNAPSHOT_ALIGN, SNAPSHOT_FRAME_LEN, SNAPSHOT_HEADER_LEN};
+        let first = SNAPSHOT_HEADER_LEN as u64;
+        if !self.len.is_multiple_of(crate::segment::PAGE_LEN) || self.end > self.len {
+            return Err(Fault::Length { what: "length of a file of snapshots", value: self.len });
+        }
+        if self.end < first || !self.end.is_multiple_of(SNAPSHOT_ALIGN) {
+            return Err(Fault::Length { what: "end of a file of snapshots", value: self.end });
+        }
+        if self.frame_count > (self.end - first) / SNAPSHOT_FRAME_LEN as u64 {
+            return Err(Fault::Count { what: "number of snapshots", value: self.frame_count });
+        }
+        Ok(())
+    }
+}
+
 impl SegmentEntry {
+    /// Length of the file that holds it.
+    pub fn file_len(&self) -> u64 {
+        self.compacted.map_or(self.len, |container| container.file_len)
+    }
+
+    /// What the checksum of all batch headers is, as they stand in the file.
+    pub fn content_checksum(&self) -> u32 {
+        self.compacted.map_or(self.final_checksum, |container| container.content_checksum)
+    }
+
     fn check(&self) -> Result<(), Fault> {
         let header_len = crate::segment::SEGMENT_HEADER_LEN as u64;
         let after = match self.state {
@@ -338,6 +407,13 @@ impl SegmentEntry {
         }
         if self.last_time < self.first_time {
             return Err(Fault::Order { what: "times of a segment" });
+        }
+        let is_compacted = self.kind == SegmentKind::Compacted;
+        if is_compacted != self.compacted.is_some() || is_compacted != (self.generation > 0) {
+            return Err(Fault::Order { what: "kind and generation of a segment" });
+        }
+        if self.compacted.is_some_and(|container| container.removed_count > self.event_count) {
+            return Err(Fault::Count { what: "number of events taken out of a segment", value: self.event_count });
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Records: events and control records, encoded by one copy, read in place.
 
+mod compacted;
 mod control;
 mod encode;
 mod event;
 
+pub(crate) use compacted::{put_compacted, take_out};
 pub use control::{
     CONTROL_LOST, Control, ControlFrame, Forgotten, Policy, Scope, StreamCut, Sweep, SweptPart, SweptParts, control_len,
 };
@@ -26,6 +28,8 @@ pub const TAG_COUNT_MAX: usize = 255;
 
 const KIND_EVENT: u8 = 1;
 pub(crate) const KIND_CONTROL: u8 = 2;
+/// An event of which only what finds it is left.
+const KIND_COMPACTED: u8 = 3;
 const ID_GENERATED: u8 = 0x01;
 
 /// Optional parts of an event, by bit.
@@ -108,7 +112,7 @@ impl<'a> EventParts<'a> {
 /// One verified record, borrowed from the bytes it was decoded from.
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'a> {
-    /// An event.
+    /// An event, or what compaction has left of one ([`EventFrame::is_compacted`]).
     Event(EventFrame<'a>),
     /// A control record.
     Control(ControlFrame<'a>),
@@ -207,6 +211,7 @@ pub fn read(frame: &[u8], position: u64, purpose: Purpose) -> Result<Record<'_>,
     }
     match u8_at(frame, 8) {
         KIND_EVENT => EventFrame::decode(frame, position).map(Record::Event),
+        KIND_COMPACTED => compacted::decode(frame, position).map(Record::Event),
         KIND_CONTROL => ControlFrame::decode(frame, position).map(Record::Control),
         kind => Err(Fault::Unsupported { what: "record kind", value: kind.into() }),
     }

@@ -29,18 +29,23 @@ const COMMIT_ALIGNMENT: u32 = 8;
 pub enum SegmentKind {
     /// As they were appended.
     Live,
+    /// In a container (`crate::compacted`): the same bytes, compressed, without what was removed. Only of a manifest's
+    /// entry; no segment header says so.
+    Compacted,
 }
 
 impl SegmentKind {
     pub(crate) fn to_byte(self) -> u8 {
         match self {
             Self::Live => 1,
+            Self::Compacted => 2,
         }
     }
 
     pub(crate) fn from_byte(byte: u8) -> Result<Self, Fault> {
         match byte {
             1 => Ok(Self::Live),
+            2 => Ok(Self::Compacted),
             _ => Err(Fault::Unsupported { what: "segment kind", value: byte.into() }),
         }
     }
@@ -127,7 +132,7 @@ impl SegmentHeader {
         let identity =
             Identity { store: array_at(bytes, 40), incarnation: array_at(bytes, 56), segment: u64_at(bytes, 72) };
         HEADER.check(bytes, Seed::of(&identity).raw(), purpose)?;
-        let kind = SegmentKind::from_byte(u8_at(bytes, 36))?;
+        check_known(u8_at(bytes, 36), SegmentKind::Live.to_byte().into(), "segment kind")?;
         check_known(u8_at(bytes, 37), 1, "checksum algorithm")?;
         check_known(u8_at(bytes, 38), 0, "compression")?;
         check_known(u8_at(bytes, 39), 0, "encryption")?;
@@ -148,7 +153,7 @@ impl SegmentHeader {
             created_at: u64_at(bytes, 152),
             written_by: u32_at(bytes, 32),
             identity,
-            kind,
+            kind: SegmentKind::Live,
         }))
     }
 

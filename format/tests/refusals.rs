@@ -75,7 +75,7 @@ fn is_unsupported<T>(answer: &Result<T, Fault>) -> bool {
 }
 
 /// Where the three sets of flags lie, their width in bytes, and which bits are known.
-const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 19] = [
+const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 22] = [
     ("segment_header", [20, 24, 28], 4, [0, 0, 0]),
     ("mark", [20, 24, 28], 4, [0, 0, 1]),
     ("ring", [20, 24, 28], 4, [0, 0, 0]),
@@ -87,6 +87,9 @@ const FLAGS: [(&str, [usize; 3], usize, [u32; 3]); 19] = [
     ("directory", [20, 24, 28], 4, [0, 0, 0]),
     ("index_manifest", [20, 24, 28], 4, [0, 0, 0]),
     ("backup_point", [20, 24, 28], 4, [0, 0, 0]),
+    ("compacted", [20, 24, 28], 4, [0, 0, 0]),
+    ("snapshot_file", [20, 24, 28], 4, [0, 0, 0]),
+    ("snapshot", [9, 10, 11], 1, [0, 0, 0]),
     ("end_mark", [5, 6, 7], 1, [0, 0, 0]),
     // Typed sections follow: without one, damage.
     ("batch", [5, 6, 7], 1, [4, 0, 1]),
@@ -118,7 +121,7 @@ fn every_flag_is_obeyed() {
 }
 
 /// Kinds, algorithms and other choices of which version 1 knows one or few: place, width, values known.
-const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
+const CHOICES: [(&str, usize, usize, &[u64]); 49] = [
     ("segment_header", 36, 1, &[1]),
     ("segment_header", 37, 1, &[1]),
     ("segment_header", 38, 1, &[0]),
@@ -132,22 +135,22 @@ const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
     ("end_mark", 16, 1, &[1]),
     ("end_mark", 17, 1, &[0]),
     ("batch", 4, 1, &[0xB1]),
-    ("batch", 48, 1, &[1, 2]),
-    ("record", 8, 1, &[1, 2]),
+    ("batch", 48, 1, &[1, 2, 3]),
+    ("record", 8, 1, &[1, 2, 3]),
     ("bare_batch", 40 + 16 + 4, 1, &[1, 2, 3, 4, 5, 6, 7]),
     ("consumer_file", 108, 1, &[1]),
     ("consumer_file", 8, 4, &[0, 1]),
     // Behind the entries of two segments.
-    ("sectioned_manifest", 256 + 8 + 48 + 8 + 2 * 112, 4, &[1, 2, 3, 7, 8]),
+    ("sectioned_manifest", 256 + 8 + 48 + 8 + 2 * 112, 4, &[1, 2, 3, 7, 8, 9, 10]),
     ("ring", 88, 8, &[0, 1]),
     ("manifest", 36, 1, &[1, 2]),
     ("manifest", 37, 1, &[1]),
     ("manifest", 38, 1, &[1]),
     ("manifest", 39, 1, &[1]),
-    ("manifest", 256, 4, &[1, 2, 3, 7, 8]),
+    ("manifest", 256, 4, &[1, 2, 3, 7, 8, 9, 10]),
     // Behind header, section header, two incarnations of 24, section header: state and kind of the first entry.
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
-    ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1]),
+    ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1, 2]),
     ("index", 68, 1, &[1]),
     ("places", 48, 1, &[1, 2, 3]),
     ("tier", 49, 1, &[1]),
@@ -158,8 +161,18 @@ const CHOICES: [(&str, usize, usize, &[u64]); 39] = [
     ("index_manifest", 93, 1, &[1]),
     ("segment_header", 8, 4, &[0, 1]),
     ("mark", 8, 4, &[0, 1]),
+    ("snapshot_manifest", 256 + 8 + 48 + 8 + 2 * 112 + 8 + 48, 1, &[1, 2]),
+    ("snapshot_file", 8, 4, &[0, 1]),
+    ("snapshot_file", 92, 1, &[1]),
+    ("snapshot", 8, 1, &[1]),
+    ("snapshot", 102, 1, &[0, 1]),
+    ("snapshot", 103, 1, &[1]),
     ("backup_point", 36, 1, &[1]),
     ("backup_point", 8, 4, &[0, 1]),
+    ("compacted", 36, 1, &[2]),
+    ("compacted", 37, 1, &[1]),
+    ("compacted", 38, 1, &[1]),
+    ("compacted", 39, 1, &[0]),
 ];
 
 #[test]
@@ -215,7 +228,7 @@ fn control_kinds_that_are_not_known_are_unsupported_unless_skippable() {
 }
 
 /// Reserved bytes: from, to.
-const RESERVED: [(&str, usize, usize); 25] = [
+const RESERVED: [(&str, usize, usize); 29] = [
     ("segment_header", 160, 4096),
     ("end_mark", 18, 24),
     ("end_mark", 80, 112),
@@ -238,6 +251,10 @@ const RESERVED: [(&str, usize, usize); 25] = [
     ("index_manifest", 94, 128),
     ("index_manifest", 128 + 60, 128 + 64),
     ("index_manifest", 128 + 2 * 64 + 44, 128 + 2 * 64 + 48),
+    ("compacted", 156, 256),
+    ("snapshot_manifest", 256 + 8 + 48 + 8 + 2 * 112 + 8 + 49, 256 + 8 + 48 + 8 + 2 * 112 + 8 + 56),
+    ("snapshot_file", 93, 128),
+    ("snapshot", 104, 112),
     ("backup_point", 37, 40),
     ("backup_point", 108, 128),
     ("backup_point", 128 + 24, 128 + 32),
@@ -352,6 +369,8 @@ fn later_versions_are_unsupported_only_if_intact() {
         "directory",
         "index_manifest",
         "backup_point",
+        "compacted",
+        "snapshot_file",
         "consumer_file",
     ] {
         let structure = structure(name);

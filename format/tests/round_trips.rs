@@ -5,7 +5,9 @@ mod samples;
 use annals_format::batch::{BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
 use annals_format::control::ControlHeader;
-use annals_format::manifest::{AncestorEntry, DurabilityKind, IncarnationEntry, Limits, LostEntry, Manifest};
+use annals_format::manifest::{
+    AncestorEntry, DurabilityKind, IncarnationEntry, Limits, LostEntry, Manifest, SnapshotFileEntry,
+};
 use annals_format::mark::Mark;
 use annals_format::record::{self, EventFrame, EventParts, OccurredAt, Record, encoded_len};
 use annals_format::ring::RingHeader;
@@ -318,6 +320,16 @@ proptest! {
                 .collect(),
             lost: (0..lens.len() as u64 / 2)
                 .map(|n| LostEntry { first_position: 1 + 3 * n, last_position: 2 + 3 * n })
+                .collect(),
+            snapshots: (0..lens.len() as u64 / 3)
+                .map(|n| SnapshotFileEntry {
+                    number: 1 + 3 * n,
+                    id: ids.1,
+                    len: 4096 << n,
+                    end: 128 + 16 * n,
+                    frame_count: n / 7,
+                    is_ended: n % 2 == 0,
+                })
                 .collect(),
         };
         prop_assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));

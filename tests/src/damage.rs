@@ -275,7 +275,7 @@ fn live_places(files: &Files) -> Vec<Live> {
     let mut live = Vec::new();
     for info in inspect::segments_in(&disk).expect("a sound store") {
         let kind = match info.state {
-            SegmentState::Sealed => "segment sealed",
+            SegmentState::Sealed | SegmentState::Compacted => "segment sealed",
             SegmentState::Cut => "segment cut",
             SegmentState::Active => "segment live",
             SegmentState::Unlisted => continue,

@@ -16,3 +16,7 @@ mod conditions {}
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/guide/following.md")]
 mod following {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide/snapshots.md")]
+mod snapshots {}

@@ -13,6 +13,7 @@ macro_rules! example {
     };
 }
 
+example!(account_snapshots, "../../engine/examples/account_snapshots.rs");
 example!(backup_and_restore, "../../engine/examples/backup_and_restore.rs");
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
@@ -22,6 +23,7 @@ example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
 example!(order_totals, "../../engine/examples/order_totals.rs");
 example!(removal, "../../engine/examples/removal.rs");
 example!(retry, "../../engine/examples/retry.rs");
+example!(snapshot_in_place, "../../engine/examples/snapshot_in_place.rs");
 example!(sqlite_projection, "../examples/sqlite_projection.rs");
 example!(unique_name, "../../engine/examples/unique_name.rs");
 example!(workers, "../../engine/examples/workers.rs");
@@ -35,6 +37,7 @@ fn every_example_is_run() {
         .collect();
     files.sort();
     let named = [
+        "account_snapshots.rs",
         "backup_and_restore.rs",
         "bank_account.rs",
         "course_subscriptions.rs",
@@ -44,6 +47,7 @@ fn every_example_is_run() {
         "order_totals.rs",
         "removal.rs",
         "retry.rs",
+        "snapshot_in_place.rs",
         "unique_name.rs",
         "workers.rs",
     ];

@@ -45,7 +45,18 @@ struct Told {
 
 impl Following {
     fn start(directory: &Path, view: &str, manner: &str, seed: u64) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_follow_child"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_follow_child")), directory, view, manner, seed)
+    }
+
+    /// In a mount namespace of its own, in which the directory is mounted for reading only.
+    fn start_on_read_only_mount(directory: &Path, view: &str, manner: &str, seed: u64) -> Self {
+        let mut command = on_read_only_mount(directory, "exec \"$@\"");
+        command.arg(env!("CARGO_BIN_EXE_follow_child"));
+        Self::start_by(command, directory, view, manner, seed)
+    }
+
+    fn start_by(mut command: Command, directory: &Path, view: &str, manner: &str, seed: u64) -> Self {
+        let mut child = command
             .arg(directory)
             .args([view, manner, &seed.to_string()])
             .stdin(Stdio::piped())
@@ -168,7 +179,18 @@ fn eight_followers_beside_a_writer_that_is_killed_again_and_again() {
     while following.len() < 8 {
         following.push(start(following.len(), &mut dice));
     }
-    let store = Store::open(&path).unwrap();
+    let (head, batches) = finish_all(&path, following, &acknowledged);
+    let segments = std::fs::read_dir(&path)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_str().is_some_and(|name| name.ends_with(".log")));
+    println!("{kills} kills, {batches} batches, {head} events, {} segments, eight followers", segments.count());
+    assert!(kills >= 5 && head > 1000, "{kills} kills, {head} events");
+}
+
+/// Opens the store, lets the followers arrive at its end, and compares all that was told with what it holds: each batch
+/// once, in order, and everything that was acknowledged. Answers head and count of batches.
+fn finish_all(path: &Path, following: Vec<Following>, acknowledged: &BTreeMap<u64, u64>) -> (u64, usize) {
+    let store = Store::open(path).unwrap();
     let head = store.sync().unwrap();
     let mut truth: Vec<(u64, u64)> = Vec::new();
     for event in store.read_all(&Query::all(), Seek::Beginning).unwrap() {
@@ -178,7 +200,7 @@ fn eight_followers_beside_a_writer_that_is_killed_again_and_again() {
         }
     }
     let there: BTreeMap<u64, u64> = truth.iter().copied().collect();
-    for (position, key) in &acknowledged {
+    for (position, key) in acknowledged {
         assert_eq!(there.get(position), Some(key), "what was acknowledged at {position}");
     }
     store.close().unwrap();
@@ -189,11 +211,48 @@ fn eight_followers_beside_a_writer_that_is_killed_again_and_again() {
         assert_eq!(told.end, Some(head), "{name}");
         assert!(told.batches == truth, "{name}: other batches, or in another order");
     }
-    let segments = std::fs::read_dir(&path)
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_str().is_some_and(|name| name.ends_with(".log")));
-    println!("{kills} kills, {} batches, {head} events, {} segments, eight followers", truth.len(), segments.count());
-    assert!(kills >= 5 && head > 1000, "{kills} kills, {head} events");
+    (head, truth.len())
+}
+
+/// A shell that runs `then` where the directory is mounted for reading only, for itself and its children alone.
+fn on_read_only_mount(directory: &Path, then: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let mount = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" || exit 77;";
+    command.args(["--mount", "sh", "-c", &format!("{mount} {then}")]).arg(directory);
+    command
+}
+
+#[test]
+fn followers_on_a_read_only_mount_beside_a_writer_that_is_killed() {
+    let seed = seed("followers_on_a_read_only_mount_beside_a_writer_that_is_killed");
+    let mut dice = Dice::of(seed, 0x0F0110);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    // Mounted is what is there.
+    Store::open(&path).unwrap().close().unwrap();
+    let is_refused = "if touch \"$0/written\" 2>/dev/null; then exit 78; fi";
+    match on_read_only_mount(&path, is_refused).output() {
+        Ok(output) if output.status.success() => {}
+        other => return println!("SKIPPED: a read-only mount cannot be made here: {other:?}"),
+    }
+    let manners = [("durable", "subscribe"), ("written", "subscribe"), ("durable", "wait"), ("written", "pread")];
+    let mut following: Vec<Following> = Vec::new();
+    let mut acknowledged: BTreeMap<u64, u64> = BTreeMap::new();
+    for (kills, (view, manner)) in (0..).zip(manners) {
+        let newest = Following::start_on_read_only_mount(&path, view, manner, dice.next());
+        let writing = Writing::start(&path, kills, seed);
+        std::thread::sleep(Duration::from_millis(dice.below(300)));
+        // Killed when the newest follower has seen something, however slow the machine is.
+        let begun = Instant::now();
+        while newest.head.load(Ordering::Acquire) == 0 && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        following.push(newest);
+        acknowledged.extend(writing.kill());
+    }
+    let (head, batches) = finish_all(&path, following, &acknowledged);
+    println!("{batches} batches, {head} events, four followers of a read-only mount");
+    assert!(head > 0, "nothing was written");
 }
 
 /// Everything that can be asked, in one value.

@@ -753,7 +753,9 @@ fn a_stream_that_is_forgotten_and_begins_again_stands_once_in_the_index_of_its_s
     store.forget_stream("a", Expect::Any).unwrap();
     assert_eq!(append("a"), 1);
     // The segment is full and gets its index.
-    (0..4).for_each(|_| drop(append("b")));
+    for _ in 0..4 {
+        append("b");
+    }
     store.close().unwrap();
     let report = annals::inspect::verify_in(&memory, &mut |_, _| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);

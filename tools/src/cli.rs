@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::{
-    append, backup, cat, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair, restore,
-    retain, segments, sweep, tail, verify,
+    append, backup, cat, compact, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair,
+    restore, retain, segments, snapshot, sweep, tail, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -50,6 +50,8 @@ enum Verb {
     Retain(retain::Arguments),
     /// Let go of what is beyond the limits that `retain` set
     Sweep(sweep::Arguments),
+    /// Take the content of removed events out of the files, and compress them
+    Compact(compact::Arguments),
     /// Print events in the order of the log
     Cat(cat::Arguments),
     /// Print the last events and, with -f, each new one
@@ -60,6 +62,8 @@ enum Verb {
     Ls(ls::Arguments),
     /// List the consumers, put one at another place, or remove one
     Consumers(consumers::Arguments),
+    /// List snapshots of state, show one, or clean up
+    Snapshot(snapshot::Arguments),
     /// Say what the store holds and how it is
     Info(info::Arguments),
     /// List the store's segment files
@@ -86,7 +90,13 @@ impl Cli {
         match &self.verb {
             Verb::Index(arguments) => arguments.writes(),
             Verb::Consumers(arguments) => arguments.writes(),
-            Verb::Retain(_) | Verb::Sweep(_) | Verb::Truncate(_) | Verb::Delete(_) | Verb::Tombstone(_) => true,
+            Verb::Snapshot(arguments) => arguments.writes(),
+            Verb::Retain(_)
+            | Verb::Sweep(_)
+            | Verb::Compact(_)
+            | Verb::Truncate(_)
+            | Verb::Delete(_)
+            | Verb::Tombstone(_) => true,
             verb => matches!(verb, Verb::Demo(_) | Verb::Import(_) | Verb::Append(_)),
         }
     }
@@ -102,11 +112,13 @@ impl Cli {
             Verb::Tombstone(arguments) => remove::tombstone(&arguments),
             Verb::Retain(arguments) => retain::run(&arguments),
             Verb::Sweep(arguments) => sweep::run(&arguments),
+            Verb::Compact(arguments) => compact::run(&arguments),
             Verb::Cat(arguments) => cat::run(&arguments),
             Verb::Tail(arguments) => tail::run(&arguments),
             Verb::Get(arguments) => get::run(&arguments),
             Verb::Ls(arguments) => ls::run(&arguments),
             Verb::Consumers(arguments) => consumers::run(&arguments),
+            Verb::Snapshot(arguments) => snapshot::run(&arguments),
             Verb::Info(arguments) => info::run(&arguments),
             Verb::Segments(arguments) => segments::run(&arguments),
             Verb::Dump(arguments) => dump::run(&arguments),

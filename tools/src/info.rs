@@ -56,6 +56,7 @@ fn rows(info: &StoreInfo, exact: bool) -> Vec<(&'static str, String)> {
         ("segments", info.segments.to_string()),
         ("on disk", format!("{}, of it indexes {}", bytes(info.bytes_on_disk), bytes(info.index_bytes))),
         ("indexes", index_sizes(info, &bytes)),
+        ("snapshots", format!("{}, {}", human_count(info.snapshots), bytes(info.snapshot_bytes))),
         ("writer", writer),
         (
             "limits",
@@ -103,6 +104,8 @@ fn json(info: &StoreInfo) -> String {
             "streams": info.index_sizes.directory,
             "lists": info.index_sizes.manifests,
         },
+        "snapshots": info.snapshots,
+        "snapshot_bytes": info.snapshot_bytes,
         "writer_pid": info.writer_pid,
         "clean": info.clean,
         "limits": {

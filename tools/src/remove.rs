@@ -89,7 +89,7 @@ fn run(
             return Err(Error::Conflict(Box::new(Conflict { head: reader.head(), failed })).into());
         }
         let (state, hidden) = planned(actual);
-        return say(arguments, &Removed { position: None, state, hidden });
+        return say(arguments, &Removed { position: None, state, hidden, is_unreached: false });
     }
     let store = opening::writable(&arguments.store)?;
     let removed = remove(&store, &arguments.stream, arguments.expect)?;
@@ -125,6 +125,7 @@ fn say(arguments: &Arguments, removed: &Removed) -> std::result::Result<(), Fail
             "dry_run": arguments.dry_run,
             "position": removed.position.map(|position| position.get()),
             "hidden": removed.hidden,
+            "unreached": removed.is_unreached,
             "state": name,
             "first_revision": first,
             "last_revision": last,
@@ -143,6 +144,7 @@ fn say(arguments: &Arguments, removed: &Removed) -> std::result::Result<(), Fail
         (_, Some(last)) => format!("nothing of its {last} revisions can be read"),
         _ => "it was never written".to_owned(),
     };
-    out.line(&format!("{said}; {name}, {range}"))?;
+    let unreached = if removed.is_unreached { "; no snapshot of state reaches so far" } else { "" };
+    out.line(&format!("{said}; {name}, {range}{unreached}"))?;
     out.flush()
 }

@@ -73,6 +73,7 @@ fn state(state: SegmentState) -> &'static str {
     match state {
         SegmentState::Sealed => "sealed",
         SegmentState::Cut => "cut",
+        SegmentState::Compacted => "compacted",
         SegmentState::Active => "active",
         SegmentState::Unlisted => "unlisted",
     }

@@ -8,6 +8,7 @@ pub mod device;
 pub mod engines;
 pub mod floor;
 pub mod following;
+pub mod keeping;
 pub mod peer;
 pub mod peers;
 pub mod random;

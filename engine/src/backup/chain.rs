@@ -8,10 +8,13 @@ use annals_format::manifest::SegmentEntry;
 
 use super::PointInfo;
 use crate::Result;
-use crate::batches::SegmentBytes;
+use crate::batches::{HeldSegment, SegmentBytes};
+use crate::compacted::Container;
 use crate::error::{Corrupt, Error};
 use crate::manifest::read_whole;
+use crate::options::ReadMode;
 use crate::recovery::list;
+use crate::snapshot;
 use crate::storage::{Access, LOCK_NAME, Storage, StorageFile};
 
 const POINT: &str = "point-";
@@ -27,7 +30,12 @@ pub(super) fn point_name(number: u64) -> String {
 /// name.
 pub(super) fn piece_name(entry: &SegmentEntry, from: u64, to: u64) -> String {
     let incarnation = u128::from_be_bytes(entry.incarnation);
-    format!("{PIECE}{incarnation:032x}-{:020}-{from:020}-{to:020}", entry.number)
+    let name = format!("{PIECE}{incarnation:032x}-{:020}-{from:020}-{to:020}", entry.number);
+    match &entry.compacted {
+        None => name,
+        // Another compaction makes other bytes, maybe as many.
+        Some(container) => format!("{name}-{:020}-{:08x}", entry.generation, container.root),
+    }
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -39,7 +47,7 @@ fn number_of(name: &str) -> Option<u64> {
 /// Whether a backup may hold a file of this name.
 pub(super) fn is_ours(name: &str) -> bool {
     let whole = name.strip_suffix(".new").unwrap_or(name);
-    name == LOCK_NAME || number_of(whole).is_some() || whole.starts_with(PIECE)
+    name == LOCK_NAME || number_of(whole).is_some() || whole.starts_with(PIECE) || snapshot::is_backup_file(whole)
 }
 
 /// Numbers of all points, ascending.
@@ -114,6 +122,19 @@ impl<'p> Pieces<'p> {
             files.push((piece, name, file));
         }
         Ok(Self { entry: entry.clone(), files })
+    }
+
+    /// The container, if the pieces are one.
+    pub(super) fn container(&self) -> Option<(Arc<dyn StorageFile>, &str)> {
+        let (_, name, file) = self.files.first().filter(|_| self.entry.compacted.is_some())?;
+        Some((file.clone(), name))
+    }
+
+    /// The segment in the container, if the pieces are one.
+    pub(super) fn held(&self) -> Result<Option<HeldSegment>> {
+        let Some((file, name)) = self.container() else { return Ok(None) };
+        let container = Container::of_file(file, name, ReadMode::Pread, Some(&self.entry))?;
+        Ok(Some(HeldSegment { name: name.to_owned(), container }))
     }
 
     /// Verifies the checksum of every piece; answers how many bytes there are.

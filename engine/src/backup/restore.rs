@@ -2,7 +2,7 @@
 
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::checksum::Identity;
-use annals_format::manifest::{SegmentEntry, SegmentState};
+use annals_format::manifest::{SegmentEntry, SegmentState, SnapshotFileEntry};
 use annals_format::record::Record;
 use annals_format::scan::{Step, verify_batch};
 
@@ -10,12 +10,14 @@ use super::chain::{self, Pieces};
 use super::{RestoreOptions, RestoreReport};
 use crate::Result;
 use crate::as_of::AsOf;
-use crate::batches::{Batches, copy_segment};
+use crate::batches::{Batches, Front, HeldSegment, SegmentBytes, copy_container, copy_segment};
+use crate::compacted;
 use crate::error::Error;
 use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_free, heir, not_made};
 use crate::made_id::random_bytes;
 use crate::prepare::segment_name;
 use crate::recovery::list;
+use crate::snapshot;
 use crate::storage::{Fill, Storage};
 
 /// Positions and times up to which batches are restored.
@@ -104,10 +106,23 @@ impl<'a> Restoring<'a> {
             later.carry(last_revisions, last, now, Some(&mut anew))?;
             let (ended, live) = anew.finish()?;
             let listed = segments[..whole].iter().cloned().chain(ended).collect();
-            let manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
-            founding.expect("written to above").finish(&manifest, &live)?;
+            let mut manifest = heir(&self.point.manifest, listed, last, &live.header.identity);
+            let founding = founding.expect("written to above");
+            manifest.snapshots = self.snapshots(last, Some(founding.storage))?;
+            founding.finish(&manifest, &live)?;
+        } else {
+            self.snapshots(self.report.head, None)?;
         }
         Ok(self.report)
+    }
+
+    /// Snapshots of what is restored, each verified; without a target nothing is written.
+    fn snapshots(&self, last: u64, target: Option<&dyn Storage>) -> Result<Vec<SnapshotFileEntry>> {
+        let manifest = &self.point.manifest;
+        let files = snapshot::files_of_backup(self.backup, manifest)?;
+        let into = target.map(|target| (target, &manifest.store, self.point.taken_at));
+        let carried = snapshot::carry(&files, &manifest.store, last, into, &mut snapshot::refuse)?;
+        Ok(carried.entries)
     }
 
     /// What was removed behind what is restored.
@@ -146,9 +161,11 @@ impl<'a> Restoring<'a> {
     fn each_record(&self, index: usize, mut each: impl FnMut(bool, &Record<'_>)) -> Result<()> {
         let point: &'a BackupPoint = self.point;
         let entry = &point.manifest.segments[index];
-        let bytes = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let pieces = Pieces::open(self.backup, entry, self.pieces_of(index))?;
+        let held = pieces.held()?;
+        let bytes = segment_bytes(&pieces, held.as_ref());
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-        let mut batches = Batches::begin(&bytes, &identity, 0)?;
+        let mut batches = Batches::begin(bytes, &identity, 0)?;
         let seed = batches.header.seed();
         while let Some(header) = batches.next_below(entry.end)? {
             let is_restored = self.until.holds(header.last_position(), header.recorded_at);
@@ -182,13 +199,24 @@ impl<'a> Restoring<'a> {
     fn whole(&mut self, index: usize, time: u64, founding: Option<&Founding<'_>>) -> Result<()> {
         let entry = self.point.manifest.segments[index].clone();
         let bytes = self.open(index)?;
-        match founding {
-            Some(founding) => {
-                let name = segment_name(entry.number);
-                let file = founding.storage.create(&name, entry.len, Fill::Allocated).map_err(not_made(&name))?;
+        let made = |founding: &Founding<'_>| {
+            let name = compacted::name_of(&entry);
+            let file = founding.storage.create(&name, entry.file_len(), Fill::Allocated).map_err(not_made(&name))?;
+            Ok::<_, Error>((file, name))
+        };
+        match (founding, bytes.container()) {
+            (Some(founding), Some((container, piece))) => {
+                let (file, name) = made(founding)?;
+                copy_container(container, &entry, time, Front::new(file, &name), piece)?;
+            }
+            (None, Some((container, piece))) => {
+                copy_container(container, &entry, time, Front::nowhere(), piece)?;
+            }
+            (Some(founding), None) => {
+                let (file, name) = made(founding)?;
                 copy_segment(&bytes, &entry, time, file, &name)?;
             }
-            None => check_segment(&bytes, &entry, time)?,
+            (None, None) => check_segment(&bytes, &entry, time)?,
         }
         self.report.head = entry.last_position;
         self.report.last_time = entry.last_time;
@@ -215,9 +243,11 @@ impl<'a> Restoring<'a> {
             let time = before.map_or(0, |before| before.last_time);
             let mut records = 0;
             let mut end = (entry.first_position - 1, time);
-            let bytes = self.open(whole)?;
+            let pieces = self.open(whole)?;
+            let held = pieces.held()?;
+            let bytes = segment_bytes(&pieces, held.as_ref());
             let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-            let mut batches = Batches::begin(&bytes, &identity, time)?;
+            let mut batches = Batches::begin(bytes, &identity, time)?;
             while batches.standing.at < entry.end {
                 match batches.peek()? {
                     Step::Batch(header) if until.holds(header.last_position(), header.recorded_at) => {
@@ -242,6 +272,14 @@ impl<'a> Restoring<'a> {
             }
         }
         Ok(anew)
+    }
+}
+
+/// The bytes of a segment, whether the pieces are its own or a container.
+fn segment_bytes<'b>(pieces: &'b Pieces<'_>, held: Option<&'b HeldSegment>) -> &'b dyn SegmentBytes {
+    match held {
+        Some(held) => held,
+        None => pieces,
     }
 }
 

@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 
 use annals_format::backup_point::{BackupPoint, Piece, stored_len};
-use annals_format::manifest::{IncarnationEntry, Manifest, SegmentEntry, SegmentState};
+use annals_format::manifest::{IncarnationEntry, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry};
 use annals_format::scan::Step;
 use annals_format::segment::{FinalChecksum, SEGMENT_HEADER_LEN, SegmentKind};
 
 use super::chain::{self, piece_name, point_name};
 use super::{BackupOptions, BackupReport};
-use crate::batches::{Batches, Front, SegmentFile, Standing};
+use crate::batches::{Batches, Front, SegmentFile, Standing, copy_container};
 use crate::error::Error;
 use crate::fork::{Source, SourceSegment};
 use crate::founding::{not_made, share};
 use crate::recovery::{list, lock_refused};
 use crate::segment::Tally;
 use crate::storage::{Access, Fill, Storage};
-use crate::{Result, VERSION, manifest};
+use crate::{Result, VERSION, manifest, snapshot};
 
 /// A segment that was copied in so many pieces is copied whole when there is more of it.
 const PIECES_MAX: usize = 16;
@@ -113,11 +113,15 @@ impl<'a> Taking<'a> {
             done += segment.len;
             progress(done, total);
         }
-        let manifest = self.manifest();
+        let manifest = {
+            let snapshots = self.snapshots()?;
+            self.manifest(snapshots)
+        };
         let same = |before: &&BackupPoint| {
             before.pieces == self.pieces
                 && before.manifest.segments == manifest.segments
                 && before.manifest.incarnations == manifest.incarnations
+                && before.manifest.snapshots == manifest.snapshots
         };
         if let Some(before) = self.previous.filter(same) {
             self.report.point = before.number;
@@ -135,8 +139,21 @@ impl<'a> Taking<'a> {
         Ok(self.report)
     }
 
+    /// Copies what the backup does not hold yet of the snapshots.
+    fn snapshots(&mut self) -> Result<Vec<SnapshotFileEntry>> {
+        let source = self.source;
+        let held = self.previous.map_or(&[][..], |point| &point.manifest.snapshots);
+        let files = snapshot::backup(&*source.storage, &source.manifest, held, self.held, self.target)?;
+        for file in &files {
+            let bytes = if file.is_new { &mut self.report.new_bytes } else { &mut self.report.kept_bytes };
+            *bytes += file.entry.end;
+            self.report.new_pieces += u64::from(file.is_new);
+        }
+        Ok(files.into_iter().map(|file| file.entry).collect())
+    }
+
     /// The store's manifest, as it would be had the store ended here.
-    fn manifest(&self) -> Manifest {
+    fn manifest(&self, snapshots: Vec<SnapshotFileEntry>) -> Manifest {
         let before = &self.source.manifest;
         let cut = |entry: &IncarnationEntry| IncarnationEntry {
             incarnation: entry.incarnation,
@@ -147,6 +164,7 @@ impl<'a> Taking<'a> {
             next_segment: before.next_segment.max(self.source.next_number()),
             incarnations: before.incarnations.iter().map(cut).collect(),
             segments: self.entries.clone(),
+            snapshots,
             ..before.clone()
         }
     }
@@ -185,7 +203,8 @@ impl<'a> Taking<'a> {
         // What was held goes on where it ended, unless it ends elsewhere or in too many pieces.
         let goes_on = |before: &SegmentEntry, pieces: &[Piece]| {
             let is_part = listed.is_none_or(|entry| before.end <= entry.end) && before.last_position <= head;
-            before.state == SegmentState::Cut && is_part && pieces.len() < PIECES_MAX
+            let is_container = before.compacted.is_some() || listed.is_some_and(|entry| entry.compacted.is_some());
+            before.state == SegmentState::Cut && is_part && !is_container && pieces.len() < PIECES_MAX
         };
         let known = known.filter(|(before, pieces)| goes_on(before, pieces));
         let standing = known.map(|(before, _)| standing(before));
@@ -251,15 +270,22 @@ impl<'a> Taking<'a> {
             }
             _ => Front::nowhere(),
         };
-        if from == 0 {
-            front.push(batches.header_page()?)?;
-        }
-        while batches.next_below(entry.end)?.is_some() {
-            front.push(batches.batch()?)?;
-        }
-        let mark = batches.finish(entry)?;
-        front.push(&mark)?;
-        front.finish()?;
+        let checksum = if entry.compacted.is_some() {
+            let name = segment.name();
+            let file = self.source.storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+            copy_container(file, entry, batches.standing.time, front, &name)?
+        } else {
+            if from == 0 {
+                front.push(batches.header_page()?)?;
+            }
+            while batches.next_below(entry.end)?.is_some() {
+                front.push(batches.batch()?)?;
+            }
+            let mark = batches.finish(entry)?;
+            front.push(&mark)?;
+            front.finish()?;
+            front.checksum()
+        };
         if let Some(target) = self.target {
             if is_shared {
                 let file = target.open(&beside, Access::Read).map_err(Error::io("open", &beside))?;
@@ -268,7 +294,7 @@ impl<'a> Taking<'a> {
             }
             target.rename(&beside, &name).map_err(Error::io("rename", &name))?;
         }
-        Ok(Piece { segment: self.entries.len() as u32, from, to, checksum: front.checksum() })
+        Ok(Piece { segment: self.entries.len() as u32, from, to, checksum })
     }
 }
 
@@ -317,5 +343,6 @@ fn live_entry(segment: &SourceSegment, mut batches: Batches<'_>, head: u64) -> R
         kind: SegmentKind::Live,
         event_count: tally.event_count,
         has_sections: tally.section_count > 0,
+        compacted: None,
     }))
 }

@@ -121,6 +121,19 @@ impl Lineage {
         Checkpoint { store: self.store, incarnation: newest.incarnation, position }
     }
 
+    /// The incarnation that writes now.
+    pub(crate) fn newest(&self) -> [u8; 16] {
+        self.incarnations.last().map_or([0; 16], |entry| entry.incarnation)
+    }
+
+    /// Whether what this incarnation knew up to `position` is still the history.
+    pub(crate) fn holds(&self, incarnation: [u8; 16], position: u64) -> bool {
+        let Some(index) = self.incarnations.iter().position(|entry| entry.incarnation == incarnation) else {
+            return false;
+        };
+        self.incarnations.get(index + 1).is_none_or(|next| position < next.first_position)
+    }
+
     /// Where to go on from a checkpoint.
     pub(crate) fn resume(&self, checkpoint: &Checkpoint) -> Result<Seek> {
         let known = || self.incarnations.iter().position(|entry| entry.incarnation == checkpoint.incarnation);

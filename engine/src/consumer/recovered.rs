@@ -12,10 +12,10 @@ use annals_format::section::Section;
 use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use parking_lot::Mutex;
 
+use crate::compacted;
 use crate::error::Error;
 use crate::manifest::{self, read_whole};
-use crate::prepare::segment_name;
-use crate::storage::{Access, Storage};
+use crate::storage::Storage;
 use crate::store::Inner;
 use crate::{Result, VERSION};
 
@@ -143,8 +143,8 @@ fn header_for(store: [u8; 16], entry: &SegmentEntry, written_by: u32) -> Consume
 
 /// The changes that a listed segment holds, its batches verified.
 fn changes_of(storage: &dyn Storage, entry: &SegmentEntry) -> Result<Changes> {
-    let name = segment_name(entry.number);
-    let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+    let name = compacted::name_of(entry);
+    let file = compacted::open_segment_file(storage, &name).map_err(Error::io("open", &name))?;
     let mut bytes = vec![0; entry.end as usize];
     let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
     bytes.truncate(got);

@@ -47,7 +47,7 @@ pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
     let sealed = || {
         opened.iter().filter_map(|opened| match &opened.index {
             SegmentIndex::Sealed(index) => Some(index),
-            _ => None,
+            SegmentIndex::Active(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => None,
         })
     };
     for item in query.items.iter().flatten() {

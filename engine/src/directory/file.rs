@@ -1,7 +1,7 @@
 //! One file of the directory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use annals_format::directory::{Directory as Rows, DirectoryLayout};
 use annals_format::index_file::{FileIdentity, FileKind, Touch, Verified};
@@ -10,6 +10,7 @@ use annals_format::index_manifest::DirectoryEntry;
 use super::StreamTip;
 use crate::Result;
 use crate::error::Error;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::storage::{Access, Storage, StorageFile};

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::tail::{Basis, Beginning, Live, LogTail, Progress, new_index};
 use super::watched::{WatchedMark, WatchedRing};
 use crate::Result;
+use crate::compacted;
 use crate::consumer;
 use crate::core::Core;
 use crate::error::Error;
@@ -16,13 +17,14 @@ use crate::log::Log;
 use crate::manifest;
 use crate::name::NameHash;
 use crate::options::{Options, View};
-use crate::prepare::{segment_name, segment_numbers};
+use crate::prepare::segment_numbers;
 use crate::publish::Watermark;
 use crate::read_only::sealed_before;
 use crate::recovery;
 use crate::removal::{self, Removals};
 use crate::ring::Ring;
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::Shelf;
 use crate::storage::{SharedMap, Storage};
 use crate::tiers;
 
@@ -45,7 +47,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
-    recovery::check_names(&manifest, &numbers)?;
+    recovery::check_names(&manifest, &names)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let mode = options.read_mode;
     let cache = before.map(|core| core.cache.clone()).unwrap_or_else(|| {
@@ -53,8 +55,8 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     });
     let mut segments: Vec<Arc<Segment>> = Vec::new();
     for entry in &manifest.segments {
-        let known = before.and_then(|core| sealed_before(core, entry.number, entry.final_checksum));
-        let listed = || Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
+        let known = before.and_then(|core| sealed_before(core, entry));
+        let listed = || Arc::new(Segment::listed(entry, compacted::name_of(entry), &cache));
         segments.push(known.unwrap_or_else(listed));
     }
     let (head, last_time) = (found.tail.last_position, found.tail.last_time);
@@ -126,6 +128,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         ended_consumers: consumer::EndedConsumers::default(),
         ids: None,
         lost: manifest.lost.as_slice().into(),
+        snapshots: Shelf::of_reader(storage, &manifest, mode, before.map(|core| &core.snapshots)),
     };
     removal::load(&mut core)?;
     let mut tail = LogTail::new(Beginning {

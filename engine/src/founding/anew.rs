@@ -189,6 +189,7 @@ impl<'a> Anew<'a> {
             kind: header.kind,
             event_count: tally.event_count,
             has_sections: tally.section_count > 0,
+            compacted: None,
         });
         Ok(())
     }

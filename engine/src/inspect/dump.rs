@@ -13,6 +13,7 @@ use annals_format::segment::{END_MARK_LEN, SEGMENT_HEADER_LEN, SegmentHeader};
 use super::survey::{Survey, Unchanged};
 use super::verify::next_whole_header;
 use crate::Result;
+use crate::compacted;
 use crate::error::Error;
 use crate::prepare::segment_name;
 use crate::recovery::scan::SEGMENT_LEN_MAX;
@@ -40,11 +41,13 @@ pub struct Field {
 pub(super) fn dump(storage: &dyn Storage, number: u64, sink: &mut dyn FnMut(Field)) -> Result<()> {
     let storage = &Unchanged(storage);
     let survey = Survey::new(storage)?;
-    let name = segment_name(number);
+    let entry = survey.manifest().and_then(|manifest| manifest.segments.iter().find(|entry| entry.number == number));
+    // What a container holds stands at the offsets of the segment.
+    let name = entry.map_or_else(|| segment_name(number), compacted::name_of);
     if !survey.has(&name) {
         return Err(Error::corrupt(&name, 0, None, "the file is missing"));
     }
-    let bytes = crate::manifest::read_whole(storage, &name, SEGMENT_LEN_MAX)?;
+    let bytes = compacted::read_whole_segment(storage, &name, SEGMENT_LEN_MAX)?;
     let known = survey.manifest().map(|manifest| {
         let entry = manifest.segments.iter().find(|entry| entry.number == number);
         let newest = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use annals_format::FORMAT_VERSION;
+use annals_format::manifest::{Manifest, SnapshotFileEntry};
 
 use super::survey::{End, Survey, Unchanged};
 use super::{IndexSizes, StoreInfo};
@@ -11,8 +12,10 @@ use crate::consumer;
 use crate::directory::directory_number;
 use crate::error::Error;
 use crate::manifest::generation_of;
-use crate::prepare::segment_number;
+use crate::options::ReadMode;
+use crate::prepare::{is_container_name, segment_number};
 use crate::recovery::durability;
+use crate::snapshot::{SnapshotFile, file_number};
 use crate::storage::{Access, LOCK_NAME, Storage};
 use crate::tiers::{INDEX, is_index_name};
 
@@ -42,9 +45,12 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
         bytes_on_disk: 0,
         index_bytes: 0,
         index_sizes: IndexSizes::default(),
+        snapshot_bytes: 0,
+        snapshots: 0,
         writer_pid: None,
         clean: false,
     };
+    info.snapshots = snapshot_count(storage, manifest);
     // A tail that cannot be read at all leaves what the manifest knows.
     if let Ok(end) = End::find(storage, manifest, &survey.numbers) {
         info.segments += end.tail.segments.len() as u64;
@@ -56,6 +62,9 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     for name in survey.names.iter().filter(|name| is_ours(name)) {
         let len = storage.open(name, Access::Read).and_then(|file| file.len()).unwrap_or(0);
         info.bytes_on_disk += len;
+        if file_number(name).is_some() {
+            info.snapshot_bytes += len;
+        }
         if is_of_index(name) {
             info.index_bytes += len;
             let sizes = &mut info.index_sizes;
@@ -71,6 +80,16 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     Ok(info)
 }
 
+/// Number of the snapshots that stand in the files, void ones too; files that cannot be read count as the manifest says.
+fn snapshot_count(storage: &dyn Storage, manifest: &Manifest) -> u64 {
+    let of_file = |entry: &SnapshotFileEntry| {
+        let file = SnapshotFile::open(storage, *entry, &manifest.store, ReadMode::Pread);
+        let scanned = file.and_then(|file| file.scan(file.whole(), &mut |_, _| {}));
+        scanned.map_or(entry.frame_count, |scanned| scanned.frame_count)
+    };
+    manifest.snapshots.iter().map(of_file).sum()
+}
+
 /// Whether this is the name of an index file.
 pub(super) fn is_of_index(name: &str) -> bool {
     segment_number(name).is_some_and(|(_, is_index)| is_index) || is_index_name(name)
@@ -81,8 +100,10 @@ pub(super) fn is_ours(name: &str) -> bool {
     matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()
+        || is_container_name(name)
         || is_index_name(name)
         || consumer::is_file_name(name)
+        || file_number(name).is_some()
 }
 
 /// The process that holds the writer's lock on the store in directory `path`.

@@ -6,6 +6,7 @@ use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 use super::survey::{End, Survey, Unchanged};
 use super::{IndexState, SegmentInfo, SegmentState};
 use crate::Result;
+use crate::compacted;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::{index_name, segment_name};
@@ -34,21 +35,23 @@ pub(super) fn segments(storage: &dyn Storage) -> Result<Vec<SegmentInfo>> {
 }
 
 /// Length and header of a segment's file, as far as they can be read.
-fn look_at(storage: &dyn Storage, number: u64) -> (u64, Option<SegmentHeader>) {
-    let Ok(file) = storage.open(&segment_name(number), Access::Read) else { return (0, None) };
+fn look_at(storage: &dyn Storage, name: &str) -> (u64, Option<SegmentHeader>) {
+    let Ok(file) = storage.open(name, Access::Read) else { return (0, None) };
     let mut page = vec![0; SEGMENT_HEADER_LEN];
     let header = file.read_at(0, &mut page).ok().and_then(|got| SegmentHeader::decode(&page[..got]).ok().flatten());
     (file.len().unwrap_or(0), header)
 }
 
 fn listed(storage: &dyn Storage, survey: &Survey, manifest: &Manifest, entry: &SegmentEntry) -> SegmentInfo {
-    let (len, _) = look_at(storage, entry.number);
+    let file = compacted::name_of(entry);
+    let (len, _) = look_at(storage, &file);
     let has_records = entry.last_position >= entry.first_position;
     let index = index_name(entry.number);
     SegmentInfo {
         number: entry.number,
-        file: segment_name(entry.number),
+        file,
         state: match entry.state {
+            _ if entry.compacted.is_some() => SegmentState::Compacted,
             manifest::SegmentState::Sealed => SegmentState::Sealed,
             manifest::SegmentState::Cut => SegmentState::Cut,
         },
@@ -93,7 +96,7 @@ fn scanned_info(survey: &Survey, scanned: &Scanned) -> SegmentInfo {
 }
 
 fn unlisted(storage: &dyn Storage, survey: &Survey, number: u64) -> SegmentInfo {
-    let (len, header) = look_at(storage, number);
+    let (len, header) = look_at(storage, &segment_name(number));
     SegmentInfo {
         number,
         file: segment_name(number),

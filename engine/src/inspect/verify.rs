@@ -3,6 +3,7 @@
 mod index_content;
 mod listed;
 mod small;
+mod snapshots;
 mod tail;
 mod tiers;
 mod walk;
@@ -94,6 +95,7 @@ impl<'a> Check<'a> {
         self.listed_segments(manifest, &mut walk);
         self.tail(manifest, &mut walk);
         self.tiers(manifest);
+        self.snapshots(manifest);
         self.stray_files(manifest);
         self.as_opened(manifest);
     }

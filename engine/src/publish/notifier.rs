@@ -31,6 +31,12 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
+    /// Whether it will see what was stored before a full fence that the caller has passed, without being called.
+    #[inline]
+    pub(super) fn looks_by_itself(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == WATCHING
+    }
+
     /// An append has found waiters: sees to it that they are woken.
     #[cold]
     pub(super) fn call(&self, watermark: &Watermark) {

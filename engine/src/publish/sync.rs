@@ -35,6 +35,19 @@ macro_rules! named_fence {
 pub(crate) use named_fence;
 pub(crate) use named_ordering;
 
+/// Stores `value` if more than that is not there already; answers what was there. What `fetch_max` does, in steps that
+/// ThreadSanitizer sees: it passes over that instruction and takes what it orders for a race.
+pub(crate) fn raise(word: &AtomicU64, value: u64, ordering: Ordering) -> u64 {
+    let mut before = word.load(Ordering::Relaxed);
+    while before < value {
+        match word.compare_exchange_weak(before, value, ordering, Ordering::Relaxed) {
+            Ok(_) => break,
+            Err(now) => before = now,
+        }
+    }
+    before
+}
+
 /// A lock. The engine's locks that are held while heads move are of this kind too, so that shuttle sees them.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T>(Inner<T>);

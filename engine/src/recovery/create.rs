@@ -13,6 +13,7 @@ use crate::made_id::random_bytes;
 use crate::mark::{MARK_NAME, MarkFile};
 use crate::options::Options;
 use crate::prepare::{no_room, segment_name, segment_number};
+use crate::snapshot::is_file_of_snapshots;
 use crate::storage::{Access, Fill, Storage};
 use crate::tiers::is_index_name;
 use crate::{Result, VERSION, manifest};
@@ -28,7 +29,8 @@ pub(crate) fn check_creatable(storage: &dyn Storage, names: &[String], create: b
         let ours = matches!(name.as_str(), "LOCK" | "MARK" | "RING" | "CONTROL" | "manifest-00000000000000000001.new")
             || segment_number(name) == Some((1, false));
         if !ours {
-            let is_file_of_a_store = segment_number(name).is_some() || is_index_name(name);
+            let is_file_of_a_store =
+                segment_number(name).is_some() || is_index_name(name) || is_file_of_snapshots(name);
             if is_file_of_a_store {
                 return Err(Error::corrupt(name, 0, None, "the store's manifest is missing"));
             }
@@ -94,6 +96,7 @@ pub(super) fn create(storage: &dyn Storage, names: &[String], options: &Options)
         segments: Vec::new(),
         ancestors: Vec::new(),
         lost: Vec::new(),
+        snapshots: Vec::new(),
     };
     manifest::save(storage, &manifest)?;
     Ok(manifest)

@@ -10,11 +10,12 @@ use annals_format::segment::{END_MARK_LEN, EndMark, SEGMENT_HEADER_LEN, SegmentH
 use super::reindex::index_of;
 use crate::Result;
 use crate::active_index::ActiveIndex;
+use crate::compacted::{self, BlockCache, Container};
 use crate::error::Error;
 use crate::log::Log;
 use crate::name::NameHash;
 use crate::options::ReadMode;
-use crate::prepare::segment_name;
+use crate::prepare::segment_numbers;
 use crate::sealed_index::{self, SealedIndex};
 use crate::segment::{Closing, Opened, Segment, SegmentIndex};
 use crate::storage::{Access, Storage, StorageFile};
@@ -39,58 +40,84 @@ pub(crate) fn segment_entry(segment: &Segment, closing: &Closing) -> SegmentEntr
         kind: header.kind,
         event_count: tally.event_count,
         has_sections: tally.section_count > 0,
+        compacted: None,
     }
 }
 
 /// Opens a listed segment and its index, and checks both: the segment by length, header and end mark, the index whole.
 /// An index that is missing or damaged is made anew in memory.
-pub(crate) fn open_listed(
-    storage: &dyn Storage,
-    entry: &SegmentEntry,
-    name: &str,
-    mode: ReadMode,
-    hash: NameHash,
-) -> Result<Opened> {
-    let (file, header) = open_segment(storage, entry, name)?;
-    let index = match sealed_index::load(storage, entry, mode, hash) {
+pub(crate) fn open_listed(storage: &dyn Storage, entry: &SegmentEntry, how: SegmentOpening<'_>) -> Result<Opened> {
+    let found = open_segment(storage, entry)?;
+    let index = match sealed_index::load(storage, entry, how.mode, how.hash) {
         Ok(index) => index,
         Err(error @ Error::Unsupported { .. }) => return Err(error),
-        Err(_) => SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?),
+        Err(_) => SegmentIndex::Active(index_anew(entry, &found, how.hash)?),
     };
-    Opened::for_lookups(name, file, mode, index, header.written_by)
+    found.opened(storage, entry, how, index)
+}
+
+/// How a listed segment is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct SegmentOpening<'a> {
+    pub(crate) mode: ReadMode,
+    pub(crate) hash: NameHash,
+    /// Where blocks of compacted segments are shared.
+    pub(crate) blocks: Option<&'a Arc<BlockCache>>,
+}
+
+/// A listed segment's file, checked.
+struct FoundFile {
+    name: String,
+    /// Gives the segment's bytes at their offsets, whatever file they lie in.
+    file: Arc<dyn StorageFile>,
+    header: SegmentHeader,
+}
+
+impl FoundFile {
+    fn opened(
+        self,
+        storage: &dyn Storage,
+        entry: &SegmentEntry,
+        how: SegmentOpening<'_>,
+        index: SegmentIndex,
+    ) -> Result<Opened> {
+        if entry.compacted.is_none() {
+            let open = match index {
+                SegmentIndex::Unread => Opened::new,
+                _ => Opened::for_lookups,
+            };
+            return open(&self.name, self.file, how.mode, index, self.header.written_by);
+        }
+        let container = Container::open(storage, &self.name, how.mode, Some(entry))?;
+        let container = match how.blocks {
+            Some(blocks) => container.sharing(blocks),
+            None => container,
+        };
+        Ok(Opened::compacted(Arc::new(container), index, self.header.written_by))
+    }
 }
 
 /// Opens a listed segment to be read from front to back: without its index.
 pub(crate) fn open_listed_to_scan(
     storage: &dyn Storage,
     entry: &SegmentEntry,
-    name: &str,
-    mode: ReadMode,
+    how: SegmentOpening<'_>,
 ) -> Result<Opened> {
-    let (file, header) = open_segment(storage, entry, name)?;
-    Opened::new(name, file, mode, SegmentIndex::Unread, header.written_by)
+    open_segment(storage, entry)?.opened(storage, entry, how, SegmentIndex::Unread)
 }
 
 /// As [`open_listed`], with the index made anew in memory whatever its file holds.
-pub(crate) fn open_listed_anew(
-    storage: &dyn Storage,
-    entry: &SegmentEntry,
-    name: &str,
-    mode: ReadMode,
-    hash: NameHash,
-) -> Result<Opened> {
-    let (file, header) = open_segment(storage, entry, name)?;
-    let index = SegmentIndex::Active(index_anew(entry, &header, &*file, name, hash)?);
-    Opened::for_lookups(name, file, mode, index, header.written_by)
+pub(crate) fn open_listed_anew(storage: &dyn Storage, entry: &SegmentEntry, how: SegmentOpening<'_>) -> Result<Opened> {
+    let found = open_segment(storage, entry)?;
+    let index = SegmentIndex::Active(index_anew(entry, &found, how.hash)?);
+    found.opened(storage, entry, how, index)
 }
 
 /// Opens a listed segment's file and checks it by length, header and end mark.
-fn open_segment(
-    storage: &dyn Storage,
-    entry: &SegmentEntry,
-    name: &str,
-) -> Result<(Arc<dyn StorageFile>, SegmentHeader)> {
-    let file = storage.open(name, Access::Read).map_err(|error| missing(name, entry, error))?;
+fn open_segment(storage: &dyn Storage, entry: &SegmentEntry) -> Result<FoundFile> {
+    let name = compacted::name_of(entry);
+    let file = open_file(storage, entry, &name)?;
+    let name = name.as_str();
     let len = file.len_when_opened().map_err(Error::io("measure", name))?;
     if len != entry.len {
         let what = format!("the file is {len} bytes long, the manifest says {}", entry.len);
@@ -108,7 +135,18 @@ fn open_segment(
         return Err(Error::corrupt(name, 40, None, "the header is that of another segment"));
     }
     check_end_mark(entry, &header, &*file, name)?;
-    Ok((file, header))
+    Ok(FoundFile { name: name.to_owned(), file, header })
+}
+
+/// The file that gives a listed segment's bytes. Of a container also that it is the one listed.
+fn open_file(storage: &dyn Storage, entry: &SegmentEntry, name: &str) -> Result<Arc<dyn StorageFile>> {
+    if entry.compacted.is_none() {
+        return storage.open(name, Access::Read).map_err(|error| missing(name, entry, error));
+    }
+    match Container::open(storage, name, ReadMode::Pread, Some(entry)) {
+        Err(Error::Io { source, .. }) => Err(missing(name, entry, source)),
+        container => Ok(Arc::new(container?)),
+    }
 }
 
 /// Makes the index file of a listed segment anew from its batches, which are verified.
@@ -121,8 +159,8 @@ pub(crate) fn rebuild_index_of(
     mode: ReadMode,
     hash: NameHash,
 ) -> Result<SegmentIndex> {
-    let name = segment_name(entry.number);
-    let file = storage.open(&name, Access::Read).map_err(|error| missing(&name, entry, error))?;
+    let name = compacted::name_of(entry);
+    let file = open_file(storage, entry, &name)?;
     let mut page = vec![0; SEGMENT_HEADER_LEN];
     file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
     let header = match SegmentHeader::decode(&page) {
@@ -130,35 +168,39 @@ pub(crate) fn rebuild_index_of(
         Ok(None) => return Err(Error::corrupt(&name, 0, None, "the header is empty")),
         Err(fault) => return Err(Error::damaged(&name, 0, None, &fault, 0)),
     };
-    let index = index_anew(entry, &header, &*file, &name, hash)?;
-    let segment = Segment::new(header, name, file, mode, SegmentIndex::Active(index))?;
+    let found = FoundFile { name, file, header };
+    let index = index_anew(entry, &found, hash)?;
+    let FoundFile { name, file, header } = found;
+    // A container is no file to be mapped.
+    let mode_here = if entry.compacted.is_some() { ReadMode::Pread } else { mode };
+    let segment = Segment::new(header, name, file, mode_here, SegmentIndex::Active(index))?;
     segment.close(Closing::listed(entry));
     let made = SealedIndex::build(storage, &Log::of_files(), hash, &segment)?;
     Ok(SegmentIndex::Sealed(Arc::new(made)))
 }
 
 /// The index as the batches give it; they are verified, and must be those that the manifest lists.
-fn index_anew(
-    entry: &SegmentEntry,
-    header: &SegmentHeader,
-    file: &dyn StorageFile,
-    name: &str,
-    hash: NameHash,
-) -> Result<Arc<ActiveIndex>> {
+fn index_anew(entry: &SegmentEntry, found: &FoundFile, hash: NameHash) -> Result<Arc<ActiveIndex>> {
+    let FoundFile { name, file, header } = found;
     let mut bytes = vec![0; entry.end as usize];
     let got = file.read_at(0, &mut bytes).map_err(Error::io("read", name))?;
     bytes.truncate(got);
     let (index, tally) = index_of(&bytes, header, name, hash)?;
-    if tally.final_checksum.value() != entry.final_checksum {
+    if tally.final_checksum.value() != entry.content_checksum() {
         return Err(Error::corrupt(name, entry.end, None, "the batches are not those the manifest lists"));
     }
     Ok(index)
 }
 
 /// The segment files that the manifest lists are there, so far as their names tell.
-pub(crate) fn check_names(manifest: &Manifest, numbers: &[u64]) -> Result<()> {
-    match manifest.segments.iter().find(|entry| numbers.binary_search(&entry.number).is_err()) {
-        Some(entry) => Err(missing(&segment_name(entry.number), entry, ErrorKind::NotFound.into())),
+pub(crate) fn check_names(manifest: &Manifest, names: &[String]) -> Result<()> {
+    let numbers = segment_numbers(names);
+    let is_there = |entry: &SegmentEntry| match entry.compacted {
+        None => numbers.binary_search(&entry.number).is_ok(),
+        Some(_) => names.contains(&compacted::name_of(entry)),
+    };
+    match manifest.segments.iter().find(|entry| !is_there(entry)) {
+        Some(entry) => Err(missing(&compacted::name_of(entry), entry, ErrorKind::NotFound.into())),
         None => Ok(()),
     }
 }

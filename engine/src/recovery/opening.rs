@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use annals_format::checksum::Identity;
 use annals_format::consumer::ConsumerTable;
-use annals_format::manifest::{Manifest, SegmentState};
+use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
 use annals_format::mark::Mark;
 use annals_format::segment::{Link, SegmentHeader, SegmentKind};
 use arc_swap::ArcSwap;
@@ -21,6 +21,8 @@ use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
 use crate::commit::Commit;
+use crate::compacted;
+use crate::compaction::{self, Retired};
 use crate::consumer::{self, ConsumerMemory, EndedConsumers, Lineage, Recovered};
 use crate::core::Core;
 use crate::directory::MetStreams;
@@ -36,6 +38,7 @@ use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, 
 use crate::publish::{Lock, Watermark};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
+use crate::snapshot::{self, Shelf, SnapshotWriter};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
@@ -83,7 +86,7 @@ impl Opening {
         next_number = next_number.max(mark.as_ref().map_or(0, |m| m.segment + 1));
         let session = ring.as_ref().map_or(1, |ring| ring.header.session + 1);
 
-        check_names(&self.manifest, &numbers)?;
+        check_names(&self.manifest, names)?;
         let options = &self.options;
         let (mode, most) = (options.read_mode, options.mapped_segments_max);
         let cache = SegmentCache::new(self.storage.clone(), mode, hash, Rebuild::Write, most);
@@ -101,10 +104,12 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        compaction::remove_superseded(&*self.storage, names, &self.manifest);
         if names.iter().any(|name| name == UNFINISHED_NAME) {
             let _ = self.storage.remove(UNFINISHED_NAME);
         }
         // What stays is removed by the next opening.
+        let _ = snapshot::remove_unlisted(&*self.storage, names, &self.manifest);
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
         self.finish(live, listed, mark, session, next_number, begun)
     }
@@ -112,7 +117,7 @@ impl Opening {
     /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
     /// written: their ids are loaded, and a missing or damaged index is made anew.
     fn load_listed(&mut self, cache: Arc<SegmentCache>, names: &[String]) -> Result<Loaded> {
-        let of_entry = |entry| Arc::new(Segment::listed(entry, segment_name(entry.number), &cache));
+        let of_entry = |entry| Arc::new(Segment::listed(entry, compacted::name_of(entry), &cache));
         let segments: Vec<Arc<Segment>> = self.manifest.segments.iter().map(of_entry).collect();
         let tiers = tiers::load(&*self.storage, names, &self.manifest, self.options.read_mode)?;
         self.report.notices.extend(tiers.notices.iter().cloned());
@@ -219,6 +224,7 @@ impl Opening {
             ended_consumers: EndedConsumers::default(),
             ids: Some(ids.table().clone()),
             lost: self.manifest.lost.as_slice().into(),
+            snapshots: Shelf::of_writer(self.storage.clone(), &self.manifest, self.options.read_mode),
         };
         removal::load(&mut core)?;
         let core = Arc::new(core);
@@ -229,7 +235,9 @@ impl Opening {
             quota: self.manifest.quota_bytes,
             fill: fill(&self.options),
         };
-        let total = core.segments.load().iter().map(|segment| segment.header.segment_len).sum();
+        let len = |segment: &Arc<Segment>| segment.entry().map_or(segment.header.segment_len, SegmentEntry::file_len);
+        let total = core.segments.load().iter().map(len).sum::<u64>()
+            + self.manifest.snapshots.iter().map(|entry| entry.len).sum::<u64>();
         let preparer = Arc::new(Preparer::new(self.storage.clone(), plan, next_number, total));
         preparer.set_manifest_generation(self.manifest.generation);
         let unsealed: Vec<_> = core.segments.load().iter().filter(|s| needs_seal(s, &self.manifest)).cloned().collect();
@@ -254,7 +262,9 @@ impl Opening {
             ended: Vec::new(),
             consumers: Box::new(ConsumerMemory::new(consumers)),
             clock_steps_back: 0,
+            content_key: self.manifest.content_hash_key,
         };
+        let snapshots = SnapshotWriter::new(&self.manifest, self.report.clean);
         self.report.duration = begun.elapsed();
         let committer = Committer::new(&self.options);
         committer.set_durable_end(end);
@@ -268,8 +278,12 @@ impl Opening {
             sealing: Mutex::new(Sealing { manifest: self.manifest, failures: 0 }),
             tier_keeper: Mutex::new(TierKeeper::new(tiers.index, self.options.read_mode, tiers.is_stale)),
             merging: Merging::default(),
+            snapshots,
             options: self.options,
             report: self.report,
+            seal_turn: Mutex::default(),
+            compacting: Mutex::default(),
+            retired: Retired::default(),
             stopping: false.into(),
         })
     }

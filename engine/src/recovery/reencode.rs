@@ -22,6 +22,9 @@ pub(crate) fn reencode(
     let mut batch = BatchEncoder::begin(out, new, header.first_position);
     let mut controls = 0;
     verify_batch(bytes, header, old, |_, _, record| match record {
+        Record::Event(event) if event.is_compacted() => {
+            batch.compacted(&event);
+        }
         Record::Event(event) => {
             let tags: Vec<&str> = event.tags().collect();
             batch.event(&event.parts(&tags), event.revision());

@@ -36,7 +36,7 @@ impl Planned<'_> {
     }
 
     fn unchanged(&mut self, state: StreamState) {
-        self.answers.push((Removed { position: None, state, hidden: 0 }, false));
+        self.answers.push((Removed { position: None, state, hidden: 0, is_unreached: false }, false));
     }
 }
 
@@ -59,7 +59,10 @@ impl Writer {
                 }
                 Removal::Sweep(parts) => {
                     planned.controls.push(Control::Sweep(Sweep::of(parts)));
-                    planned.answers.push((Removed { position: None, state: StreamState::Absent, hidden: 0 }, true));
+                    planned.answers.push((
+                        Removed { position: None, state: StreamState::Absent, hidden: 0, is_unreached: false },
+                        true,
+                    ));
                 }
                 _ => {
                     let stream = removal.stream().expect("all others are about a stream");
@@ -157,7 +160,7 @@ impl Writer {
             Removal::Retain(_) | Removal::Sweep(_) => return Ok(()),
         };
         planned.controls.push(control);
-        planned.answers.push((Removed { position: None, state: after, hidden: hides }, true));
+        planned.answers.push((Removed { position: None, state: after, hidden: hides, is_unreached: false }, true));
         Ok(())
     }
 
@@ -181,7 +184,9 @@ impl Writer {
             return Err(Error::over_limit(what, None, prefixes as u64 + 1, PREFIXES_MAX as u64));
         }
         planned.controls.push(Control::Retain(*policy));
-        planned.answers.push((Removed { position: None, state: StreamState::Absent, hidden: 0 }, true));
+        planned
+            .answers
+            .push((Removed { position: None, state: StreamState::Absent, hidden: 0, is_unreached: false }, true));
         Ok(())
     }
 

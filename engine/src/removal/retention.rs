@@ -103,6 +103,9 @@ pub struct Removed {
     pub state: StreamState,
     /// How many events it hides that could be read before.
     pub hidden: u64,
+    /// Whether no snapshot of state reaches the cut: the stream can be loaded no more ([`Loaded`](crate::Loaded) is
+    /// incomplete) until one is saved by who has the state. Told of truncations alone.
+    pub is_unreached: bool,
 }
 
 /// A cut that a sweep makes, or would make.

@@ -8,11 +8,12 @@ use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest
 use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 
 use crate::batches::{SegmentBytes, SegmentFile};
+use crate::compacted;
 use crate::error::Error;
 use crate::made_id::random_bytes;
 use crate::mark::MarkFile;
 use crate::options::SystemClock;
-use crate::prepare::{segment_name, segment_numbers};
+use crate::prepare::{container_of, segment_file_name, segment_name, segment_numbers};
 use crate::recovery::list;
 use crate::recovery::ring_image::RingFile;
 use crate::storage::Storage;
@@ -115,7 +116,7 @@ impl Rubble {
                 .as_ref()
                 .is_none_or(|mark| found.as_ref().is_some_and(|m| m.generation >= mark.manifest_generation));
         let mut candidates: Vec<Candidate> =
-            found.iter().flat_map(|manifest| &manifest.segments).map(|entry| listed(storage, entry)).collect();
+            found.iter().flat_map(|manifest| &manifest.segments).map(|entry| listed(storage, &names, entry)).collect();
         let after = candidates.last().map_or(0, |last| last.identity.segment);
         for number in numbers.into_iter().filter(|number| *number > after) {
             candidates.extend(unlisted(storage, number, found.as_ref(), is_current, &mut notices)?);
@@ -183,8 +184,8 @@ fn header_of(storage: &dyn Storage, name: &str) -> Result<std::result::Result<Op
     Ok(header)
 }
 
-fn listed(storage: &dyn Storage, entry: &SegmentEntry) -> Candidate {
-    let name = segment_name(entry.number);
+fn listed(storage: &dyn Storage, names: &[String], entry: &SegmentEntry) -> Candidate {
+    let name = file_of(names, entry);
     let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
     let header = header_of(storage, &name).ok().and_then(|header| header.ok().flatten());
     Candidate {
@@ -195,6 +196,18 @@ fn listed(storage: &dyn Storage, entry: &SegmentEntry) -> Candidate {
         base: header.filter(|header| header.identity == identity).map(|header| header.base),
         superseded_from: u64::MAX,
     }
+}
+
+/// The file that holds a listed segment: where it is gone, because an older manifest is all that is left, what compaction
+/// put in its place.
+fn file_of(names: &[String], entry: &SegmentEntry) -> String {
+    let name = compacted::name_of(entry);
+    if names.contains(&name) {
+        return name;
+    }
+    let containers = names.iter().filter_map(|name| container_of(name)).filter(|(number, _)| *number == entry.number);
+    let newest = containers.map(|(_, generation)| generation).max();
+    newest.map_or(name, |generation| segment_file_name(entry.number, generation))
 }
 
 /// A segment that no manifest lists. While the manifest is the newest there was, only what its newest incarnation wrote is
@@ -291,5 +304,6 @@ fn lone_manifest(candidates: &[Candidate]) -> Result<Manifest> {
         segments: Vec::new(),
         ancestors: Vec::new(),
         lost: Vec::new(),
+        snapshots: Vec::new(),
     })
 }

@@ -18,6 +18,7 @@ use crate::log::page_ceiling;
 use crate::made_id::random_bytes;
 use crate::recovery::ring_image::RingFile;
 use crate::recovery::{Continuation, Next, RingBytes, list};
+use crate::snapshot;
 use crate::storage::Storage;
 
 /// Records that say that others are lost take 24 bytes each. More of them than this are not written: what lies behind such
@@ -79,7 +80,13 @@ pub(super) fn repair(
     if let (Some(anew), Some(founding)) = (anew, founding) {
         let (ended, live) = anew.finish()?;
         let manifest = heir(&rubble.manifest, ended, report.head, &live.header.identity);
-        founding.finish(&Manifest { lost, ..manifest }, &live)?;
+        let files = snapshot::files_found(source, &rubble.manifest)?;
+        let into = Some((founding.storage, &manifest.store, manifest.created_at));
+        let carried = snapshot::carry(&files, &rubble.manifest.store, report.head, into, &mut |corrupt| {
+            report.notices.push(corrupt.to_string());
+            Ok(())
+        })?;
+        founding.finish(&Manifest { lost, snapshots: carried.entries, ..manifest }, &live)?;
     }
     Ok(report)
 }

@@ -14,11 +14,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Opened, OpenedGuard, Segment, SegmentIndex};
 use crate::Result;
+use crate::compacted::BlockCache;
 use crate::log::Log;
+use crate::manifest;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::prepare::index_name;
-use crate::recovery::{open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of};
+use crate::recovery::{SegmentOpening, open_listed, open_listed_anew, open_listed_to_scan, rebuild_index_of};
 use crate::sealed_index::SealedIndex;
 use crate::storage::{Access, Storage};
 
@@ -100,6 +102,8 @@ pub(crate) struct SegmentCache {
     capacity: usize,
     /// The open ones, as the hand comes by them.
     open: Mutex<VecDeque<Weak<Slot>>>,
+    /// What was decompressed lately of compacted segments.
+    blocks: Arc<BlockCache>,
     /// Index files that were written anew.
     rebuilt: Mutex<Vec<String>>,
 }
@@ -116,7 +120,8 @@ impl SegmentCache {
             ReadMode::Mapped => capacity.max(1),
             ReadMode::Pread => capacity.clamp(1, PREAD_OPEN_MAX),
         };
-        Arc::new(Self { storage, mode, hash, rebuild, capacity, open: Mutex::default(), rebuilt: Mutex::default() })
+        let (open, rebuilt, blocks) = (Mutex::default(), Mutex::default(), Arc::default());
+        Arc::new(Self { storage, mode, hash, rebuild, capacity, open, blocks, rebuilt })
     }
 
     pub(crate) fn read_mode(&self) -> ReadMode {
@@ -147,7 +152,7 @@ impl SegmentCache {
         if let Some(opened) = slot.get().filter(|opened| opened.is_indexed()) {
             return Ok(opened.into_arc());
         }
-        let opened = open_listed(&*self.storage, entry, &segment.name, self.mode, self.hash)?;
+        let opened = self.open_newest(entry, |entry| open_listed(&*self.storage, entry, self.opening()))?;
         let has_file = !matches!(opened.index, SegmentIndex::Active(_));
         let mut opened = Arc::new(opened.without_file());
         self.hold(slot, opened.clone());
@@ -164,47 +169,70 @@ impl SegmentCache {
     }
 
     /// The same without the index, unless it is open already.
-    pub(super) fn open_to_scan(
-        &self,
-        segment: &Segment,
-        slot: &Arc<Slot>,
-        entry: &SegmentEntry,
-    ) -> Result<Arc<Opened>> {
+    pub(super) fn open_to_scan(&self, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
         if let Some(opened) = slot.get() {
             return Ok(opened.into_arc());
         }
-        let opened = Arc::new(open_listed_to_scan(&*self.storage, entry, &segment.name, self.mode)?.without_file());
+        let opened = self.open_newest(entry, |entry| open_listed_to_scan(&*self.storage, entry, self.opening()))?;
+        let opened = Arc::new(opened.without_file());
         self.hold(slot, opened.clone());
         drop(opening);
         Ok(opened)
     }
 
     /// The same with a whole index, made anew if the file holds places alone.
-    pub(super) fn open_with_keys(
-        &self,
-        segment: &Segment,
-        slot: &Arc<Slot>,
-        entry: &SegmentEntry,
-    ) -> Result<Arc<Opened>> {
+    pub(super) fn open_with_keys(&self, slot: &Arc<Slot>, entry: &SegmentEntry) -> Result<Arc<Opened>> {
         let opening = slot.opening.lock();
         if let Some(opened) = slot.get().filter(|opened| opened.has_keys()) {
             return Ok(opened.into_arc());
         }
-        let (storage, name) = (&*self.storage, &segment.name);
-        let made = match self.rebuild {
-            Rebuild::Write => rebuild_index_of(storage, entry, self.mode, self.hash).is_ok(),
-            Rebuild::Memory => false,
-        };
-        // Without room for the file the index serves from memory. A segment that is damaged answers that now.
-        let opened = match made {
-            true => open_listed(storage, entry, name, self.mode, self.hash)?,
-            false => open_listed_anew(storage, entry, name, self.mode, self.hash)?,
-        };
+        let storage = &*self.storage;
+        let opened = self.open_newest(entry, |entry| {
+            let made = match self.rebuild {
+                Rebuild::Write => rebuild_index_of(storage, entry, self.mode, self.hash).is_ok(),
+                Rebuild::Memory => false,
+            };
+            // Without room for the file the index serves from memory. A segment that is damaged answers that now.
+            match made {
+                true => open_listed(storage, entry, self.opening()),
+                false => open_listed_anew(storage, entry, self.opening()),
+            }
+        })?;
         let opened = Arc::new(opened.without_file());
         self.hold(slot, opened.clone());
         drop(opening);
         Ok(opened)
+    }
+
+    fn opening(&self) -> SegmentOpening<'_> {
+        SegmentOpening { mode: self.mode, hash: self.hash, blocks: Some(&self.blocks) }
+    }
+
+    /// Opens a segment as `entry` says. Where that fails and the store has compacted the segment since, as the newest
+    /// manifest says: its file is gone, and what took its place holds the same at the same offsets.
+    fn open_newest(&self, entry: &SegmentEntry, open: impl Fn(&SegmentEntry) -> Result<Opened>) -> Result<Opened> {
+        let mut entry = entry.clone();
+        loop {
+            let error = match open(&entry) {
+                Err(error) => error,
+                opened => return opened,
+            };
+            let Some(newer) = self.newer(&entry) else { return Err(error) };
+            entry = newer;
+        }
+    }
+
+    /// What the newest manifest says of the same segment, if it was compacted since.
+    fn newer(&self, entry: &SegmentEntry) -> Option<SegmentEntry> {
+        let names = self.storage.list().ok()?;
+        let manifest = manifest::load_newest(&*self.storage, &names).ok()??;
+        let same = |newer: &SegmentEntry| {
+            (newer.number, newer.store, newer.incarnation) == (entry.number, entry.store, entry.incarnation)
+                && (newer.final_checksum, newer.end) == (entry.final_checksum, entry.end)
+                && newer.generation > entry.generation
+        };
+        manifest.segments.into_iter().find(same)
     }
 
     /// Puts `opened` in its slot, after letting go of others if there are too many: under one lock, so that there are

@@ -9,6 +9,7 @@ use arc_swap::Guard;
 
 use crate::Result;
 use crate::active_index::{ActiveIndex, Place};
+use crate::compacted::Container;
 use crate::error::Error;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
@@ -76,6 +77,8 @@ pub(crate) struct Opened {
     /// `None` once the map alone is enough.
     file: Option<Arc<dyn StorageFile>>,
     map: Option<Map>,
+    /// In place of both, for a compacted segment.
+    container: Option<Arc<Container>>,
     /// Whether somebody has read the segment in order, for which the system reads ahead.
     in_order: Arc<AtomicBool>,
 }
@@ -92,7 +95,7 @@ impl Opened {
             ReadMode::Mapped => Some(file.map().map_err(Error::io("map", name))?),
             ReadMode::Pread => None,
         };
-        Ok(Self::of(file, map, index, written_by, true))
+        Ok(Self::of(Some(file), map, index, written_by, true))
     }
 
     /// The same of a segment that has ended: events are read here and there until [`Opened::read_in_order`].
@@ -107,21 +110,28 @@ impl Opened {
             ReadMode::Mapped => Some(file.map_for_lookups().map_err(Error::io("map", name))?),
             ReadMode::Pread => None,
         };
-        Ok(Self::of(file, map, index, written_by, false))
+        Ok(Self::of(Some(file), map, index, written_by, false))
     }
 
-    fn of(file: Arc<dyn StorageFile>, map: Option<Map>, index: SegmentIndex, written_by: u32, in_order: bool) -> Self {
+    /// Of a compacted segment.
+    pub(crate) fn compacted(container: Arc<Container>, index: SegmentIndex, written_by: u32) -> Self {
+        Self { container: Some(container), ..Self::of(None, None, index, written_by, true) }
+    }
+
+    fn of(
+        file: Option<Arc<dyn StorageFile>>,
+        map: Option<Map>,
+        index: SegmentIndex,
+        written_by: u32,
+        in_order: bool,
+    ) -> Self {
         let in_order = Arc::new(AtomicBool::new(in_order));
-        Self { places: index.places(), index, written_by, file: Some(file), map, in_order }
+        Self { places: index.places(), index, written_by, file, map, container: None, in_order }
     }
 
-    /// Whoever reads one event after the other of it says so: the system reads ahead from then on.
     #[inline]
-    pub(crate) fn read_in_order(&self) {
-        if !self.in_order.load(Ordering::Relaxed) {
-            self.in_order.store(true, Ordering::Relaxed);
-            self.map.iter().for_each(Map::expect_order);
-        }
+    pub(crate) fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
     }
 
     /// Whether its index was looked at.
@@ -134,6 +144,15 @@ impl Opened {
     #[inline]
     pub(super) fn has_keys(&self) -> bool {
         !matches!(self.index, SegmentIndex::Places(_) | SegmentIndex::Unread)
+    }
+
+    /// Whoever reads one event after the other of it says so: the system reads ahead from then on.
+    #[inline]
+    pub(crate) fn read_in_order(&self) {
+        if !self.in_order.load(Ordering::Relaxed) {
+            self.in_order.store(true, Ordering::Relaxed);
+            self.map.iter().for_each(Map::expect_order);
+        }
     }
 
     /// The same with another index.

@@ -1,7 +1,7 @@
 //! Questions to one tier, in positions of the log.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
 use annals_format::index_file::{FileIdentity, FileKind, Touch, Verified};
@@ -13,6 +13,7 @@ use super::blocks::{Blocks, ListedFile, announce};
 use super::stored::tier_name;
 use crate::Result;
 use crate::error::Error;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::prefetch::prefetch;
 use crate::storage::{Access, Storage, StorageFile};

@@ -1,6 +1,6 @@
 //! An event read in place.
 
-use super::{EventParts, ID_GENERATED, NAMES_AT, OccurredAt, part};
+use super::{EventParts, ID_GENERATED, KIND_COMPACTED, NAMES_AT, OccurredAt, part};
 use crate::field::{array_at, u8_at, u16_at, u32_at, u64_at};
 use crate::{Fault, NUMBER_MAX, name};
 
@@ -81,6 +81,13 @@ impl<'a> EventFrame<'a> {
     #[inline]
     pub fn from_layout(bytes: &'a [u8], layout: EventLayout) -> Self {
         Self { bytes, layout }
+    }
+
+    /// Whether the event was removed and compaction has taken its content out: id, names and tags are left, all else is
+    /// zero bytes of the same length. Nobody is shown such an event.
+    #[inline(always)]
+    pub fn is_compacted(&self) -> bool {
+        u8_at(self.bytes, 8) == KIND_COMPACTED
     }
 
     /// Place in the store.
@@ -213,6 +220,35 @@ impl<'a> EventFrame<'a> {
     #[inline]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// The ranges of bytes that are content: what compaction takes out. Lengths stay.
+    pub(crate) fn content_ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let bytes = self.bytes;
+        let mut at = self.layout.after_tags as usize;
+        let parts = [
+            part::METADATA,
+            part::OCCURRED_AT,
+            part::SCHEMA_VERSION,
+            part::CONTENT_TYPE,
+            part::CORRELATION,
+            part::CAUSATION,
+        ];
+        let mut ranges = [const { 0..0 }; 7];
+        for (range, wanted) in ranges.iter_mut().zip(parts) {
+            if self.has(wanted) {
+                let len = part_len(bytes, at, wanted);
+                let head = match wanted {
+                    part::METADATA => 4,
+                    part::OCCURRED_AT | part::SCHEMA_VERSION => 0,
+                    _ => 1,
+                };
+                *range = at + head..at + len;
+                at += len;
+            }
+        }
+        ranges[6] = self.layout.payload_at as usize..self.layout.len as usize;
+        ranges.into_iter().filter(|range| !range.is_empty())
     }
 
     #[inline]

@@ -9,13 +9,16 @@ use std::ops::Range;
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
+use annals_format::compacted::{self, BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
 use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
 use annals_format::index::{self, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow};
 use annals_format::index_file::{FileHeader, FileIdentity, FileKind, Touch, root_of};
 use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
-use annals_format::manifest::{DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState};
+use annals_format::manifest::{
+    DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry,
+};
 use annals_format::mark::Mark;
 use annals_format::places::{self, PlacesLayout};
 use annals_format::record::{
@@ -25,6 +28,7 @@ use annals_format::ring::RingHeader;
 use annals_format::scan;
 use annals_format::section::Section;
 use annals_format::segment::{EndMark, Link, SegmentHeader, SegmentKind};
+use annals_format::snapshot::{SnapshotFileHeader, SnapshotFrame, StateCompression};
 use annals_format::tier::{self, TierLayout, TierParts};
 use annals_format::{Fault, Purpose};
 
@@ -40,6 +44,110 @@ pub fn identity() -> Identity {
 
 pub fn seed() -> Seed {
     Seed::of(&identity())
+}
+
+/// A container of three blocks, none of them compressed, with a dictionary and two removed events.
+pub fn container() -> Vec<u8> {
+    let block = |len: usize| -> Vec<u8> { (0..len).map(|n| if n < 24 { n as u8 + 1 } else { 0 }).collect() };
+    let blocks = [4096, 4096, 1234].map(block);
+    let dictionary = b"a dictionary".to_vec();
+    let mut table = Vec::new();
+    for (number, block) in blocks.iter().enumerate() {
+        table.extend_from_slice(&compacted::block_entry(seed(), number as u32, block));
+    }
+    let mut removed = RemovedTable::default();
+    removed.push(41, [0xA1; 16]);
+    removed.push(43, [0xA3; 16]);
+    let parts = [dictionary.clone(), blocks.concat(), table.clone(), removed.bytes().to_vec()].concat();
+    let of = |bytes: &[u8]| crc(seed().raw(), bytes);
+    let header = CompactedHeader {
+        identity: identity(),
+        generation: 2,
+        written_by: 1 << 8,
+        created_at: TIME,
+        segment_len: 64 << 10,
+        stored_len: 4096 * 2 + 1234,
+        file_len: (COMPACTED_HEADER_LEN + parts.len()) as u64,
+        block_len: 4096,
+        block_count: 3,
+        dictionary_len: dictionary.len() as u32,
+        dictionary_checksum: of(&dictionary),
+        blocks_checksum: of(&table),
+        removed_count: 2,
+        removed_checksum: of(removed.bytes()),
+        final_checksum: 0x0A0B_0C0D,
+        content_checksum: 0x0102_0304,
+    };
+    [header.encode().0.to_vec(), parts].concat()
+}
+
+/// The parts of a container as its header has them, whatever else is wrong with it: where they end at most, and where they
+/// begin.
+fn container_parts(bytes: &[u8]) -> Option<[Range<usize>; 4]> {
+    let removed = (u32_at(bytes, 140) as usize).checked_mul(24)?;
+    let table = (u32_at(bytes, 124) as usize).checked_mul(8)?;
+    let table_at = bytes.len().checked_sub(removed.checked_add(table)?)?;
+    let blocks_at = 256usize.checked_add(u32_at(bytes, 128) as usize)?;
+    let parts = [256..blocks_at, blocks_at..table_at, table_at..table_at + table, table_at + table..bytes.len()];
+    parts.iter().all(|part| part.start <= part.end && part.end <= bytes.len()).then_some(parts)
+}
+
+/// Checksums of blocks, tables and dictionary, as far as lengths allow it, then of the header.
+pub fn fix_container(bytes: &mut [u8]) {
+    if bytes.len() < 256 {
+        return;
+    }
+    let own = Identity {
+        store: bytes[40..56].try_into().expect("16 bytes"),
+        incarnation: bytes[56..72].try_into().expect("16 bytes"),
+        segment: u64_at(bytes, 72),
+    };
+    let seed = Seed::of(&own);
+    if let Some([dictionary, blocks, table, removed]) = container_parts(bytes) {
+        let mut at = blocks.start;
+        for (number, entry) in table.clone().step_by(8).enumerate() {
+            let len = u32_at(bytes, entry) as usize;
+            let Some(block) = bytes.get(at..at.saturating_add(len)).filter(|_| at + len <= blocks.end) else { break };
+            let fixed = compacted::block_entry(seed, number as u32, block);
+            bytes[entry..entry + 8].copy_from_slice(&fixed);
+            at += len;
+        }
+        for (place, part) in [(132, dictionary), (136, table), (144, removed)] {
+            let checksum = crc(seed.raw(), &bytes[part]);
+            set_u32(bytes, place, checksum);
+        }
+    }
+    fix_header(bytes, seed.raw(), 256);
+}
+
+/// Decodes all of a container, and encodes it again.
+fn again_container(bytes: &[u8], purpose: Purpose) -> Result<Vec<u8>, Fault> {
+    let (header, root) = CompactedHeader::decode_for(bytes, purpose)?;
+    if header.file_len != bytes.len() as u64 {
+        return Err(Fault::Length { what: "the file", value: bytes.len() as u64 });
+    }
+    let of = |range: Range<u64>| &bytes[range.start as usize..range.end as usize];
+    header.check_dictionary(of(header.dictionary()))?;
+    let table = BlockTable::decode(&header, of(header.block_table()))?;
+    let removed = RemovedTable::decode(&header, of(header.removed_table()).to_vec())?;
+    let (encoded, _) = header.encode();
+    assert!(u32_at(&encoded, 16) == root || purpose == Purpose::Read || u32_at(bytes, 28) != 0);
+    let mut again = [&encoded[..], of(header.dictionary())].concat();
+    let mut entries = Vec::new();
+    for number in 0..header.block_count {
+        let block = of(table.place(number).expect("a block"));
+        table.check(number, block)?;
+        assert!(block.len() <= header.block_content_len(number) as usize);
+        again.extend_from_slice(block);
+        entries.extend_from_slice(&compacted::block_entry(header.seed(), number, block));
+    }
+    assert_eq!(table.place(header.block_count), None);
+    for (position, hash) in removed.entries() {
+        assert_eq!(removed.hash_of(position), Some(hash));
+    }
+    again.extend_from_slice(&entries);
+    again.extend_from_slice(removed.bytes());
+    Ok(again)
 }
 
 pub fn segment_header() -> SegmentHeader {
@@ -281,6 +389,7 @@ pub fn segment_entry(number: u64, first_position: u64, last_position: u64) -> Se
         kind: SegmentKind::Live,
         event_count: last_position + 1 - first_position,
         has_sections: false,
+        compacted: None,
     }
 }
 
@@ -305,6 +414,7 @@ pub fn manifest() -> Manifest {
         segments: vec![segment_entry(1, 1, 20), segment_entry(6, 21, FIRST - 1)],
         ancestors: Vec::new(),
         lost: Vec::new(),
+        snapshots: Vec::new(),
     }
 }
 
@@ -426,6 +536,75 @@ pub fn index_manifest() -> IndexManifest {
 }
 
 /// A cut segment in one piece, a sealed one in two.
+pub fn snapshot_entries() -> Vec<SnapshotFileEntry> {
+    let entry = |number, is_ended| SnapshotFileEntry {
+        number,
+        id: [number as u8; 16],
+        len: 1 << 16,
+        end: 4112,
+        frame_count: 7,
+        is_ended,
+    };
+    vec![entry(2, true), entry(5, false)]
+}
+
+pub fn snapshot_file() -> SnapshotFileHeader {
+    SnapshotFileHeader {
+        store: STORE,
+        id: *b"file-of-snapshot",
+        number: 5,
+        len: 1 << 16,
+        created_at: TIME,
+        written_by: 1 << 8,
+    }
+}
+
+/// Where the sample of a snapshot stands in its file.
+pub const SNAPSHOT_AT: u64 = 4112;
+
+pub fn snapshot() -> Vec<u8> {
+    let frame = SnapshotFrame {
+        stream: "order-1",
+        name: "größe",
+        schema: 3,
+        incarnation: INCARNATION,
+        event: [7; 16],
+        position: FIRST,
+        revision: 9,
+        saved_at: TIME,
+        synced_upto: 4096,
+        stored_len: 0,
+        state_len: 21,
+        state_checksum: 0,
+        compression: StateCompression::None,
+    };
+    let mut bytes = Vec::new();
+    frame.encode(snapshot_file().seed(), SNAPSHOT_AT, b"a state of some bytes", &mut bytes);
+    bytes
+}
+
+fn again_snapshot(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+    let seed = snapshot_file().seed();
+    let frame = SnapshotFrame::decode(bytes, seed, SNAPSHOT_AT)?;
+    let stored = frame.check_state(&bytes[frame.header_len()..], seed, SNAPSHOT_AT)?;
+    let mut again = Vec::new();
+    frame.encode(seed, SNAPSHOT_AT, stored, &mut again);
+    Ok(again)
+}
+
+pub fn fix_snapshot(bytes: &mut [u8]) {
+    let seed = snapshot_file().seed();
+    let header_len = u32_at(bytes, 4) as usize;
+    let stored_len = u64_at(bytes, 80).checked_next_multiple_of(16).and_then(|len| usize::try_from(len).ok());
+    let stored = stored_len.and_then(|len| header_len.checked_add(len)).and_then(|end| bytes.get(header_len..end));
+    if let Some(checksum) = stored.map(|stored| crc(seed.state(SNAPSHOT_AT), stored)) {
+        set_u32(bytes, 96, checksum);
+    }
+    if let Some(checksum) = bytes.get(4..header_len).map(|covered| crc(seed.frame(SNAPSHOT_AT), covered)) {
+        set_u32(bytes, 0, checksum);
+    }
+}
+
 pub fn backup_point() -> BackupPoint {
     let piece = |segment, from, to| Piece { segment, from, to, checksum: 0x0A0B_0C0D };
     BackupPoint {
@@ -616,6 +795,44 @@ pub fn all() -> Vec<Structure> {
             again: |bytes| IndexManifest::decode(bytes).map(|manifest| manifest.encode()),
             read: |bytes| IndexManifest::decode_for(bytes, Purpose::Read).map(|_| ()),
             mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "compacted",
+            bytes: container(),
+            fix: fix_container,
+            again: |bytes| again_container(bytes, Purpose::Write),
+            read: |bytes| again_container(bytes, Purpose::Read).map(drop),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "snapshot_manifest",
+            bytes: Manifest { snapshots: snapshot_entries(), ..manifest() }.encode(),
+            fix: |bytes| fix_header(bytes, 0, usize::MAX),
+            again: |bytes| Manifest::decode(bytes).map(|manifest| manifest.encode()),
+            read: |bytes| Manifest::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |_| false,
+        },
+        Structure {
+            name: "snapshot_file",
+            bytes: snapshot_file().encode().to_vec(),
+            fix: |bytes| fix_header(bytes, 0, 128),
+            again: |bytes| SnapshotFileHeader::decode(bytes).map(|header| header.encode().to_vec()),
+            read: |bytes| SnapshotFileHeader::decode_for(bytes, Purpose::Read).map(|_| ()),
+            mask: |bytes| mask_header(bytes, 0),
+        },
+        Structure {
+            name: "snapshot",
+            bytes: snapshot(),
+            fix: fix_snapshot,
+            again: again_snapshot,
+            read: |bytes| {
+                SnapshotFrame::decode_for(bytes, snapshot_file().seed(), SNAPSHOT_AT, Purpose::Read).map(|_| ())
+            },
+            mask: |bytes| {
+                mask_byte(bytes, 11, 0);
+                // Cut behind the frame.
+                true
+            },
         },
         Structure {
             name: "backup_point",

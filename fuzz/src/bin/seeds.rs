@@ -11,6 +11,7 @@ fn main() -> std::io::Result<()> {
         let (target, of) = match structure.name {
             "bare_batch" => ("sectioned_batch", "bare-"),
             "sectioned_manifest" => ("manifest", "sectioned-"),
+            "snapshot_manifest" => ("manifest", "snapshot-"),
             name => (name, ""),
         };
         write(target, &format!("{of}sample"), &structure.bytes)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
 
-const FAULTS: [&str; 13] = [
+const FAULTS: [&str; 16] = [
     "no-sync",
     "no-dir-sync",
     "sync-repeated-after-failure",
@@ -28,16 +28,20 @@ const FAULTS: [&str; 13] = [
     "wrong-ordering",
     "skipped-revision-check",
     "id-index-forgets-at-roll",
+    "snapshot-ahead-of-log",
+    "snapshot-not-synced",
+    "clean-up-removes-first",
 ];
 
 /// Package and test, the cheaper ones first. None of them knows of planted faults.
-const TESTS: [(&str, &str); 6] = [
+const TESTS: [(&str, &str); 7] = [
     ("annals-tests", "power_loss"),
     ("annals-tests", "faults"),
     ("annals-tests", "model"),
     ("annals-tests", "damage"),
     ("annals-tests", "contract"),
     ("annals-format", "refusals"),
+    ("annals-tests", "snapshot_histories"),
 ];
 
 /// The name of no fault.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use annals::storage::Storage;
-use annals::{Batch, Durability, Error, Expect, NewEvent, Options, Receipt, Revision, Store, Ticket, View};
+use annals::{
+    Batch, CompactionOptions, Durability, Error, Expect, NewEvent, Options, Receipt, Revision, Store, Ticket, View,
+};
 
 use super::{Lot, Script, Step, Truth, Verdict};
 use crate::ensure;
@@ -111,10 +113,19 @@ impl Run<'_> {
             Step::Retry(choice) => self.retry(&store, *choice),
             Step::RetryLost(choice) => self.retry_lost(&store, *choice),
             Step::Refused(choice) => self.refused(&store, *choice),
+            Step::Compact => self.compact(&store),
             Step::Reopen => {
                 drop(store);
                 self.reopen()
             }
+        }
+    }
+
+    /// Changes nothing that the truth knows of.
+    fn compact(&mut self, store: &Store) -> Verdict {
+        match store.compact(&CompactionOptions::new().level(1).block_bytes(4096)) {
+            Ok(_) => Ok(()),
+            Err(error) => self.excuse(&error),
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Step {
     RetryLost(u64),
     /// Appends with an expectation that does not hold.
     Refused(u64),
+    /// Compacts what is sealed.
+    Compact,
     /// Closes the store and opens it again.
     Reopen,
 }
@@ -77,6 +79,7 @@ fn step(dice: &mut Dice, theme: Theme, durable: u64) -> Step {
         3 => return Step::Refused(dice.next()),
         4 => return Step::WaitAll,
         5 if dice.chance(1, 3) => return Step::Reopen,
+        6 => return Step::Compact,
         _ => {}
     }
     let lot = match theme {

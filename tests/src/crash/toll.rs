@@ -27,11 +27,12 @@ pub fn changes(call: Call) -> bool {
     !matches!(call, Call::List | Call::Open | Call::Read | Call::Map)
 }
 
-const KINDS: [WriteKind; 10] = [
+const KINDS: [WriteKind; 11] = [
     WriteKind::Batch,
     WriteKind::Header,
     WriteKind::EndMark,
     WriteKind::Index,
+    WriteKind::Container,
     WriteKind::Tier,
     WriteKind::Streams,
     WriteKind::IndexManifest,

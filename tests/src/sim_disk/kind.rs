@@ -29,6 +29,8 @@ pub enum WriteKind {
     EndMark,
     /// An index of a segment.
     Index,
+    /// A container of a compacted segment.
+    Container,
     /// A tier.
     Tier,
     /// A file of the directory of streams.
@@ -37,6 +39,8 @@ pub enum WriteKind {
     IndexManifest,
     /// A manifest.
     Manifest,
+    /// A file of snapshots.
+    Snapshots,
     /// The durable mark.
     Mark,
     /// The ring's file.
@@ -59,7 +63,10 @@ impl WriteKind {
             _ if name.starts_with("tier-") => Self::Tier,
             _ if name.starts_with("streams-") => Self::Streams,
             _ if name.starts_with("INDEX-") => Self::IndexManifest,
+            _ if name.starts_with("snapshots-") => Self::Snapshots,
             _ if name.starts_with("segment-") && name.contains(".idx") => Self::Index,
+            // Number and generation, of twenty digits each.
+            _ if name.starts_with("segment-") && name.as_bytes().get(28) == Some(&b'-') => Self::Container,
             _ if name.starts_with("segment-") => Self::Batch,
             _ => Self::Other,
         }
@@ -100,10 +107,12 @@ impl fmt::Display for WriteKind {
             Self::Header => "header",
             Self::EndMark => "end mark",
             Self::Index => "index",
+            Self::Container => "container",
             Self::Tier => "tier",
             Self::Streams => "streams",
             Self::IndexManifest => "index manifest",
             Self::Manifest => "manifest",
+            Self::Snapshots => "snapshots",
             Self::Mark => "mark",
             Self::Ring => "ring",
             Self::DirectoryEntry => "directory entry",

@@ -1,4 +1,4 @@
-//! Measures rows A1 to A9, B1 to B10 and C1 to C3: `cargo run --release --bin rows -- --help`.
+//! Measures rows A1 to A9, B1 to B10, C1 to C3 and E4: `cargo run --release --bin rows -- --help`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use annals_peers::Result;
 use annals_peers::device::Device;
 use annals_peers::engines::{ENGINES, Engine, named};
 use annals_peers::following;
+use annals_peers::keeping;
 use annals_peers::report::Format;
 use annals_peers::rows::{Bench, LONG, ROWS, Settings};
 use annals_peers::scale::events::Ids;
@@ -19,7 +20,7 @@ use annals_peers::workload::{Source, Workload};
 const HELP: &str = "\
 Measures annals beside other event stores and logs, all in one run.
 
-  --rows A1,B2,...     rows to measure, `A`, `B` and `C` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
+  --rows A1,B2,...     rows to measure, `A`, `B`, `C` and `E` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
                        give it several times the memory the system keeps dirty with --bytes
   --runs N             runs of each row (default 5)
   --dir DIR            where stores are made and removed, on a disk (default: target/peers)
@@ -143,7 +144,9 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             _ => return Err(format!("unknown: {name} {value}").into()),
         }
     }
-    let others = |row: &str| scale::ROWS.contains(&row) || following::ROWS.contains(&row);
+    let others = |row: &str| {
+        scale::ROWS.contains(&row) || following::ROWS.contains(&row) || keeping::ROWS.contains(&row)
+    };
     let known = |row: &str| ROWS.contains(&row) || others(row) || row == LONG;
     let unknown = parsed.rows.iter().find(|row| !known(row));
     if let Some(row) = unknown {
@@ -164,6 +167,7 @@ fn named_rows(word: &str) -> Vec<String> {
         "A" => ROWS.map(str::to_owned).to_vec(),
         "B" => scale::ROWS.map(str::to_owned).to_vec(),
         "C" => following::ROWS.map(str::to_owned).to_vec(),
+        "E" => keeping::ROWS.map(str::to_owned).to_vec(),
         row => vec![row.to_owned()],
     }
 }
@@ -209,6 +213,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         std::mem::take(&mut arguments.rows).into_iter().partition(|row| scale::ROWS.contains(&row.as_str()));
     let (followed, usual): (Vec<_>, Vec<_>) =
         usual.into_iter().partition(|row| following::ROWS.contains(&row.as_str()));
+    let (kept, usual): (Vec<_>, Vec<_>) = usual.into_iter().partition(|row| keeping::ROWS.contains(&row.as_str()));
     let (mut measured, mut description, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut show = |row: &annals_peers::report::Row| {
         print!("{}", row.render(arguments.format));
@@ -224,6 +229,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
     }
     let settings = following::Settings::new(dir.clone(), arguments.settings.runs, arguments.quick);
     for name in &followed {
+        settings.row(name)?.iter().for_each(&mut show);
+    }
+    let settings = keeping::Settings::new(dir.clone(), arguments.settings.runs, arguments.quick);
+    for name in &kept {
         settings.row(name)?.iter().for_each(&mut show);
     }
     if !large.is_empty() {

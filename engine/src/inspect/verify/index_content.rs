@@ -8,10 +8,11 @@ use annals_format::segment::SegmentHeader;
 
 use super::Check;
 use crate::Result;
+use crate::compacted;
 use crate::directory::DirectoryFile;
 use crate::manifest::read_whole;
 use crate::name::{KeyKind, NameHash};
-use crate::prepare::{index_name, segment_name};
+use crate::prepare::index_name;
 use crate::sealed_index::IndexFile;
 use crate::tiers::TierFile;
 
@@ -114,7 +115,8 @@ impl Check<'_> {
     fn index_bytes(&self, manifest: &Manifest, segment: &SegmentEntry) -> Option<IndexBytes> {
         let bytes = read_whole(self.storage, &index_name(segment.number), 1 << 31).ok()?;
         if IndexFile::kind(&bytes) == Some(IndexFile::Places) {
-            let mut log = read_whole(self.storage, &segment_name(segment.number), segment.len).ok()?;
+            let mut log =
+                compacted::read_whole_segment(self.storage, &compacted::name_of(segment), segment.len).ok()?;
             let header = SegmentHeader::decode(&log).ok().flatten()?;
             log.truncate(usize::try_from(segment.end).ok()?);
             return self.made_anew(manifest, segment, header, log).ok();

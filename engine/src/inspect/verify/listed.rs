@@ -1,14 +1,15 @@
 //! Segments that the manifest lists, and their indexes.
 
 use annals_format::Fault;
-use annals_format::checksum::Identity;
+use annals_format::checksum::{Identity, Seed};
 use annals_format::index::{self, INDEX_HEADER_LEN, IndexBytes};
 use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
-use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
+use annals_format::segment::{END_MARK_LEN, EndMark, FinalChecksum, Link, SEGMENT_HEADER_LEN, SegmentHeader};
 
 use super::walk::{Walk, Walked};
 use super::{Check, told};
 use crate::Result;
+use crate::compacted::{self, Container};
 use crate::consumer;
 use crate::error::Error;
 use crate::inspect::Severity;
@@ -17,11 +18,20 @@ use crate::manifest::file_name;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::places_file;
-use crate::prepare::{index_name, segment_name};
+use crate::prepare::index_name;
 use crate::recovery;
 use crate::sealed_index::{IndexFile, SealedIndex};
 use crate::segment::{Closing, Segment, SegmentIndex, Tally};
 use crate::storage::Access;
+
+/// Whether the segment before this one was left before anything was written to it: recovery does not list such a one. It was
+/// the same writer's, begun after the one at `link`, and its checksum is that of no batch.
+fn follows_one_left_empty(header: &SegmentHeader, link: Option<Link>) -> bool {
+    let Some(previous) = header.previous else { return false };
+    let of_previous = Identity { segment: previous.number, ..header.identity };
+    link.is_none_or(|link| link.number < previous.number)
+        && previous.final_checksum == FinalChecksum::start(Seed::of(&of_previous)).value()
+}
 
 impl Check<'_> {
     pub(super) fn listed_segments(&mut self, manifest: &Manifest, walk: &mut Walk) {
@@ -60,8 +70,12 @@ impl Check<'_> {
     }
 
     fn listed(&mut self, manifest: &Manifest, entry: &SegmentEntry, link: Option<Link>, walk: &mut Walk) {
-        let name = segment_name(entry.number);
-        let Some(mut bytes) = self.read(&name) else {
+        let name = compacted::name_of(entry);
+        let read = match entry.compacted {
+            Some(_) => self.read_container(&name, entry),
+            None => self.read(&name),
+        };
+        let Some(mut bytes) = read else {
             if !self.survey.has(&name) {
                 self.damage(&name, 0, Some(entry.first_position), "the file is missing");
             }
@@ -83,7 +97,7 @@ impl Check<'_> {
             }
         };
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-        let seed = annals_format::checksum::Seed::of(&identity);
+        let seed = Seed::of(&identity);
         let end = entry.end as usize;
         let walked = walk.segment(&bytes, SEGMENT_HEADER_LEN, end, seed, false);
         let is_whole = self.walked(&name, &walked) && walked.end == end;
@@ -98,6 +112,29 @@ impl Check<'_> {
         bytes.truncate(end);
         let usable = header.filter(|_| is_whole).map(|header| (header, bytes));
         self.index(manifest, entry, usable);
+    }
+
+    /// The segment that a container holds, every byte of which is verified.
+    fn read_container(&mut self, name: &str, entry: &SegmentEntry) -> Option<Vec<u8>> {
+        if !self.survey.has(name) {
+            return None;
+        }
+        let read = Container::open(self.storage, name, ReadMode::Pread, Some(entry)).and_then(|container| {
+            container.removed()?;
+            let mut bytes = vec![0; container.header.segment_len as usize];
+            container.read(0, &mut bytes)?;
+            Ok(bytes)
+        });
+        match read {
+            Ok(bytes) => {
+                self.count(entry.file_len());
+                Some(bytes)
+            }
+            Err(error) => {
+                self.error(Severity::Damage, name, &error);
+                None
+            }
+        }
     }
 
     /// Findings and counts of a walk; whether nothing was wrong.
@@ -123,7 +160,7 @@ impl Check<'_> {
             "the header is that of another segment"
         } else if header.segment_len != entry.len {
             "the header gives another length than the manifest"
-        } else if header.previous != link {
+        } else if header.previous != link && !follows_one_left_empty(&header, link) {
             "the header names another segment before it than the manifest"
         } else if header.manifest_generation > manifest.generation {
             "the segment was begun under a later manifest than the newest there is"
@@ -136,7 +173,7 @@ impl Check<'_> {
 
     fn compare_tally(&mut self, name: &str, entry: &SegmentEntry, walked: &Walked) {
         let tally = &walked.tally;
-        let is_listed = tally.final_checksum.value() == entry.final_checksum
+        let is_listed = tally.final_checksum.value() == entry.content_checksum()
             && tally.last_position.max(entry.first_position - 1) == entry.last_position
             && tally.event_count == entry.event_count
             && (tally.section_count > 0) == entry.has_sections
@@ -229,9 +266,11 @@ impl Check<'_> {
         bytes: Vec<u8>,
     ) -> Result<IndexBytes> {
         let hash = NameHash { seed: manifest.name_hash_seed };
-        let name = segment_name(entry.number);
-        let (index, tally) = recovery::index_of(&bytes, &header, &name, hash)?;
-        let file = self.storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
+        let name = compacted::name_of(entry);
+        let (index, mut tally) = recovery::index_of(&bytes, &header, &name, hash)?;
+        // The index of a compacted segment is that of the original.
+        tally.final_checksum = FinalChecksum::from_value(entry.final_checksum);
+        let file = compacted::open_segment_file(self.storage, &name).map_err(Error::io("open", &name))?;
         let of_index = SegmentIndex::Active(index);
         // All its bytes are at hand, so that no window is read from the file again.
         let segment = Segment::new(header, name, file, ReadMode::Pread, of_index)?.with_tail(0, bytes);
@@ -245,5 +284,38 @@ fn fault_offset(fault: &Fault) -> u64 {
     match fault {
         Fault::Checksum { what: "archive", .. } | Fault::Structure { .. } => INDEX_HEADER_LEN as u64,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use annals_format::segment::SegmentKind;
+
+    /// A finding of the model's: such a segment was called damage.
+    #[test]
+    fn one_left_empty_is_told_by_its_number_and_checksum() {
+        let identity = |segment| Identity { store: [1; 16], incarnation: [2; 16], segment };
+        let empty = |number| Link { number, final_checksum: FinalChecksum::start(Seed::of(&identity(number))).value() };
+        let header = |previous| SegmentHeader {
+            identity: identity(6),
+            generation: 0,
+            manifest_generation: 1,
+            segment_len: 4096,
+            base: 0,
+            first_position: 68,
+            previous,
+            created_at: 0,
+            written_by: 0,
+            kind: SegmentKind::Live,
+        };
+        let four = Some(Link { number: 4, final_checksum: 77 });
+        assert!(follows_one_left_empty(&header(Some(empty(5))), four));
+        assert!(follows_one_left_empty(&header(Some(empty(5))), None));
+        // One that held something, one from before what is listed, none at all.
+        let held = Link { final_checksum: empty(5).final_checksum ^ 1, ..empty(5) };
+        for other in [Some(held), Some(empty(4)), Some(empty(3)), None] {
+            assert!(!follows_one_left_empty(&header(other), four), "{other:?}");
+        }
     }
 }

@@ -94,13 +94,14 @@ fn the_notifier_misses_no_batch() {
 
 #[test]
 fn the_notifier_hears_that_the_store_is_closed() {
-    explore("notifier, 3 batches, close", None, || {
+    let heads = steps();
+    explore(&format!("notifier, {heads} batches, close"), None, move || {
         let watermark = Arc::new(Watermark::start(0, 0, 0));
         let notifier = thread::spawn({
             let watermark = watermark.clone();
             move || watermark.notify_with(|_| None)
         });
-        append(&watermark, 1..=3);
+        append(&watermark, 1..=heads);
         watermark.close();
         notifier.join().unwrap();
     });

@@ -1,6 +1,7 @@
 //! One random history: a store and its model, side by side.
 
 mod appends;
+mod compactions;
 mod moments;
 mod openings;
 mod reads;
@@ -10,7 +11,8 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use annals::storage::Memory;
+use annals::inspect::{self, Severity};
+use annals::storage::{Memory, Storage};
 use annals::{Durability, Options, Store, Ticket, View};
 
 use super::clock::ManualClock;
@@ -84,6 +86,13 @@ pub(super) fn worked<T>(what: &str, outcome: annals::Result<T>) -> Checked<T> {
     outcome.map_err(|error| format!("{what}: {error} ({error:?})"))
 }
 
+/// That a closed store has no damage. An index that found no room is made by the next opening.
+pub(super) fn check_sound(what: &str, storage: &dyn Storage) -> Checked {
+    let findings = worked(what, inspect::verify_in(storage, &mut |_, _| {}))?.findings;
+    let damage: Vec<_> = findings.into_iter().filter(|finding| finding.severity == Severity::Damage).collect();
+    ensure(damage.is_empty(), || format!("{what}: {damage:?}"))
+}
+
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
     pub const OUTCOMES: [&'static str; 18] = [
@@ -108,7 +117,7 @@ impl History {
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 35] = [
+    pub const OPERATIONS: [&'static str; 36] = [
         "append",
         "append_with",
         "append batch",
@@ -144,6 +153,7 @@ impl History {
         "fork",
         "backup",
         "restore",
+        "compact",
     ];
 
     /// Begins with an empty store.
@@ -230,6 +240,7 @@ impl History {
             980..983 => self.fork(dice),
             983..986 => self.backup(),
             986..990 => self.restore(dice),
+            990..995 => self.compact(dice),
             _ => self.check_everything(),
         }
     }

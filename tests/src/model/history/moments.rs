@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use annals::backup::{BackupOptions, RestoreOptions, restore_in};
 use annals::storage::Memory;
-use annals::{AsOf, Error, ForkOptions, Lookup, Reader, Seek, Sharing, View, inspect};
+use annals::{AsOf, Error, ForkOptions, Lookup, Reader, Seek, Sharing, View};
 
 use super::super::ask::Ask;
 use super::super::content::{self, Recorded};
-use super::{Checked, History, ensure, options, same, worked};
+use super::{Checked, History, check_sound, ensure, options, same, worked};
 use crate::sim_disk::Dice;
 
 /// A part of the log and what it is seen through: whole batches up to `last`, and every removal up to `removals`.
@@ -92,8 +92,7 @@ impl History {
         same(what, &opened.head(), &head)?;
         self.check_moment(what, &opened.reader(), moment, dice)?;
         worked(what, opened.close())?;
-        let findings = worked(what, inspect::verify_in(made, &mut |_, _| {}))?.findings;
-        ensure(findings.is_empty(), || format!("{what}: {findings:?}"))
+        check_sound(what, made)
     }
 
     pub(super) fn fork(&mut self, dice: &mut Dice) -> Checked {

@@ -7,7 +7,7 @@ use annals::{Error, Expect, NewEvent, Position, View};
 use super::super::ask::Ask;
 use super::super::content::Content;
 use super::super::plain::{Attempt, Verdict};
-use super::{Checked, History, ensure, options, same, worked};
+use super::{Checked, History, check_sound, ensure, options, same, worked};
 use crate::sim_disk::{Dice, FaultKind, Repeat, SimDisk};
 
 impl History {
@@ -39,6 +39,7 @@ impl History {
         self.let_go();
         let closed = self.store.clone();
         worked("close", self.store.clone().close())?;
+        check_sound("verify", &self.disk)?;
         let refused = closed.append("a", Expect::Any, &[NewEvent::new("T", b"")]);
         ensure(matches!(refused, Err(Error::Poisoned { .. })), || format!("a closed store answers {refused:?}"))?;
         self.tally.count("append to a closed one", "Poisoned");
