@@ -24,6 +24,8 @@ use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 const LOOK: Duration = Duration::from_millis(500);
 /// With so many segments without a tier work begins however fast segments end.
 const BACKLOG: u64 = 32;
+/// So many positions without a tier begin the work as well: their ids stand in memory, some twenty bytes each.
+const IDS_ENOUGH: u64 = 1 << 19;
 /// Below so many positions a second work need not wait for quiet.
 const CALM: f64 = 500_000.0;
 /// With so many segments without a tier the thread is woken to look.
@@ -70,7 +72,8 @@ pub(crate) fn merge_loop(inner: &Inner) {
     while !inner.stopping.load(Ordering::Acquire) {
         let uncovered = uncovered(inner);
         let Rate { is_quiet, is_calm } = flow.rate(inner);
-        let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG);
+        let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
+        let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG || ids_in_memory >= IDS_ENOUGH);
         let mut enough = if is_quiet { 1 } else { BEHIND };
         if tiers_due || behind(inner) >= enough {
             let begun = Instant::now();
