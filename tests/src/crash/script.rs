@@ -65,7 +65,12 @@ impl Script {
         // All durable, all buffered, or mixed: durable in so many of four cases.
         let durable = [4, 0, 2, 1][dice.index(4)];
         let count = dice.index(longest + 1);
-        Self { steps: (0..count).map(|_| step(dice, theme, durable)).collect() }
+        let mut steps: Vec<Step> = (0..count).map(|_| step(dice, theme, durable)).collect();
+        // Where segments end there is something to compact.
+        if matches!(theme, Theme::Rolling) && dice.chance(2, 3) {
+            steps.push(Step::Compact);
+        }
+        Self { steps }
     }
 }
 
