@@ -21,6 +21,7 @@ use crate::Result;
 use crate::background;
 use crate::core::Core;
 use crate::read_only::ReadOnly;
+use crate::snapshot;
 use crate::store::{Inner, Store};
 
 pub(crate) use install::remove_superseded;
@@ -88,9 +89,11 @@ pub struct CompactionReport {
     pub bytes_after: u64,
     /// Events whose content was taken out.
     pub removed_events: u64,
+    /// Snapshots of state that went because their streams were deleted.
+    pub void_snapshots: u64,
     /// Whether it was stopped before all was done. What was done stays.
     pub cancelled: bool,
-    /// Old files that could not be removed; the next opening for writing does.
+    /// Old files that could not be removed, which the next opening for writing does, and what kept snapshots from going.
     pub notices: Vec<String>,
 }
 
@@ -142,7 +145,15 @@ impl Store {
     ) -> Result<CompactionReport> {
         // Then all that was removed before this call is durable.
         self.sync()?;
-        compact(self.inner(), options, progress)
+        let mut report = compact(self.inner(), options, progress)?;
+        if !options.dry_run && !report.cancelled {
+            // States of what is deleted go with its events.
+            match snapshot::drop_void(self) {
+                Ok(void) => report.void_snapshots = void,
+                Err(error) => report.notices.push(error.to_string()),
+            }
+        }
+        Ok(report)
     }
 }
 

@@ -20,6 +20,7 @@ mod table;
 mod write;
 
 pub(crate) use carry::{backup, carry, files_found, files_of, files_of_backup, is_backup_file, refuse};
+pub(crate) use clean::drop_void;
 pub use clean::{CleanSnapshots, CleanedSnapshots};
 pub(crate) use file::{Range, SnapshotFile, file_name, file_number, is_file_of_snapshots};
 pub(crate) use judge::note_unreached;

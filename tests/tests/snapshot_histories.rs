@@ -623,7 +623,7 @@ impl History {
             let state = values_of(snapshot.state());
             let is_it = |saved: &Saved| saved.revision == snapshot.revision().get() && saved.state == state;
             ensure!(of_kind().any(is_it), "{snapshot:?} was never saved so");
-            ensure!(snapshot.state().as_ptr() as usize % 16 == 0, "{snapshot:?} is not aligned");
+            ensure!((snapshot.state().as_ptr() as usize).is_multiple_of(16), "{snapshot:?} is not aligned");
         }
         let is_covered = |sure: Sure| of_kind().any(|saved| saved.sure >= sure && facts.reaches(saved));
         let (surely, possibly) = (is_covered(Sure::Buffered), is_covered(Sure::Maybe));

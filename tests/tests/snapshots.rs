@@ -715,3 +715,49 @@ fn a_snapshot_is_due_by_events_bytes_or_age() {
     assert_eq!((since.event_count(), since.revision()), (0, Some(revision(10))));
     assert!(!kind().every_events(1).is_due(&since, u64::MAX) && !aged.is_due(&since, u64::MAX));
 }
+
+/// Bytes of truncated and deleted events go, and so do states of what was deleted; what is loaded stays what it was.
+#[test]
+fn compaction_changes_no_answer() {
+    let memory = Arc::new(Memory::new());
+    let store = Options::new().background(false).segment_bytes_max(64 << 10).open_storage(memory.clone()).unwrap();
+    let fill = || {
+        for _ in 0..40 {
+            store.append("filling", Expect::Any, &[NewEvent::new("Filled", &[9; 4000])]).unwrap();
+        }
+    };
+    for stream in ["cut", "gone", "whole"] {
+        append(&store, stream, 10);
+    }
+    let secret = b"a state of a stream that is deleted";
+    kind().save(&store, "cut", revision(6), &state_of(1..=6)).unwrap();
+    kind().save(&store, "gone", revision(10), secret).unwrap();
+    kind().save(&store, "whole", revision(3), &state_of(1..=3)).unwrap();
+    fill();
+    // The event that the snapshot names goes as well.
+    assert!(!store.truncate_before("cut", Expect::Any, revision(7)).unwrap().is_unreached);
+    store.delete("gone", Expect::Any).unwrap();
+    fill();
+    store.sync().unwrap();
+    let answers = |store: &Store| -> Vec<_> {
+        let heads = [30, 40, store.head()];
+        let of = |head| store.as_of(AsOf::Position(head)).unwrap();
+        let loads = heads.map(|head| ["cut", "gone", "whole"].map(|stream| loaded(&of(head), stream, &kind())));
+        loads.into_iter().flatten().collect()
+    };
+    let before = answers(&store);
+    assert_eq!(before[6..], [Ok((1..=10).collect()), Ok(Vec::new()), Ok((1..=10).collect())]);
+    let report = store.compact(&annals::CompactionOptions::new()).unwrap();
+    assert!(!report.compacted.is_empty() && report.void_snapshots == 1, "{report:?}");
+    assert_eq!(answers(&store), before);
+    let holds = |name: &String| bytes_of(&memory, name).windows(secret.len()).any(|bytes| bytes == secret);
+    assert!(!memory.list().unwrap().iter().any(holds));
+    assert_eq!(store.snapshots("").unwrap().len(), 2);
+    store.close().unwrap();
+    let store = Options::new().background(false).open_storage(memory.clone()).unwrap();
+    assert_eq!(answers(&store), before);
+    let cleaned = store.clean_snapshots(&CleanSnapshots::new()).unwrap();
+    assert_eq!((cleaned.kept, cleaned.void, cleaned.damage.len()), (2, 0, 0));
+    let report = annals::inspect::verify_in(&*memory, &mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{:?}", report.findings);
+}
