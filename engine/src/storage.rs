@@ -193,7 +193,7 @@ pub trait StorageFile: Send + Sync + Debug {
     fn map(&self) -> io::Result<Map>;
 
     /// As [`StorageFile::map`], for look-ups here and there: a page that is not in memory is fetched alone, and the system
-    /// does not read what lies around it. [`Map::expect_order`] takes that back.
+    /// does not read what lies around it. A scan of the whole takes that back.
     ///
     /// # Errors
     ///
