@@ -149,10 +149,10 @@ fn cut_to<'a>(control: Control<'a>, last: &mut BTreeMap<String, u64>, head: u64)
         let upto = cut.upto.min(last);
         Some(StreamCut { upto, last, first: cut.first.min(upto + 1), ..cut })
     };
-    // Of deletions alone a record may stand that finds nothing left to hide.
-    let hides = |cut: &StreamCut<'_>| cut.first <= cut.upto;
+    // Kept where others hid the same before: it may be why. Of deletions alone a record may say that it hides nothing.
+    let at_least_one = |cut: StreamCut<'a>| StreamCut { first: cut.first.min(cut.upto), ..cut };
     let whole = match control {
-        Control::Truncate(cut) => Control::Truncate(cut_stream(cut).filter(hides)?),
+        Control::Truncate(cut) => Control::Truncate(at_least_one(cut_stream(cut)?)),
         Control::Delete(cut) => Control::Delete(cut_stream(cut)?),
         Control::Tombstone(cut) => Control::Tombstone(cut_stream(cut)?),
         Control::ForgetIds(Forgotten { stream, upto }) => {

@@ -80,6 +80,11 @@ impl Opening {
         let Found { tail, mark, ring, known_durable, .. } = found;
         let clean = !self.report.created && is_clean(mark.as_ref(), &tail);
         self.report.clean = clean;
+        if !clean && !self.report.created {
+            // Whoever was killed may have put names in place that are not durable, the manifest's too: nothing is written
+            // beside them that could outlive them.
+            self.storage.sync_dir().map_err(|error| super::refuse_write("the directory", error))?;
+        }
 
         let hash = NameHash { seed: self.manifest.name_hash_seed };
         let mut next_number = self.manifest.next_segment.max(numbers.last().map_or(0, |n| n + 1));
