@@ -56,6 +56,8 @@ struct Stream {
     unfinished: BTreeSet<u64>,
     /// Some of them failed.
     troubled: bool,
+    /// One of them is on its way to be parked: what is read meanwhile is to stand behind it.
+    parking: bool,
     /// How many of them are replayed.
     replayed: usize,
 }
@@ -207,7 +209,8 @@ impl Intake {
             return;
         }
         let stream = self.name_of(event.stream());
-        let (troubled, replayed) = self.streams.get(&stream).map_or((false, 0), |s| (s.troubled, s.replayed));
+        let of_stream = self.streams.get(&stream);
+        let (troubled, replayed) = of_stream.map_or((false, 0), |s| (s.troubled || s.parking, s.replayed));
         let stage = match (self.parked_streams.contains_key(&stream), troubled) {
             (true, _) if replayed == 0 => Stage::ToPark,
             (_, true) => Stage::Held,
@@ -295,13 +298,14 @@ impl Intake {
     fn settle(&mut self, name: &Arc<str>) {
         let Some(stream) = self.streams.get(name) else { return };
         let positions: Vec<u64> = stream.unfinished.iter().copied().collect();
+        let parking = stream.parking;
         let mut failed = false;
         for position in positions {
             let Some(entry) = self.entries.get(&position) else { continue };
             let stage = match (entry.stage, failed) {
                 (stage @ (Stage::Acknowledging { .. } | Stage::ToPark), _) => stage,
                 (_, true) => Stage::Held,
-                (Stage::Held, false) => Stage::Ready,
+                (Stage::Held, false) if !parking => Stage::Ready,
                 (stage, false) => stage,
             };
             failed |= entry.failures > 0 && !matches!(stage, Stage::Acknowledging { .. });
@@ -448,12 +452,19 @@ impl Intake {
         let behind: Vec<u64> = behind.collect();
         self.set_stage(position, Stage::Acknowledging { ticket });
         behind.iter().for_each(|at| self.set_stage(*at, Stage::Acknowledging { ticket: 0 }));
+        self.set_parking(&stream, true);
         Ok(Parking { position, attempts, stream, replayed, behind })
+    }
+
+    fn set_parking(&mut self, stream: &Arc<str>, parking: bool) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.parking = parking;
+        }
     }
 
     /// The log has it.
     pub(super) fn finish_parking(&mut self, parking: &Parking) {
-        let replayed: Vec<u64> = match self.streams.get(&parking.stream) {
+        let later: Vec<u64> = match self.streams.get(&parking.stream) {
             Some(stream) => stream.unfinished.range(parking.position + 1..).copied().collect(),
             None => Vec::new(),
         };
@@ -461,12 +472,19 @@ impl Intake {
             self.remove(position);
             self.note_parked(position, &parking.stream);
         }
-        // What was tried anew behind it is still parked.
-        for position in replayed {
+        // What was tried anew behind it is still parked, and what was read meanwhile is to be.
+        for position in later {
             if self.is_replayed(position) {
                 self.remove(position);
+            } else if self
+                .entries
+                .get(&position)
+                .is_some_and(|entry| matches!(entry.stage, Stage::Held | Stage::Ready | Stage::Waiting { .. }))
+            {
+                self.set_stage(position, Stage::ToPark);
             }
         }
+        self.set_parking(&parking.stream, false);
         self.said = self.said.max(self.checkpoint());
     }
 
@@ -475,6 +493,7 @@ impl Intake {
         for position in [parking.position].into_iter().chain(parking.behind.iter().copied()) {
             self.set_stage(position, Stage::Ready);
         }
+        self.set_parking(&parking.stream, false);
         self.settle(&parking.stream);
     }
 
