@@ -3,7 +3,7 @@
 mod key_starts;
 
 use std::io::IoSlice;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use annals_format::Fault;
 use annals_format::index::u32_le;
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::places_file;

@@ -266,7 +266,7 @@ impl Watermark {
 
     /// The same with pauses of one's own.
     #[cfg(loom)]
-    pub(crate) fn notify_with(&self, pause: impl FnMut(bool) -> Option<Duration>) {
+    pub(crate) fn notify_with(&self, pause: impl FnMut(u64) -> Option<Duration>) {
         self.notifier.run(self, pause);
     }
 }
