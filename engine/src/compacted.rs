@@ -10,8 +10,8 @@ mod codec;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals_format::Fault;
 use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};

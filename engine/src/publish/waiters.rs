@@ -39,13 +39,20 @@ impl Waiters {
     #[inline]
     pub(crate) fn notify(&self) -> u64 {
         named_fence!("notify-fence", SeqCst);
-        if self.is_awaited() { self.wake() } else { 0 }
+        self.wake()
     }
 
     /// Wakes everybody. To be called after a full fence, behind what they wait for; how many there were.
-    #[cold]
+    #[inline]
     pub(super) fn wake(&self) -> u64 {
-        let count = self.count.load(Ordering::Relaxed);
+        match self.count.load(Ordering::Relaxed) {
+            0 => 0,
+            count => self.wake_these(count),
+        }
+    }
+
+    #[cold]
+    fn wake_these(&self, count: u64) -> u64 {
         let (threads, tasks) = (count & (TASK - 1), count / TASK);
         if threads > 0 {
             // The fence that the caller passed is what a sleeper's look at the turn pairs with.

@@ -94,7 +94,9 @@ fn row(settings: &Settings, work: Work) -> Result<Row> {
             ));
         }
     }
-    notes.push("the ratio is that of the writer alone to the writer that is followed: 0.8 is a slow-down of 1.25x".to_owned());
+    notes.push(
+        "the ratio is that of the writer alone to the writer that is followed: 0.8 is a slow-down of 1.25x".to_owned(),
+    );
     notes.push(
         "sleepers: the same writer beside as many threads that sleep by the clock and read nothing; least: an event is \
          copied and checksummed into memory, a head stored, and read by the clock"

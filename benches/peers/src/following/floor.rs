@@ -23,11 +23,20 @@ const EVENT_LEN: usize = 384;
 /// The reader looks all the time.
 pub(super) fn polled(count: usize, pause: Duration) -> Result<Histogram<u64>> {
     let word = AtomicU32::new(0);
-    hand_over(count, &word, |seen| while word.load(Ordering::Acquire) <= seen { std::hint::spin_loop() }, |began, n| {
-        while began.elapsed() < pause * n as u32 {
-            std::hint::spin_loop();
-        }
-    })
+    hand_over(
+        count,
+        &word,
+        |seen| {
+            while word.load(Ordering::Acquire) <= seen {
+                std::hint::spin_loop()
+            }
+        },
+        |began, n| {
+            while began.elapsed() < pause * n as u32 {
+                std::hint::spin_loop();
+            }
+        },
+    )
 }
 
 /// The reader sleeps on the word.
