@@ -180,19 +180,20 @@ impl ActiveIndex {
 
     /// All streams of an ended segment, in no order. `None` if that must be read from the segment: the index was made
     /// from it, or two names share a hash.
-    pub(crate) fn streams(&self) -> Option<Vec<StreamInSegment<'_>>> {
+    pub(crate) fn streams(&self) -> Option<impl Iterator<Item = StreamInSegment<'_>>> {
         let streams = self.streams.get()?;
-        let table = self.keys.load();
-        let row = |row: &StreamRow| {
-            let head = table.find(KeyKind::Stream, row.hash)?.head.load(Ordering::Acquire);
-            Some(StreamInSegment {
+        let table = self.keys.load_full();
+        let row = move |row: &StreamRow| {
+            // Each was entered with its key.
+            let head = table.slot(KeyKind::Stream, row.hash).head.load(Ordering::Acquire);
+            StreamInSegment {
                 name: &streams.names[row.name_at as usize..][..row.name_len as usize],
-                last_revision: row.first_revision + u64::from(count(head)) - 1,
+                last_revision: row.first_revision + u64::from(count(head).saturating_sub(1)),
                 first: row.first,
-                last: newest(head).checked_sub(1)?,
-            })
+                last: newest(head).saturating_sub(1),
+            }
         };
-        streams.rows.iter().map(row).collect()
+        Some(streams.rows.iter().map(row))
     }
 
     /// The first record of each stream in this segment, in order of appearance.
@@ -258,6 +259,12 @@ fn unpacked(packed: u64) -> Place {
 }
 
 impl Expected {
+    /// Of a segment that holds so many bytes, ids included: about what events of some hundred bytes with two keys of their
+    /// own need, so that tables seldom grow.
+    pub(crate) fn of_written(segment_len: u64, written: usize) -> Self {
+        Self { segment_len, keys: (written / 256).max(64), ids: Some((written / 384).max(64)) }
+    }
+
     fn records(self) -> usize {
         ((self.segment_len / 256).clamp(256, 1 << 22) as usize).next_power_of_two()
     }

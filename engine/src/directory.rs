@@ -39,7 +39,7 @@ pub(crate) use gather::{Pending, sealed_index};
 pub(crate) use list::{Directory, coverage, find, prefetch};
 pub(crate) use met::MetStreams;
 pub(crate) use table::StreamTable;
-pub(crate) use write::{DirectoryPlan, write};
+pub(crate) use write::{DirectoryPlan, is_scattered, write};
 
 /// Where a stream stands in the writer's memory, valid until that is given more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,13 +28,14 @@ impl Opening {
         head: u64,
         time: u64,
     ) -> Result<MarkFile> {
-        let file = match self.storage.open(MARK_NAME, Access::ReadWrite) {
-            Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => file,
+        // A name that was found is durable: whoever made it synced the directory, or this opening did, after a kill.
+        let (file, is_new) = match self.storage.open(MARK_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => (file, false),
             Ok(_) => {
                 self.storage.remove(MARK_NAME).map_err(Error::io("remove", MARK_NAME))?;
-                MarkFile::create(&*self.storage)?
+                (MarkFile::create(&*self.storage)?, true)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => MarkFile::create(&*self.storage)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (MarkFile::create(&*self.storage)?, true),
             Err(error) => return Err(refuse_write(MARK_NAME, error)),
         };
         let identity = active.segment.header.identity;
@@ -52,7 +53,9 @@ impl Opening {
         let mut mark_file = MarkFile::open(file, mark.clone());
         mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
         mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
-        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        if is_new {
+            self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        }
         Ok(mark_file)
     }
 
@@ -61,14 +64,15 @@ impl Opening {
         let shared = self.storage.map_is_shared();
         let ring_len = self.options.ring_bytes;
         let file_len = RING_HEADER_LEN as u64 + ring_len;
-        let file = match self.storage.open(RING_NAME, Access::ReadWrite) {
-            Ok(file) if file.len().is_ok_and(|len| len == file_len) => file,
+        let (file, is_new) = match self.storage.open(RING_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == file_len) => (file, false),
             other => {
                 if let Ok(file) = &other {
                     self.give_up_ring(&**file, session, active);
                     self.storage.remove(RING_NAME).map_err(Error::io("remove", RING_NAME))?;
                 }
-                self.storage.create(RING_NAME, file_len, Fill::Zeroed).map_err(|error| no_room(RING_NAME, error))?
+                let made = self.storage.create(RING_NAME, file_len, Fill::Zeroed);
+                (made.map_err(|error| no_room(RING_NAME, error))?, true)
             }
         };
         let header = RingHeader {
@@ -82,7 +86,9 @@ impl Opening {
         file.write_at(RingHeader::slot_offset(session), &[IoSlice::new(&header.encode())])
             .map_err(Error::io("write", RING_NAME))?;
         file.sync().map_err(Error::io("sync", RING_NAME))?;
-        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        if is_new {
+            self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        }
         let memory = if shared {
             file.map_shared().map_err(Error::io("map", RING_NAME))?
         } else {
