@@ -181,7 +181,7 @@ fn in_files_until(inner: &Inner, covered: u64) -> u64 {
 }
 
 /// Lets go of the ids that stand in the index files of segments.
-fn forget_ids(inner: &Inner) {
+pub(crate) fn forget_ids(inner: &Inner) {
     let covered = inner.core.tiers.load().covered_until();
     let in_files = in_files_until(inner, covered);
     let forgotten = inner.writer.lock().ids.forget_up_to(covered, in_files);
@@ -191,7 +191,6 @@ fn forget_ids(inner: &Inner) {
 /// A segment has been sealed: the memory of streams is let go of when the directory holds them, and each segment without a
 /// tier is one more to ask.
 pub(crate) fn ended(inner: &Inner) {
-    forget_ids(inner);
     if behind(inner) >= BEHIND || uncovered(inner) >= SOON {
         inner.merging.wake();
     }

@@ -4,7 +4,7 @@ mod building;
 mod key_starts;
 
 use std::io::IoSlice;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
@@ -38,15 +38,31 @@ pub(crate) struct SealedIndex {
     name: String,
     map: Map,
     key_starts: OnceLock<KeyStarts>,
+    /// Its file stands beside its place: whoever opens the store does not look at it.
+    is_beside: AtomicBool,
 }
 
 impl SealedIndex {
     /// Makes the index file of an ended segment from its index in memory, and opens it. Takes some 50 bytes of memory a
     /// record at most, beside the index.
     pub(crate) fn build(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
+        let index = Self::build_beside(storage, log, hash, segment)?;
+        index.put_in_place(storage)?;
+        Ok(index)
+    }
+
+    /// The same beside its place, synced: for a segment that is not durable itself yet, so that the index in memory can be
+    /// let go of.
+    pub(crate) fn build_beside(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
         let expected = Self::header_of(hash, segment);
-        let name = index_name(expected.segment);
-        with_building(log, hash, segment, |building| write_file(storage, &name, &expected, building))?;
+        let place = index_name(expected.segment);
+        let name = beside(&place);
+        with_building(log, hash, segment, |building| write_file(storage, &name, &expected, building)).inspect_err(
+            |_| {
+                // The first error is the one to tell.
+                let _ = storage.remove(&name);
+            },
+        )?;
         let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
         let map = match segment.read_mode() {
             // What was just written need not be verified, but it is long and shall not stay in memory twice.
@@ -60,7 +76,19 @@ impl SealedIndex {
                 Map::from(bytes)
             }
         };
-        Ok(Self { name, map, key_starts: OnceLock::new() })
+        Ok(Self { name: place, map, key_starts: OnceLock::new(), is_beside: AtomicBool::new(true) })
+    }
+
+    /// Puts the file in its place, if it stands beside: the segment is durable now. The directory is not synced: an index that
+    /// is lost is made anew.
+    ///
+    /// # Errors
+    /// `Io`; what is read of it stays right.
+    pub(crate) fn put_in_place(&self, storage: &dyn Storage) -> Result<()> {
+        if !self.is_beside.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        storage.rename(&beside(&self.name), &self.name).map_err(Error::io("rename", &self.name))
     }
 
     /// What the index file of an ended segment holds, from its index in memory.
@@ -258,7 +286,8 @@ pub(crate) fn load(
         return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
     }
     let map = map(read)?;
-    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map, key_starts: OnceLock::new() })))
+    let (key_starts, is_beside) = (OnceLock::new(), AtomicBool::new(false));
+    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map, key_starts, is_beside })))
 }
 
 /// Calls `write` with what an ended segment's index in memory gives.
@@ -277,29 +306,28 @@ fn with_building<T>(
     }
 }
 
-/// Writes beside, in pieces, syncs, renames; as [`replace`] the directory is not synced.
+/// Where a file is written before it is put in its place.
+fn beside(name: &str) -> String {
+    format!("{name}.new")
+}
+
+/// Writes a file in pieces, and syncs it.
 fn write_file(storage: &dyn Storage, name: &str, header: &IndexHeader, building: &mut Building<'_>) -> Result<()> {
-    let beside = format!("{name}.new");
     let (never, mut pace) = (AtomicBool::new(false), |_| {});
     let len = building.file_len();
     let mut write = || -> Step<()> {
         let failed = |error| WriteError::Sink(Halt::Failed(error));
-        let sink = TierSink::create_behind(INDEX_HEADER_LEN, storage, (&beside, len), &mut pace, &never);
+        let sink = TierSink::create_behind(INDEX_HEADER_LEN, storage, (name, len), &mut pace, &never);
         let (head, written, sink) = building.write(header.clone(), sink.map_err(failed)?)?;
         if written != len {
             return Err(Fault::Length { what: "length of an index", value: written }.into());
         }
         sink.finish_with(&head[..]).map_err(WriteError::Sink)
     };
-    let written = write().map_err(|error| match error {
+    write().map_err(|error| match error {
         WriteError::Sink(Halt::Failed(error)) => error,
         WriteError::Format(fault) => Error::damaged(name, 0, None, &fault, 0),
         _ => Error::corrupt(name, 0, None, "the index cannot be written"),
-    });
-    let renamed = written.and_then(|()| storage.rename(&beside, name).map_err(Error::io("rename", name)));
-    renamed.inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = storage.remove(&beside);
     })
 }
 
@@ -317,7 +345,7 @@ impl Sink for Collected<'_> {
 
 /// Writes beside, syncs, renames. The directory is not synced: an index that is lost is made anew.
 pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
-    let beside = format!("{name}.new");
+    let beside = beside(name);
     let _ = storage.remove(&beside);
     let file = storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;
     file.write_at(0, &[IoSlice::new(bytes)]).map_err(Error::io("write", &beside))?;

@@ -5,7 +5,7 @@
 //! The short form goes through 5,000 states, the long one (`ANNALS_LONG=1`) through 100,000; `ANNALS_STATES` says any
 //! other number, `ANNALS_SEED` repeats a run. A run that did not cut each kind of file at each kind of step fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use annals::{Durability, Lookup, Options, Query, ReadMode, Reader, Seek, View, inspect};
@@ -51,7 +51,7 @@ impl Tally {
     fn bites(&self) -> Verdict {
         let least = (self.states / 200).min(100);
         for kind in OF_INDEX {
-            for call in [Call::Create, Call::Write, Call::Sync] {
+            for call in [Call::Create, Call::Write, Call::Sync, Call::Rename] {
                 let count = self.count(kind, call);
                 ensure!(count >= least, "{kind}: {call} was cut {count} times, not {least}\n{}", self.told());
             }
@@ -73,6 +73,25 @@ impl Tally {
         }
         text
     }
+}
+
+/// The steps that make or name a file of the index, by what they are about. Names have no kind of their own: one is made for
+/// what is written next, changed for what was synced last.
+fn steps_of_index(trace: &Trace) -> BTreeMap<(WriteKind, Call), Vec<u64>> {
+    let changing: Vec<_> = trace.steps().into_iter().filter(|(_, _, call)| changes(*call)).collect();
+    let mut found = BTreeMap::<_, Vec<u64>>::new();
+    for (at, (step, kind, call)) in changing.iter().enumerate() {
+        let is_content = |(_, kind, _): &&(u64, WriteKind, Call)| *kind != WriteKind::DirectoryEntry;
+        let kind = match (kind, call) {
+            (WriteKind::DirectoryEntry, Call::Create) => changing[at..].iter().find(is_content),
+            (WriteKind::DirectoryEntry, _) => changing[..at].iter().rev().find(is_content),
+            _ => Some(&changing[at]),
+        };
+        if let Some((_, kind, _)) = kind.filter(|(_, kind, _)| OF_INDEX.contains(kind)) {
+            found.entry((*kind, *call)).or_default().push(*step);
+        }
+    }
+    found
 }
 
 /// Mostly long lots, so that segments end all the time, and now and then a close.
@@ -122,28 +141,21 @@ impl Chain {
         let trace = Trace::default();
         play_on(&Arc::new(trace.of(&traced)), &traced, &mut after, &script, &self.options)
             .map_err(|text| format!("uncut: {text}\n{script:?}"))?;
-        let mut by_kind = BTreeMap::<(WriteKind, Call), Vec<u64>>::new();
-        let mut last = 0;
-        for (step, kind, call) in trace.steps() {
-            last = step;
-            if OF_INDEX.contains(&kind) && changes(call) {
-                by_kind.entry((kind, call)).or_default().push(step);
-            }
-        }
+        let last = trace.steps().last().map_or(0, |(step, ..)| *step);
         let mut states = vec![(traced, after)];
-        let kinds: Vec<_> = by_kind.into_values().collect();
-        let mut chosen = BTreeSet::new();
+        let kinds: Vec<_> = steps_of_index(&trace).into_iter().collect();
+        let mut chosen = BTreeMap::new();
         for _ in 0..CUTS {
             if kinds.is_empty() {
                 break;
             }
             // Each kind of step alike, and of its steps the last ones more often: those of closing.
-            let steps = &kinds[self.dice.index(kinds.len())];
+            let (what, steps) = &kinds[self.dice.index(kinds.len())];
             let at = if self.dice.chance(1, 4) { steps.len() - 1 } else { self.dice.index(steps.len()) };
-            chosen.insert(steps[at]);
+            chosen.insert(steps[at], *what);
         }
-        for step in chosen {
-            let found = self.cut(disk, truth, &script, (step, last));
+        for (step, what) in chosen {
+            let found = self.cut(disk, truth, &script, (step, last), what);
             states.extend(found.map_err(|text| format!("cut at {step}: {text}\n{script:?}"))?);
         }
         Ok(states.swap_remove(self.dice.index(states.len())))
@@ -155,6 +167,7 @@ impl Chain {
         truth: &Truth,
         script: &Script,
         (step, last): (u64, u64),
+        what: (WriteKind, Call),
     ) -> Verdict<Vec<(SimDisk, Truth)>> {
         let disk = disk.after_kill();
         let mut truth = truth.clone();
@@ -174,7 +187,7 @@ impl Chain {
             self.tally.biting += u64::from(cut.unsynced > 0);
             self.tally.opening += u64::from(ended == Ended::Opening);
             self.tally.closing += u64::from(is_closing);
-            *self.tally.cut.entry((cut.kind, cut.call)).or_default() += 1;
+            *self.tally.cut.entry(what).or_default() += 1;
         }
         Ok(states)
     }
