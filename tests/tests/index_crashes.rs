@@ -56,9 +56,8 @@ impl Tally {
                 ensure!(count >= least, "{kind}: {call} was cut {count} times, not {least}\n{}", self.told());
             }
         }
-        for (what, count) in [("cut while opening", self.opening), ("cut while closing", self.closing)] {
-            ensure!(count >= least, "{what}: {count} states, not {least}\n{}", self.told());
-        }
+        // What an opening makes of the index is little; `power_loss.rs` cuts openings.
+        ensure!(self.closing >= least, "{} states cut while closing, not {least}\n{}", self.closing, self.told());
         ensure!(self.biting * 2 >= self.states, "only {} states had unsynced writes", self.biting);
         Ok(())
     }
@@ -149,9 +148,13 @@ impl Chain {
             if kinds.is_empty() {
                 break;
             }
-            // Each kind of step alike, and of its steps the last ones more often: those of closing.
+            // Each kind of step alike, and of its steps the first and the last more often: those of opening and of closing.
             let (what, steps) = &kinds[self.dice.index(kinds.len())];
-            let at = if self.dice.chance(1, 4) { steps.len() - 1 } else { self.dice.index(steps.len()) };
+            let at = match self.dice.below(6) {
+                0 => 0,
+                1 => steps.len() - 1,
+                _ => self.dice.index(steps.len()),
+            };
             chosen.insert(steps[at], *what);
         }
         for (step, what) in chosen {
