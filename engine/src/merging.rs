@@ -34,6 +34,9 @@ const SOON: u64 = 8;
 /// With so many positions behind its coverage the directory is written while appends go on; else when no segment has ended
 /// for a while.
 const BEHIND: u64 = 1 << 18;
+/// Behind the end of a segment with so many positions the directory is written at once: the writer remembers their streams
+/// until then.
+const LONG: u64 = 1 << 16;
 /// Closing writes no more positions than these, some tenths of a second, into tiers and directory.
 const REST: u64 = 1 << 18;
 /// Bytes of tiers and directories written in a second, at most.
@@ -75,7 +78,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
         let Rate { is_quiet, is_calm } = flow.rate(inner);
         let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
         let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG || ids_in_memory >= IDS_ENOUGH);
-        let mut enough = if is_quiet { 1 } else { BEHIND };
+        let mut enough = if is_quiet { 1 } else { behind_enough(inner) };
         let scattered = is_quiet && keeps_scattered_directory(inner);
         if tiers_due || scattered || behind(inner) >= enough {
             let begun = Instant::now();
@@ -93,7 +96,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
                 goes_on = (behind(inner) >= enough || scattered)
                     && keep_directory(inner, is_quiet, &mut pace, &inner.stopping);
                 // What ends while tiers are merged is not worth a file each time.
-                enough = BEHIND;
+                enough = behind_enough(inner);
                 let due = if is_quiet { Due::BySize } else { Due::WhileMoreCome };
                 goes_on |= tiers_due && keep_tiers(inner, due, &mut pace, &inner.stopping);
             }
@@ -191,7 +194,7 @@ pub(crate) fn forget_ids(inner: &Inner) {
 /// A segment has been sealed: the memory of streams is let go of when the directory holds them, and each segment without a
 /// tier is one more to ask.
 pub(crate) fn ended(inner: &Inner) {
-    if behind(inner) >= BEHIND || uncovered(inner) >= SOON {
+    if behind(inner) >= behind_enough(inner) || uncovered(inner) >= SOON {
         inner.merging.wake();
     }
 }
@@ -318,6 +321,14 @@ pub(crate) fn cover_rest(inner: &Inner) {
 fn keep(inner: &Inner) -> bool {
     let goes_on = keep_directory(inner, true, &mut |_| {}, &inner.stopping);
     keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping) || goes_on
+}
+
+/// With so many positions behind its coverage the directory is written while appends go on.
+fn behind_enough(inner: &Inner) -> u64 {
+    let segments = inner.core.segments.load();
+    let [.., last, _] = &segments[..] else { return BEHIND };
+    let positions = segments.last().map_or(0, |live| live.first_position()) - last.first_position();
+    if positions >= LONG { 1 } else { BEHIND }
 }
 
 /// Positions of ended segments that the directory does not cover.

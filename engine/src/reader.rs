@@ -507,11 +507,20 @@ pub(crate) fn oldest_of_stream(core: &Core, stream: &str, head: u64, after: u64)
 /// Asks the indexes of what was written after the directory's coverage, then the directory. What they answer by hash is
 /// confirmed by the name.
 pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<StreamTip> {
-    tip_of_key(core, core.hash.key(KeyKind::Stream, stream), stream, head)
+    tip_of_key(core, core.hash.key(KeyKind::Stream, stream), stream, head, Ahead::Nothing)
 }
 
-/// The same where the stream's key is known.
-pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64) -> Result<StreamTip> {
+/// What was done before somebody asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ahead {
+    Nothing,
+    /// What the directory looks at is being loaded.
+    Loaded,
+}
+
+/// As [`tip_of_stream`], where the stream's key is known.
+#[inline]
+pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: Ahead) -> Result<StreamTip> {
     let newest_after = |after: u64| -> Result<Option<StreamTip>> {
         let event = newest(core, Sought::Stream(key), head, after, |event| event.stream() == stream)?;
         Ok(event.map(|event| StreamTip { revision: event.revision().get(), position: event.position().get() }))
@@ -520,7 +529,9 @@ pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64) -> Resu
     loop {
         let sound = files.sound();
         let coverage = directory::coverage(sound);
-        directory::prefetch(sound, key);
+        if ahead == Ahead::Nothing {
+            directory::prefetch(sound, key);
+        }
         if head > coverage
             && !core.has_none_in_live_segment(key, coverage)
             && let Some(tip) = newest_after(coverage)?

@@ -3,11 +3,15 @@
 use crate::directory;
 use crate::error::StreamState;
 use crate::name::KeyKind;
-use crate::reader::{Reader, check_stream_name, tip_of_key};
+use crate::prefetch::prefetch;
+use crate::reader::{Ahead, Reader, check_stream_name, tip_of_key};
 use crate::{Result, removal};
 
-/// How many streams ahead of the one at hand memory is asked for.
-const AHEAD: usize = 12;
+/// How many streams are at the same step of a look-up: first its name is asked for, then, by its hash, where the directory's
+/// rows begin, then row and name there.
+const TOGETHER: usize = 8;
+/// Steps before the answer.
+const STEPS: usize = 3;
 
 impl Reader {
     /// States of many streams, in the order of their names, all at the head of the moment of the call.
@@ -35,22 +39,33 @@ impl Reader {
         let hidden = self.hidden(head);
         let files = core.directory.load_full();
         let sound = files.sound();
-        let mut keys = [0; AHEAD];
-        let look_ahead = |at: usize| -> Result<u64> {
-            let Some(stream) = streams.get(at) else { return Ok(0) };
-            check_stream_name(stream.as_ref())?;
-            let key = core.hash.key(KeyKind::Stream, stream.as_ref());
-            directory::prefetch(sound, key);
-            Ok(key)
-        };
-        for (at, key) in keys.iter_mut().enumerate() {
-            *key = look_ahead(at)?;
-        }
+        let mut keys = [0; STEPS * TOGETHER];
         let mut states = Vec::with_capacity(streams.len());
-        for (at, stream) in streams.iter().enumerate() {
-            let key = std::mem::replace(&mut keys[at % AHEAD], look_ahead(at + AHEAD)?);
-            let tip = tip_of_key(core, key, stream.as_ref(), head)?;
-            states.push(removal::facts_of_newest(core, hidden.as_ref(), stream.as_ref(), tip, head)?.state);
+        for at in 0..streams.len() + STEPS * TOGETHER {
+            if let Some(name) = streams.get(at) {
+                name.as_ref().as_bytes().first().into_iter().for_each(prefetch);
+            }
+            let of_step = |step: usize| at.checked_sub(step * TOGETHER);
+            if let Some(at) = of_step(1)
+                && let Some(name) = streams.get(at)
+            {
+                check_stream_name(name.as_ref())?;
+                let key = core.hash.key(KeyKind::Stream, name.as_ref());
+                keys[at % keys.len()] = key;
+                directory::prefetch_first(sound, key);
+            }
+            if let Some(at) = of_step(2)
+                && at < streams.len()
+            {
+                directory::prefetch(sound, keys[at % keys.len()]);
+            }
+            if let Some(at) = of_step(STEPS)
+                && let Some(name) = streams.get(at)
+            {
+                let name = name.as_ref();
+                let tip = tip_of_key(core, keys[at % keys.len()], name, head, Ahead::Loaded)?;
+                states.push(removal::facts_of_newest(core, hidden.as_ref(), name, tip, head)?.state);
+            }
         }
         Ok(states)
     }

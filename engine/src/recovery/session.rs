@@ -28,7 +28,7 @@ impl Opening {
         head: u64,
         time: u64,
     ) -> Result<MarkFile> {
-        // A name that was found is durable: whoever made it synced the directory, or this opening did, after a kill.
+        // A name that was found is durable since the ring was opened.
         let (file, is_new) = match self.storage.open(MARK_NAME, Access::ReadWrite) {
             Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => (file, false),
             Ok(_) => {
@@ -64,15 +64,14 @@ impl Opening {
         let shared = self.storage.map_is_shared();
         let ring_len = self.options.ring_bytes;
         let file_len = RING_HEADER_LEN as u64 + ring_len;
-        let (file, is_new) = match self.storage.open(RING_NAME, Access::ReadWrite) {
-            Ok(file) if file.len().is_ok_and(|len| len == file_len) => (file, false),
+        let file = match self.storage.open(RING_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == file_len) => file,
             other => {
                 if let Ok(file) = &other {
                     self.give_up_ring(&**file, session, active);
                     self.storage.remove(RING_NAME).map_err(Error::io("remove", RING_NAME))?;
                 }
-                let made = self.storage.create(RING_NAME, file_len, Fill::Zeroed);
-                (made.map_err(|error| no_room(RING_NAME, error))?, true)
+                self.storage.create(RING_NAME, file_len, Fill::Zeroed).map_err(|error| no_room(RING_NAME, error))?
             }
         };
         let header = RingHeader {
@@ -86,9 +85,8 @@ impl Opening {
         file.write_at(RingHeader::slot_offset(session), &[IoSlice::new(&header.encode())])
             .map_err(Error::io("write", RING_NAME))?;
         file.sync().map_err(Error::io("sync", RING_NAME))?;
-        if is_new {
-            self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
-        }
+        // Also for the manifest, which the mark will name: the sync of its name may have failed when it was written.
+        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
         let memory = if shared {
             file.map_shared().map_err(Error::io("map", RING_NAME))?
         } else {
