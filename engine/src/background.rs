@@ -271,6 +271,8 @@ pub(crate) fn seal_all(inner: &Inner) -> bool {
 /// Seals the next segment that waits for it; false if none does. One at a time, whoever seals: they are listed in order.
 fn seal_next(inner: &Inner) -> bool {
     let _turn = inner.seal_turn.lock();
+    // All their indexes first: each is memory that a segment to come can use, while the disk may take its time.
+    inner.preparer.waiting_to_seal().iter().for_each(|segment| index_beside(inner, segment));
     let next = inner.preparer.next_to_seal();
     next.iter().for_each(|segment| seal(inner, segment));
     next.is_some()
@@ -292,6 +294,23 @@ fn wait_ended(inner: &Inner, segment: &Segment, closing: &Closing) -> bool {
     true
 }
 
+/// Writes the index of an ended segment beside its place, where nobody believes it before the segment is durable, and has it
+/// serve from there: the memory of the one before serves another segment, and ids leave memory.
+fn index_beside(inner: &Inner, segment: &Segment) {
+    if segment.closing().is_none() || !segment.is_indexed_in_memory() {
+        return;
+    }
+    match SealedIndex::build_beside(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
+        Ok(index) => {
+            if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
+                inner.preparer.keep_index(used);
+            }
+            merging::forget_ids(inner);
+        }
+        Err(_) => inner.sealing.lock().failures += 1,
+    }
+}
+
 /// Makes an ended segment durable, then its index, then the manifest that lists it. Whatever fails is left to the next
 /// opening: the log alone is enough.
 fn seal(inner: &Inner, segment: &Arc<Segment>) {
@@ -300,15 +319,11 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
         return;
     }
     // A listed one may have been let go of meanwhile: then its next touch makes the index.
-    if segment.is_indexed_in_memory() {
-        match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
-            Ok(index) => {
-                if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
-                    inner.preparer.keep_index(used);
-                }
-            }
-            Err(_) => inner.sealing.lock().failures += 1,
-        }
+    if let Some(opened) = segment.if_opened()
+        && let SegmentIndex::Sealed(index) = &opened.index
+        && index.put_in_place(inner.storage.as_ref()).is_err()
+    {
+        inner.sealing.lock().failures += 1;
     }
     let mut sealing = inner.sealing.lock();
     let number = segment.header.identity.segment;
