@@ -266,6 +266,11 @@ impl Skipping {
         }
     }
 
+    /// Whether there is nothing left to be told.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gaps.is_empty() && self.behind.is_none()
+    }
+
     /// What was left to be told when something was told before it.
     pub(crate) fn pending(&mut self) -> Option<Step> {
         let gap = self.gaps.pop_front().map(Step::Skipped);

@@ -184,6 +184,7 @@ impl Writer {
         staged: &mut [Staged],
         receipt: &mut Receipt,
     ) -> Result<Appended, Refused> {
+        self.core.log.watermark.prepare_to_publish();
         // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
         self.hash_names(input, staged);
         let now = self.clock.now();
