@@ -128,6 +128,7 @@ impl Container {
             let identity = (entry.store, entry.incarnation, entry.number, entry.generation);
             let here = &header.identity;
             let is_meant = (here.store, here.incarnation, here.segment, header.generation) == identity
+                && header.segment_len == entry.len
                 && entry.compacted.is_some_and(|container| (container.root, container.file_len) == (root, len));
             if !is_meant {
                 let what = "the container is not the one that the manifest lists";
