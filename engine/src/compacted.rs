@@ -10,8 +10,8 @@ mod codec;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
 use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
@@ -19,6 +19,7 @@ use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
 use crate::error::Error;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::prepare::{is_container_name, segment_file_name};
 use crate::read::UsedCopies;
@@ -127,6 +128,7 @@ impl Container {
             let identity = (entry.store, entry.incarnation, entry.number, entry.generation);
             let here = &header.identity;
             let is_meant = (here.store, here.incarnation, here.segment, header.generation) == identity
+                && header.segment_len == entry.len
                 && entry.compacted.is_some_and(|container| (container.root, container.file_len) == (root, len));
             if !is_meant {
                 let what = "the container is not the one that the manifest lists";

@@ -22,7 +22,7 @@ mod writing;
 
 pub use checkpoint::{Checkpoint, InvalidCheckpoint};
 pub use delivery::{Delivery, Failed};
-pub use handle::{Consumer, ConsumerInfo, Lane, ParkedEvent, Progress};
+pub use handle::{Consumer, ConsumerInfo, Lane, ParkedEvent, PassedOver, Progress};
 pub use options::{ConsumerOptions, Retry};
 
 pub(crate) use checkpoint::Lineage;

@@ -15,6 +15,7 @@ use annals_format::ring::{RING_HEADER_LEN, RingHeader};
 
 use crate::batches::{Front, SegmentFile, copy_container, copy_segment};
 use crate::compacted;
+use crate::consumer;
 use crate::error::Error;
 use crate::manifest;
 use crate::mark::MARK_NAME;
@@ -23,6 +24,7 @@ use crate::recovery::ring_image::RING_NAME;
 use crate::recovery::{is_denied, list, lock_refused};
 use crate::snapshot::is_file_of_snapshots;
 use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
+use crate::tiers::is_index_name;
 use crate::{Result, VERSION};
 
 pub(crate) use anew::{Anew, Live, Plan};
@@ -97,9 +99,13 @@ fn is_unfinished_file(name: &str) -> bool {
     let is_manifest = name != whole && manifest::generation_of(whole).is_some();
     [UNFINISHED_NAME, MARK_NAME, RING_NAME].contains(&name)
         || is_manifest
-        || segment_number(name).is_some()
+        || segment_number(whole).is_some()
         || is_container_name(whole)
-        || is_file_of_snapshots(name)
+        || is_file_of_snapshots(whole)
+        // An upgrade takes these over as well.
+        || is_index_name(whole)
+        || consumer::is_file_name(whole)
+        || (name != whole && [MARK_NAME, RING_NAME].contains(&whole))
 }
 
 /// What a file that cannot be made answers.
@@ -207,8 +213,13 @@ impl<'a> Founding<'a> {
         // The store is there, and whatever fails from here on the next opening makes good. The manifest before the newest
         // is kept in every store, so that one that is damaged can be repaired from it.
         let _ = manifest::save(storage, &Manifest { generation: manifest.generation + 1, ..manifest.clone() });
-        let _ = storage.remove(UNFINISHED_NAME).and_then(|()| storage.sync_dir());
+        self.unmark();
         Ok(())
+    }
+
+    /// The store is there: the mark that it is not goes. One that stays is removed by the next opening.
+    pub(crate) fn unmark(self) {
+        let _ = self.storage.remove(UNFINISHED_NAME).and_then(|()| self.storage.sync_dir());
     }
 }
 

@@ -18,6 +18,7 @@ use crate::storage::{Disk, Storage};
 use crate::{Durability, Limits, Result, options};
 
 pub use dump::Field;
+pub(crate) use info::is_ours as is_kept_file;
 
 /// How a segment stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -57,6 +57,7 @@ mod store;
 mod stream_states;
 mod subscription;
 mod tiers;
+pub mod upgrade;
 mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
@@ -64,7 +65,7 @@ pub use as_of::AsOf;
 pub use compaction::{Compacting, CompactionOptions, CompactionReport};
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
-    Progress, Retry,
+    PassedOver, Progress, Retry,
 };
 pub use error::{Conflict, Corrupt, Error, Fault, Invalid, Refusal, StreamState};
 pub use event::{Event, EventRef};

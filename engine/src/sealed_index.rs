@@ -4,8 +4,8 @@ mod building;
 mod key_starts;
 
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
 use annals_format::index::u32_le;
@@ -18,6 +18,7 @@ use crate::cursor::Run;
 use crate::error::Error;
 use crate::log::Log;
 use crate::name::NameHash;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::places_file;

@@ -727,3 +727,87 @@ fn a_follower_passes_over_acknowledgements() {
     let seen = follower.reader().read_stream("s", Seek::Beginning).unwrap();
     assert_eq!(seen.map(|event| event.unwrap().revision().get()).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
 }
+
+/// Policies wait for nobody, but for who asks for it, and for those no longer than the bound they asked for.
+#[test]
+fn a_slow_consumer_that_holds_gets_its_bound_and_then_a_gap() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let keep_two = annals::Retention::new().max_count(2);
+    store.set_retention(&annals::Scope::Prefix("s-".to_owned()), keep_two).unwrap();
+    let head_before = store.head();
+    let holding = store.consumer("holding", ConsumerOptions::new().query(Query::prefix("s-")).hold(30)).unwrap();
+    let first = |store: &Store| {
+        let mut read = store.read_stream("s-a", Seek::Beginning).unwrap();
+        read.next().map(|event| event.unwrap().position().get())
+    };
+    let append_all = |numbers: std::ops::Range<u64>| {
+        numbers.for_each(|n| {
+            append(&store, "s-a", &format!("{n}"));
+        });
+    };
+    append_all(0..20);
+    // Nothing was passed yet, and all of it lies within the bound.
+    assert!(store.plan_sweep().unwrap().is_empty());
+    store.sweep().unwrap();
+    assert_eq!(first(&store), Some(head_before + 1));
+    // What it has passed goes, what it has in hand stays.
+    let seven: Vec<Delivery> = (0..7).map(|_| holding.next(NOW).unwrap().unwrap()).collect();
+    holding.ack_all(&seven[..6]).unwrap();
+    store.sweep().unwrap();
+    assert_eq!(first(&store), Some(head_before + 7));
+    assert!(holding.passed_over().is_empty());
+    // It lags further than it asked for: the bound is all it gets.
+    append_all(20..100);
+    store.sweep().unwrap();
+    let oldest = first(&store).unwrap();
+    assert_eq!(oldest, store.head() - 30, "the sweep's own record stands behind");
+    holding.ack(&seven[6]).unwrap();
+    let next: Vec<Delivery> = rest(&holding);
+    // What it had read before it hands out all the same.
+    assert!(next.windows(2).all(|pair| pair[0].position() < pair[1].position()));
+    assert_eq!(positions(&next).last(), Some(&(store.head() - 1)));
+    drop(next);
+    holding.reset(Seek::Beginning).unwrap();
+    let next = positions(&rest(&holding));
+    assert_eq!(next[0], oldest);
+    let [gap] = holding.passed_over()[..] else { panic!("one stretch was removed") };
+    assert_eq!((gap.first, gap.last, gap.why), (at(head_before + 1), at(oldest - 1), annals::RemovalReason::Expired));
+    assert!(holding.passed_over().is_empty());
+    // Removals by name wait for nobody, and nobody holds once it is closed.
+    let cut = annals::Revision::new(95).unwrap();
+    store.truncate_before("s-a", Expect::Any, cut).unwrap();
+    assert_eq!(store.read_stream("s-a", Seek::Beginning).unwrap().count(), 6);
+    drop(holding);
+    store.sweep().unwrap();
+    assert_eq!(store.read_stream("s-a", Seek::Beginning).unwrap().count(), 2);
+}
+
+/// By age and by bytes, of a prefix and of the store: nothing at or behind what is held goes.
+#[test]
+fn a_hold_bounds_policies_of_every_kind() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    (0..200).for_each(|n| {
+        append(&store, &format!("s-{}", n % 3), &"x".repeat(600));
+    });
+    let holding = store.consumer("holding", ConsumerOptions::new().hold(1_000)).unwrap();
+    let handed: Vec<Delivery> = (0..50).map(|_| holding.next(NOW).unwrap().unwrap()).collect();
+    holding.ack_all(&handed).unwrap();
+    store.set_retention(&annals::Scope::Store, annals::Retention::new().max_bytes(1_000)).unwrap();
+    let oldest = |store: &Store| {
+        store.read_all(&Query::all(), Seek::Beginning).unwrap().next().map(|e| e.unwrap().position().get())
+    };
+    store.sweep().unwrap();
+    assert_eq!(oldest(&store), Some(51));
+    let age = annals::Retention::new().max_age(Duration::from_nanos(1));
+    store.set_retention(&annals::Scope::Stream("s-0".to_owned()), age).unwrap();
+    store.set_retention(&annals::Scope::Prefix("s-1".to_owned()), age).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    store.sweep().unwrap();
+    assert_eq!(oldest(&store), Some(51));
+    assert_eq!(positions(&rest(&holding)).len(), 150);
+    drop(holding);
+    store.sweep().unwrap();
+    assert!(oldest(&store).is_none_or(|oldest| oldest > 190));
+}

@@ -1,4 +1,4 @@
-//! Power cuts and kills while a store is forked, restored or repaired, and while a backup is taken: what is left is whole, or
+//! Power cuts and kills while a store is forked, restored, repaired or upgraded, and while a backup is taken: what is left is whole, or
 //! clearly nothing, and the same call finishes it.
 //!
 //! 1,000 states, 40,000 with `ANNALS_LONG=1`; `ANNALS_STATES` says any other number.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use annals::backup::{self, BackupOptions, RestoreOptions};
 use annals::repair::{RepairOptions, repair_in};
 use annals::storage::{Memory, Storage};
+use annals::upgrade::{UpgradeOptions, upgrade_in};
 use annals::{AsOf, Durability, Error, ForkOptions, Options, ReadMode, ReadOnly, Sharing, inspect};
 use annals_tests::chronicle::Chronicle;
 use annals_tests::crash::{Trace, Verdict, changes, how_many, seed};
@@ -21,10 +22,11 @@ enum Making {
     Fork,
     Restore,
     Repair,
+    Upgrade,
     Backup,
 }
 
-const ALL: [Making; 4] = [Making::Fork, Making::Restore, Making::Repair, Making::Backup];
+const ALL: [Making; 5] = [Making::Fork, Making::Restore, Making::Repair, Making::Upgrade, Making::Backup];
 
 /// A store with a history and a chain of backups, which nothing here changes.
 struct Ground {
@@ -78,6 +80,7 @@ impl Ground {
                 backup::restore_in(&self.chain, target, &RestoreOptions::new().until(self.until)).map(drop)
             }
             Making::Repair => repair_in(&self.memory, target, &RepairOptions::new()).map(drop),
+            Making::Upgrade => upgrade_in(&self.memory, target, &UpgradeOptions::new()).map(drop),
             Making::Backup => self.source()?.backup_to_storage(target, &BackupOptions::new()).map(drop),
         }
     }
@@ -86,7 +89,7 @@ impl Ground {
         match making {
             Making::Fork => self.chronicle.last_as_of(self.until),
             Making::Restore => self.chronicle.up_to(self.heads[1]).last_as_of(self.until),
-            Making::Repair | Making::Backup => self.chronicle.head(),
+            Making::Repair | Making::Upgrade | Making::Backup => self.chronicle.head(),
         }
     }
 

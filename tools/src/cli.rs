@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::failure::Failure;
 use crate::{
     append, backup, cat, compact, consumers, demo, dump, export, fork, get, import, index, info, ls, remove, repair,
-    restore, retain, segments, snapshot, sweep, tail, verify,
+    restore, retain, segments, snapshot, sweep, tail, upgrade, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -82,6 +82,8 @@ enum Verb {
     Fork(fork::Arguments),
     /// Make a new store of all that can be read of a damaged one; exit code 3 if anything is lost
     Repair(repair::Arguments),
+    /// Make a store of an earlier format version anew, beside, in the newest one
+    Upgrade(upgrade::Arguments),
 }
 
 impl Cli {
@@ -128,6 +130,7 @@ impl Cli {
             Verb::Restore(arguments) => restore::run(&arguments),
             Verb::Fork(arguments) => fork::run(&arguments),
             Verb::Repair(arguments) => repair::run(&arguments),
+            Verb::Upgrade(arguments) => upgrade::run(&arguments),
         }
     }
 }

@@ -35,6 +35,7 @@ mod snapshot;
 mod steps;
 mod sweep;
 mod tail;
+mod upgrade;
 mod verify;
 
 use std::process::ExitCode;

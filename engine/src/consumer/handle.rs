@@ -13,7 +13,7 @@ use crate::append::Durability;
 use crate::error::Error;
 use crate::name;
 use crate::query::Seek;
-use crate::reader::Reader;
+use crate::reader::{Reader, RemovalReason};
 use crate::store::Inner;
 use crate::{Position, Result};
 
@@ -107,6 +107,17 @@ pub struct ParkedEvent {
     pub reason: String,
     /// When: nanoseconds since 1970 UTC.
     pub parked_at: u64,
+}
+
+/// Events that were removed before they could be handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Position of the first of them.
+    pub first: Position,
+    /// Position of the last of them.
+    pub last: Position,
+    /// What removed them.
+    pub why: RemovalReason,
 }
 
 fn deadline(timeout: Duration) -> Option<Instant> {
@@ -233,6 +244,12 @@ impl Consumer {
         (0..lanes).map(|number| Lane { held: self.held.clone(), number }).collect()
     }
 
+    /// What matches and was removed before it could be handed out, as far as this opening has come and since this was asked
+    /// last: at most 64 stretches, more become one with the last. Consumers pass over it; who must know asks here.
+    pub fn passed_over(&self) -> Vec<PassedOver> {
+        self.held.shared.intake.lock().take_gaps()
+    }
+
     /// A handle that looks on.
     pub fn progress(&self) -> Progress {
         Progress { shared: self.held.shared.clone() }
@@ -282,7 +299,8 @@ impl Consumer {
         Ok(count)
     }
 
-    /// Hands out everything that is parked again.
+    /// Hands out everything again that is parked at this moment; answers how many. What is parked later, by workers that go on
+    /// meanwhile, stays parked, and a stream that is being replayed already is not begun anew.
     ///
     /// # Errors
     /// As [`Consumer::replay`].

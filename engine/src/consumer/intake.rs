@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use annals_format::consumer::{ConsumerState, Ranges};
 
+use super::handle::PassedOver;
 use super::options::{ConsumerOptions, Retry};
 use crate::Event;
 
@@ -123,7 +124,12 @@ pub(super) struct Intake {
     parked_streams: HashMap<Arc<str>, BTreeSet<u64>>,
     to_park: BTreeSet<u64>,
     next_ticket: u64,
+    /// What was removed before it could be handed out, and not told yet.
+    gaps: Vec<PassedOver>,
 }
+
+/// So many gaps are kept apart; more become one with the last.
+const GAPS_MAX: usize = 64;
 
 impl Intake {
     pub(super) fn new(state: &ConsumerState, options: &ConsumerOptions) -> Self {
@@ -144,6 +150,7 @@ impl Intake {
             parked_streams: HashMap::new(),
             to_park: BTreeSet::new(),
             next_ticket: 1,
+            gaps: Vec::new(),
         };
         intake.restart(state);
         intake
@@ -155,6 +162,7 @@ impl Intake {
         (self.read_upto, self.said) = (state.checkpoint, state.checkpoint);
         self.finished_before = state.finished.clone();
         self.entries.clear();
+        self.gaps.clear();
         self.held = 0;
         self.streams.clear();
         self.ready.iter_mut().for_each(BTreeSet::clear);
@@ -165,6 +173,20 @@ impl Intake {
         for (position, parked) in &state.parked {
             self.note_parked(*position, &parked.stream);
         }
+    }
+
+    /// Something that matches was removed before it could be handed out.
+    pub(super) fn note_gap(&mut self, gap: PassedOver) {
+        let is_full = self.gaps.len() == GAPS_MAX;
+        match self.gaps.last_mut() {
+            Some(last) if is_full => last.last = gap.last,
+            _ => self.gaps.push(gap),
+        }
+    }
+
+    /// What was noted since this was asked last.
+    pub(super) fn take_gaps(&mut self) -> Vec<PassedOver> {
+        std::mem::take(&mut self.gaps)
     }
 
     fn note_parked(&mut self, position: u64, stream: &Arc<str>) {

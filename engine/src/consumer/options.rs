@@ -67,6 +67,7 @@ pub struct ConsumerOptions {
     pub(crate) window: usize,
     pub(crate) durability: Durability,
     pub(crate) take_over: bool,
+    pub(crate) hold: Option<u64>,
 }
 
 impl Default for ConsumerOptions {
@@ -79,6 +80,7 @@ impl Default for ConsumerOptions {
             window: 1024,
             durability: Durability::Buffered,
             take_over: false,
+            hold: None,
         }
     }
 }
@@ -123,6 +125,14 @@ impl ConsumerOptions {
     /// When an acknowledgement by itself is answered: `Buffered` unless asked otherwise. In a batch, the batch says.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// While it is open, sweeps keep what it has not passed yet, but never more than the newest so many positions: who is
+    /// slower than that finds a gap ([`super::Consumer::passed_over`]). Without it policies do not wait for anybody. Removals
+    /// by name are never held back.
+    pub fn hold(mut self, positions: u64) -> Self {
+        self.hold = Some(positions);
         self
     }
 

@@ -135,7 +135,11 @@ impl Shared {
                 // It was removed meanwhile: nothing is left to be done for it.
                 Ok(None) => {
                     let gone = Acknowledgement { shared: self.clone(), position: place, ticket, generation };
-                    self.acknowledge(&[gone], Durability::Buffered)?;
+                    if let Err(error) = self.acknowledge(&[gone], Durability::Buffered) {
+                        // Nobody else has it in hand.
+                        self.intake.lock().put_back(position, ticket);
+                        return Err(error);
+                    }
                 }
                 Err(error) => {
                     self.intake.lock().put_back(position, ticket);
@@ -154,8 +158,8 @@ impl Shared {
         if room == 0 {
             return Ok((None, Sight::Elsewhere));
         }
-        let mut events = Vec::new();
-        let upto = source.read_on(after, room.min(CHUNK), &mut events)?;
+        let (mut events, mut gaps) = (Vec::new(), Vec::new());
+        let upto = source.read_on(after, room.min(CHUNK), &mut events, &mut gaps)?;
         if upto == after && events.is_empty() {
             return Ok((Some(source), Sight::Nothing));
         }
@@ -164,6 +168,7 @@ impl Shared {
             return Ok((None, Sight::More));
         }
         events.into_iter().for_each(|event| intake.accept(event));
+        gaps.into_iter().for_each(|gap| intake.note_gap(gap));
         intake.read_up_to(upto);
         let must_park = intake.has_to_park();
         let must_tell = intake.checkpoint().saturating_sub(intake.said) >= TELL_AFTER;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::handle::PassedOver;
 use crate::options::View;
 use crate::query::{Query, Seek};
 use crate::reader::Reader;
@@ -22,8 +23,14 @@ impl Source {
     }
 
     /// Reads up to `most` events behind `after` into `events`, as far as there are any now. Answers how far was looked:
-    /// what lies up to there and is not among the events does not match, or was removed.
-    pub(super) fn read_on(&mut self, after: u64, most: usize, events: &mut Vec<Event>) -> Result<u64> {
+    /// what lies up to there and is not among the events does not match, or was removed, of which `gaps` tell.
+    pub(super) fn read_on(
+        &mut self,
+        after: u64,
+        most: usize,
+        events: &mut Vec<Event>,
+        gaps: &mut Vec<PassedOver>,
+    ) -> Result<u64> {
         let mut subscription = match self.subscription.take() {
             Some(subscription) if subscription.position() == after && !subscription.has_ended() => subscription,
             _ if self.reader.head() <= after => return Ok(after),
@@ -37,7 +44,7 @@ impl Source {
                     events.push(event);
                 }
                 Next::Message(Message::CaughtUp { head }) => upto = upto.max(head),
-                Next::Message(_) => {}
+                Next::Message(Message::Gap { first, last, why }) => gaps.push(PassedOver { first, last, why }),
                 Next::NotYet | Next::Ended => break,
             }
         }

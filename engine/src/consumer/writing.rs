@@ -40,6 +40,17 @@ impl ConsumerMemory {
         self.open.get(name)?.upgrade().filter(|shared| shared.is_open())
     }
 
+    /// The first position that an open consumer has asked to be kept from sweeps; with none, one beyond all.
+    pub(crate) fn held_from(&self, head: u64) -> u64 {
+        let open = self.open.values().filter_map(Weak::upgrade);
+        let held = open.filter_map(|shared| {
+            let bound = shared.options.hold?;
+            let intake = shared.intake.lock();
+            (!intake.fenced).then(|| (intake.checkpoint() + 1).max((head + 1).saturating_sub(bound)))
+        });
+        held.min().unwrap_or(u64::MAX)
+    }
+
     /// Whether a consumer of this name is open.
     pub(crate) fn is_open(&self, name: &str) -> bool {
         self.open(name).is_some()

@@ -96,7 +96,7 @@ pub(super) fn is_of_index(name: &str) -> bool {
 }
 
 /// Whether a store keeps a file of this name.
-pub(super) fn is_ours(name: &str) -> bool {
+pub(crate) fn is_ours(name: &str) -> bool {
     matches!(name, "LOCK" | "MARK" | "RING" | "CONTROL")
         || generation_of(name).is_some()
         || segment_number(name).is_some()

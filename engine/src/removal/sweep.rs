@@ -42,8 +42,14 @@ impl Store {
     /// `Corrupt` or `Io` if what must be looked at is damaged.
     pub fn plan_sweep(&self) -> Result<Vec<Cut>> {
         let inner = self.inner();
-        plan(&inner.core, inner.options.now()).map(|(cuts, _)| cuts)
+        plan(&inner.core, inner.options.now(), held_from(inner)).map(|(cuts, _)| cuts)
     }
+}
+
+/// What consumers hold from here on stays.
+fn held_from(inner: &Inner) -> u64 {
+    let writer = inner.writer.lock();
+    writer.consumers.held_from(writer.head)
 }
 
 /// Sweeps until nothing is left to let go of.
@@ -51,7 +57,7 @@ pub(crate) fn sweep(inner: &Inner) -> Result<Swept> {
     inner.core.check_removal_allowed()?;
     let mut done = Swept::default();
     loop {
-        let (cuts, planned_at) = plan(&inner.core, inner.options.now())?;
+        let (cuts, planned_at) = plan(&inner.core, inner.options.now(), held_from(inner))?;
         if cuts.is_empty() {
             return Ok(done);
         }
@@ -86,7 +92,7 @@ impl ReadOnly {
     /// # Errors
     /// `Corrupt` or `Io` if what must be looked at is damaged.
     pub fn plan_sweep(&self) -> Result<Vec<Cut>> {
-        plan(self.core(), self.options().now()).map(|(cuts, _)| cuts)
+        plan(self.core(), self.options().now(), u64::MAX).map(|(cuts, _)| cuts)
     }
 
     /// The policies that stand, in the order in which they were set.
@@ -117,15 +123,15 @@ fn fitting(parts: &[SweptPart<'_>], batch_len: u64) -> usize {
     fits.count().max(1)
 }
 
-/// What the policies let go of, and the head that it was judged at.
-fn plan(core: &Arc<Core>, wall: u64) -> Result<(Vec<Cut>, u64)> {
+/// What the policies let go of before position `held_from`, and the head that it was judged at.
+fn plan(core: &Arc<Core>, wall: u64, held_from: u64) -> Result<(Vec<Cut>, u64)> {
     let head = core.log.watermark.written();
     let policies = core.removals.policies();
     if policies.is_empty() || head == 0 {
         return Ok((Vec::new(), head));
     }
     let now = wall.max(reader::recorded_at(core, head)?);
-    let mut plan = Plan { core, head, now, streams: BTreeMap::new(), prefixes: BTreeMap::new() };
+    let mut plan = Plan { core, head, now, held_from, streams: BTreeMap::new(), prefixes: BTreeMap::new() };
     for policy in policies.iter().filter(|policy| policy.record <= head) {
         plan.add(policy)?;
     }
@@ -143,6 +149,8 @@ struct Plan<'a> {
     core: &'a Arc<Core>,
     head: u64,
     now: u64,
+    /// From here on all stays.
+    held_from: u64,
     /// First and last of what is let go of, by name.
     streams: BTreeMap<String, (u64, u64)>,
     prefixes: BTreeMap<String, (u64, u64)>,
@@ -192,6 +200,10 @@ impl Plan<'_> {
             let kept = oldest_of_stream(self.core, name, self.head, too_old.max(facts.forgotten))?;
             upto = upto.max(kept.map_or(facts.last, |event| event.revision().get() - 1));
         }
+        if upto >= facts.first && self.held_from <= self.head {
+            let held = oldest_of_stream(self.core, name, self.head, (self.held_from - 1).max(facts.forgotten))?;
+            upto = upto.min(held.map_or(facts.last, |event| event.revision().get() - 1));
+        }
         if upto >= facts.first {
             let (_, last) = self.streams.entry(name.to_owned()).or_insert((facts.first, upto));
             *last = upto.max(*last);
@@ -201,6 +213,7 @@ impl Plan<'_> {
 
     /// Of a prefix: what stands at positions up to `upto`, if any of it can still be read.
     fn prefix(&mut self, prefix: &str, upto: u64) -> Result<()> {
+        let upto = upto.min(self.held_from - 1);
         let hidden = self.core.removals.hidden(self.head);
         let first = hidden.map_or(0, |hidden| hidden.cut_of_prefix(prefix)) + 1;
         let query = if prefix.is_empty() { Query::all() } else { Query::prefix(prefix) };
