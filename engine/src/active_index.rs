@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::name::KeyKind;
 use crate::once::OnceLock;
@@ -45,6 +46,8 @@ pub(crate) struct ActiveIndex {
     new_streams: Arena,
     new_types: Arena,
     streams: OnceLock<StreamRows>,
+    /// Memory for those of the segment to come.
+    used_rows: Mutex<StreamRows>,
 }
 
 /// Words of a record, in order.
@@ -74,10 +77,17 @@ pub(crate) struct StreamRows {
 #[derive(Debug, Clone, Copy)]
 struct StreamRow {
     hash: u64,
-    first: u32,
-    name_at: u32,
-    name_len: u32,
     first_revision: u64,
+    first: u32,
+    /// Where the name begins; it ends where the next one does.
+    name_at: u32,
+}
+
+impl StreamRows {
+    fn name(&self, number: usize) -> &[u8] {
+        let end = self.rows.get(number + 1).map_or(self.names.len(), |next| next.name_at as usize);
+        &self.names[self.rows[number].name_at as usize..end]
+    }
 }
 
 /// A stream of an ended segment.
@@ -101,6 +111,7 @@ impl ActiveIndex {
             new_streams: Arena::new(256),
             new_types: Arena::new(64),
             streams: OnceLock::new(),
+            used_rows: Mutex::default(),
         }
     }
 
@@ -119,7 +130,10 @@ impl ActiveIndex {
         for arena in [&self.tagged, &self.new_streams, &self.new_types] {
             arena.clear();
         }
-        self.streams = OnceLock::new();
+        let mut rows = std::mem::take(&mut self.streams).into_inner().unwrap_or_default();
+        rows.rows.clear();
+        rows.names.clear();
+        self.used_rows = Mutex::new(rows);
         self
     }
 
@@ -180,19 +194,20 @@ impl ActiveIndex {
 
     /// All streams of an ended segment, in no order. `None` if that must be read from the segment: the index was made
     /// from it, or two names share a hash.
-    pub(crate) fn streams(&self) -> Option<Vec<StreamInSegment<'_>>> {
+    pub(crate) fn streams(&self) -> Option<impl Iterator<Item = StreamInSegment<'_>>> {
         let streams = self.streams.get()?;
-        let table = self.keys.load();
-        let row = |row: &StreamRow| {
-            let head = table.find(KeyKind::Stream, row.hash)?.head.load(Ordering::Acquire);
-            Some(StreamInSegment {
-                name: &streams.names[row.name_at as usize..][..row.name_len as usize],
-                last_revision: row.first_revision + u64::from(count(head)) - 1,
+        let table = self.keys.load_full();
+        let row = move |(number, row): (usize, &StreamRow)| {
+            // Each was entered with its key.
+            let head = table.slot(KeyKind::Stream, row.hash).head.load(Ordering::Acquire);
+            StreamInSegment {
+                name: streams.name(number),
+                last_revision: row.first_revision + u64::from(count(head).saturating_sub(1)),
                 first: row.first,
-                last: newest(head).checked_sub(1)?,
-            })
+                last: newest(head).saturating_sub(1),
+            }
         };
-        streams.rows.iter().map(row).collect()
+        Some(streams.rows.iter().enumerate().map(row))
     }
 
     /// The first record of each stream in this segment, in order of appearance.
@@ -258,6 +273,12 @@ fn unpacked(packed: u64) -> Place {
 }
 
 impl Expected {
+    /// Of a segment that holds so many bytes, ids included: about what events of some hundred bytes with two keys of their
+    /// own need, so that tables seldom grow.
+    pub(crate) fn of_written(segment_len: u64, written: usize) -> Self {
+        Self { segment_len, keys: (written / 256).max(64), ids: Some((written / 384).max(64)) }
+    }
+
     fn records(self) -> usize {
         ((self.segment_len / 256).clamp(256, 1 << 22) as usize).next_power_of_two()
     }
@@ -277,7 +298,8 @@ pub(crate) struct IndexWriter {
 impl IndexWriter {
     pub(crate) fn new(index: Arc<ActiveIndex>) -> Self {
         let (keys, ids) = (index.keys.load_full(), index.ids.as_ref().map(ArcSwap::load_full));
-        Self { index, keys, ids, streams: StreamRows::default(), collided: false }
+        let streams = std::mem::take(&mut *index.used_rows.lock());
+        Self { index, keys, ids, streams, collided: false }
     }
 
     /// The segment has ended: what was noted of its streams goes with its index, if that is all of them.
@@ -301,7 +323,6 @@ impl IndexWriter {
             hash,
             first: record,
             name_at: self.streams.names.len() as u32,
-            name_len: name.len() as u32,
             first_revision: revision,
         });
         self.streams.names.extend_from_slice(name.as_bytes());
@@ -449,7 +470,8 @@ impl KeyTable {
     }
 
     fn slots_for(keys: usize) -> usize {
-        (keys.max(128) * 2).next_power_of_two()
+        // Half to three quarters of them are taken when there are as many keys.
+        (keys.max(128) * 3 / 2).next_power_of_two()
     }
 
     fn clear(&self) {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use annals_format::manifest::Manifest;
 use annals_format::segment::END_MARK_LEN;
+use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
@@ -40,8 +41,9 @@ pub(crate) struct Committer {
     /// moving each line of the ring from one processor's cache to the other's then exceeds what is saved.
     flushes: bool,
     asleep: AtomicBool,
-    /// Position up to which tickets want the log durable.
-    requested: AtomicU64,
+    /// Whether tickets wait for a sync that has not begun. On a line of its own: each ticket looks at it, and it changes
+    /// twice a sync.
+    wanted: CachePadded<AtomicBool>,
     lock: Mutex<()>,
     wake: Condvar,
     /// Log offset below which everything is durable, for counting what is in flight.
@@ -62,15 +64,20 @@ impl Committer {
 
     #[inline]
     pub(crate) fn wake_if_asleep(&self) {
-        if self.asleep.load(Ordering::Acquire) {
+        if self.asleep.load(Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Asks for a sync that covers `position`.
-    pub(crate) fn request(&self, position: u64) {
-        raise(&self.requested, position, Ordering::AcqRel);
-        self.wake_if_asleep();
+    /// Asks for a sync that covers all that was written before this call. Costs one load while one is asked for that has
+    /// not begun: who begins it takes the flag down before it takes the writer's lock to see how far the log goes, so
+    /// whoever wrote under that lock and still finds the flag up is covered.
+    pub(crate) fn request(&self) {
+        if !self.wanted.load(Ordering::Relaxed) {
+            // Both sides store and then load what the other stored, all in one order: the flag is seen, or the sleep.
+            self.wanted.store(true, Ordering::SeqCst);
+            self.wake_if_asleep();
+        }
     }
 
     pub(crate) fn set_durable_end(&self, end: u64) {
@@ -186,7 +193,8 @@ fn commit_loop(inner: &Inner) {
             inner.committer.sleep(Instant::now() + Duration::from_millis(100));
         }
         inner.committer.asleep.store(false, Ordering::Release);
-        idle_since = None;
+        // It looks around again when there was work: of the time alone it would take a processor now and then from those who
+        // are woken just then.
     }
 }
 
@@ -201,14 +209,15 @@ fn commit_once(inner: &Inner) -> bool {
     if log.watermark.is_poisoned() {
         return false;
     }
-    if inner.committer.requested.load(Ordering::Acquire) > log.watermark.durable() {
-        inner.commit.sync_if_idle(&inner.committing());
+    if inner.committer.wanted.load(Ordering::SeqCst) && inner.committer.wanted.swap(false, Ordering::SeqCst) {
+        inner.commit.sync_now(&inner.committing());
         return true;
     }
+    if !inner.committer.flushes {
+        return false;
+    }
     let written = log.watermark.written_end();
-    if inner.committer.flushes
-        && page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4)
-    {
+    if page_floor(written).saturating_sub(log.watermark.flushed()) >= BACKLOG.min(log.ring_len() / 4) {
         let is_done = log.flush(written, false).is_ok();
         if inner.committer.in_flight(inner) >= inner.options.sync_bytes {
             inner.preparer.wake();
@@ -263,6 +272,8 @@ pub(crate) fn seal_all(inner: &Inner) -> bool {
 /// Seals the next segment that waits for it; false if none does. One at a time, whoever seals: they are listed in order.
 fn seal_next(inner: &Inner) -> bool {
     let _turn = inner.seal_turn.lock();
+    // All their indexes first: each is memory that a segment to come can use, while the disk may take its time.
+    inner.preparer.waiting_to_seal().iter().for_each(|segment| index_beside(inner, segment));
     let next = inner.preparer.next_to_seal();
     next.iter().for_each(|segment| seal(inner, segment));
     next.is_some()
@@ -284,6 +295,23 @@ fn wait_ended(inner: &Inner, segment: &Segment, closing: &Closing) -> bool {
     true
 }
 
+/// Writes the index of an ended segment beside its place, where nobody believes it before the segment is durable, and has it
+/// serve from there: the memory of the one before serves another segment, and ids leave memory.
+fn index_beside(inner: &Inner, segment: &Segment) {
+    if segment.closing().is_none() || !segment.is_indexed_in_memory() {
+        return;
+    }
+    match SealedIndex::build_beside(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
+        Ok(index) => {
+            if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
+                inner.preparer.keep_index(used);
+            }
+            merging::forget_ids(inner);
+        }
+        Err(_) => inner.sealing.lock().failures += 1,
+    }
+}
+
 /// Makes an ended segment durable, then its index, then the manifest that lists it. Whatever fails is left to the next
 /// opening: the log alone is enough.
 fn seal(inner: &Inner, segment: &Arc<Segment>) {
@@ -292,15 +320,11 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
         return;
     }
     // A listed one may have been let go of meanwhile: then its next touch makes the index.
-    if segment.is_indexed_in_memory() {
-        match SealedIndex::build(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
-            Ok(index) => {
-                if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
-                    inner.preparer.keep_index(used);
-                }
-            }
-            Err(_) => inner.sealing.lock().failures += 1,
-        }
+    if let Some(opened) = segment.if_opened()
+        && let SegmentIndex::Sealed(index) = &opened.index
+        && index.put_in_place(inner.storage.as_ref()).is_err()
+    {
+        inner.sealing.lock().failures += 1;
     }
     let mut sealing = inner.sealing.lock();
     let number = segment.header.identity.segment;

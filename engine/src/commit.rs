@@ -124,7 +124,7 @@ impl Commit {
             log.core.log.check_poison()?;
             idle_rounds = if durable > seen { 0 } else { idle_rounds + 1 };
             seen = durable;
-            log.committer.request(position);
+            log.committer.request();
             let is_over = || watermark.durable() > durable || watermark.is_poisoned();
             watermark.sync_waiters().wait(Some(Instant::now() + LOOK_AGAIN), is_over);
         }

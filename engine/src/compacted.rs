@@ -10,8 +10,8 @@ mod codec;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use annals_format::Fault;
 use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
@@ -19,6 +19,7 @@ use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
 use crate::error::Error;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::prepare::{is_container_name, segment_file_name};
 use crate::read::UsedCopies;

@@ -47,7 +47,8 @@ pub(crate) struct Core {
     pub(crate) lineage: Lineage,
     /// Where the consumers stood when segments ended, until that is written beside them.
     pub(crate) ended_consumers: EndedConsumers,
-    /// The writer's table of the ids that no tier holds, where there is a writer; else the segments' indexes are asked.
+    /// The writer's table of the ids that no tier holds, where there is a writer: it tells which segments' indexes hold what
+    /// has left it. Else those of all segments without a tier are asked.
     pub(crate) ids: Option<Arc<IdTable>>,
     /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
     pub(crate) lost: Arc<[LostEntry]>,
@@ -125,12 +126,23 @@ impl Core {
             for tier in tiers.iter() {
                 match tier.unless_broken(tier.candidates_of_id(hash))? {
                     Some(positions) => found.extend(positions),
-                    None => self.ids_of_segments(hash, &mut found, |segment| is_covered(tier, segment))?,
+                    None => self.ids_of_segments(hash, &mut found, |segment, _| is_covered(tier, segment))?,
                 }
             }
-            if self.ids.is_none() {
-                let has_tier = |segment: &Segment| tiers.iter().any(|tier| is_covered(tier, segment));
-                self.ids_of_segments(hash, &mut found, |segment| !has_tier(segment))?;
+            let has_tier = |segment: &Segment| tiers.iter().any(|tier| is_covered(tier, segment));
+            match &self.ids {
+                Some(ids) => {
+                    let left = ids.left(hash);
+                    if !left.is_empty() {
+                        let is_left =
+                            |first: u64, next: u64| left.iter().any(|(from, to)| first <= *to && next > *from);
+                        let is_asked = |segment: &Segment, next: u64| {
+                            is_left(segment.first_position(), next) && !has_tier(segment)
+                        };
+                        self.ids_of_segments(hash, &mut found, is_asked)?;
+                    }
+                }
+                None => self.ids_of_segments(hash, &mut found, |segment, _| !has_tier(segment))?,
             }
             // Ids leave memory once a tier holds them, and come back before one is dropped: seen from one list of tiers,
             // each is in one place or the other.
@@ -140,13 +152,18 @@ impl Core {
         }
     }
 
+    /// `is_asked` is given each segment and the first position of the one that follows it.
     fn ids_of_segments(
         &self,
         hash: u64,
         found: &mut SmallVec<[u64; 4]>,
-        is_asked: impl Fn(&Segment) -> bool,
+        is_asked: impl Fn(&Segment, u64) -> bool,
     ) -> Result<()> {
-        for segment in self.segments.load().iter().filter(|segment| is_asked(segment)) {
+        let segments = self.segments.load();
+        for (at, segment) in segments.iter().enumerate() {
+            if !is_asked(segment, segments.next_first(at)) {
+                continue;
+            }
             let first = segment.first_position();
             match &segment.opened_with_keys()?.index {
                 SegmentIndex::Active(index) => {

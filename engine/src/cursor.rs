@@ -12,6 +12,7 @@
 //! confirms each event. Memory goes with the number of keys a query names, not with what they lead to; only the chain of
 //! a key in the segment that is being written is collected, once, when it is read forward.
 
+mod absent;
 mod dense;
 mod join;
 mod keys;
@@ -27,7 +28,7 @@ use crate::read::Direction;
 use crate::storage::Map;
 use crate::tiers::{PositionsAt, TierFile, TierPositions};
 
-pub(crate) use keys::prefetch as prefetch_query;
+pub(crate) use absent::surely_none;
 pub(crate) use unit::Unit;
 pub(crate) use walk::{AHEAD_MAX, Ahead, Sought, Walk};
 

@@ -36,10 +36,10 @@ mod write;
 
 pub(crate) use file::{DirectoryFile, directory_name, directory_number};
 pub(crate) use gather::{Pending, sealed_index};
-pub(crate) use list::{Directory, coverage, find, prefetch};
+pub(crate) use list::{Directory, coverage, find, prefetch, prefetch_first};
 pub(crate) use met::MetStreams;
 pub(crate) use table::StreamTable;
-pub(crate) use write::{DirectoryPlan, write};
+pub(crate) use write::{DirectoryPlan, is_scattered, write};
 
 /// Where a stream stands in the writer's memory, valid until that is given more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

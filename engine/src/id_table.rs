@@ -7,6 +7,9 @@
 //! Filters stand before them all, each for as many ids as several tables: nearly every look-up of an id that is not there
 //! looks at one cache line of each of the one or two filters, and at nothing else.
 //!
+//! Ids leave the tables when their segment has an index file, and the filters when a tier holds them. In between a filter
+//! says which of the segments need be asked, see [`IdTable::left`].
+//!
 //! One writer, under its lock; any number of readers, without one. A reader that loaded the head first (acquire) finds
 //! every id up to it: it looks among the newest ids before the tables, and ids leave there after they have arrived here.
 
@@ -30,15 +33,14 @@ const NEWEST_MAX: usize = 1 << 10;
 const FIRST_SLOTS: usize = 1 << 13;
 /// A table is eight times as large as the one before up to this: small stores stay small, large ones have few tables, and
 /// none is so large that it stays long after the files of the index hold most of its ids.
-const LAST_SLOTS: usize = 1 << 20;
+const LAST_SLOTS: usize = 1 << 18;
 /// From here on the next table is made in the background: it takes long to be given so much memory.
 const AHEAD_FROM: usize = 1 << 18;
-/// Words of the first filter, and of those that follow. A word serves four ids: 16 bits an id, of which four are set.
-const FIRST_FILTER_WORDS: usize = 1 << 18;
-const FILTER_WORDS: usize = 1 << 21;
+/// Words of a filter. A word serves four ids: 16 bits an id, of which four are set.
+const FILTER_WORDS: usize = 1 << 18;
 const IDS_PER_WORD: usize = 4;
 /// So many tables stay in memory when the files of the index hold their ids.
-const TABLES_KEPT: usize = 2;
+const TABLES_KEPT: usize = 1;
 /// How many ids ahead of the one that moves memory is asked for.
 const AHEAD: usize = 12;
 
@@ -108,14 +110,16 @@ const fn filter_bits(hash: u64) -> u64 {
 struct Filter {
     words: SharedMap,
     used: AtomicUsize,
-    /// The largest position of its ids.
+    /// The least and the largest position of its ids.
+    first_position: AtomicU64,
     last_position: AtomicU64,
 }
 
 impl Filter {
     fn new(words: usize) -> Self {
         let words = SharedMap::zeroed_words(words);
-        Self { words, used: AtomicUsize::new(0), last_position: AtomicU64::new(0) }
+        let (first_position, last_position) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self { words, used: AtomicUsize::new(0), first_position, last_position }
     }
 
     #[inline]
@@ -133,10 +137,14 @@ impl Filter {
 
     #[inline]
     fn insert(&self, hash: u64, position: u64) {
+        // Before the bits: who meets them looks between these two.
+        if position < self.first_position.load(Ordering::Relaxed) {
+            self.first_position.store(position, Ordering::Relaxed);
+        }
+        raise(&self.last_position, position);
         let word = self.word(hash);
         word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Release);
         self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        raise(&self.last_position, position);
     }
 
     fn room(&self) -> usize {
@@ -230,6 +238,8 @@ struct Spare {
 pub(crate) struct IdTable {
     newest: Slots,
     shelves: ArcSwap<Shelves>,
+    /// Ids of positions up to here may stand in a filter and in no table.
+    left_up_to: AtomicU64,
     spare: Mutex<Spare>,
 }
 
@@ -245,6 +255,25 @@ impl IdTable {
         self.newest.find(hash, &mut |position| found.push(position));
         for table in &self.shelves.load().tables {
             table.slots.find(hash, &mut |position| found.push(position));
+        }
+        found
+    }
+
+    /// Positions, first to last, between which ids have left the tables and may have this hash: the index files of the
+    /// segments there are to be asked, if no tier is. To be called after [`IdTable::candidates`]: an id that was not met
+    /// there any more is met here.
+    pub(crate) fn left(&self, hash: u64) -> SmallVec<[(u64, u64); 2]> {
+        let up_to = self.left_up_to.load(Ordering::Acquire);
+        let mut found = SmallVec::new();
+        if up_to == 0 {
+            return found;
+        }
+        for filter in self.shelves.load().filters.iter().filter(|filter| filter.may_hold(hash)) {
+            let first = filter.first_position.load(Ordering::Relaxed);
+            let last = filter.last_position.load(Ordering::Relaxed).min(up_to);
+            if first <= last {
+                found.push((first, last));
+            }
         }
         found
     }
@@ -294,12 +323,13 @@ pub(crate) struct IdWriter {
 impl IdWriter {
     pub(crate) fn new() -> Self {
         let shelves = Shelves {
-            filters: vec![Arc::new(Filter::new(FIRST_FILTER_WORDS))],
+            filters: vec![Arc::new(Filter::new(FILTER_WORDS))],
             tables: vec![Arc::new(Table::new(FIRST_SLOTS))],
         };
         let shared = IdTable {
             newest: Slots::new(NEWEST_SLOTS),
             shelves: ArcSwap::from_pointee(shelves.clone()),
+            left_up_to: AtomicU64::new(0),
             spare: Mutex::default(),
         };
         Self { shared: Arc::new(shared), shelves, newest: Vec::with_capacity(NEWEST_MAX), forgotten_up_to: 0 }
@@ -336,33 +366,56 @@ impl IdWriter {
         self.shelves.last_filter().insert(hash, position);
     }
 
-    /// Lets go of what holds nothing but ids at `position` or before it, since they are found elsewhere, but for the last
-    /// [`TABLES_KEPT`] tables: what is in memory is found sooner. The memory is given back when the answer is dropped,
-    /// which is better done without the writer's lock.
-    pub(crate) fn forget_up_to(&mut self, position: u64) -> Forgotten {
+    /// Enters an id that stands in the index file of its segment, so that only the filter need know it; what is up to
+    /// `last` has such files.
+    pub(crate) fn note(&mut self, hash: u64, position: u64, last: u64) {
+        debug_assert!(position <= last && last <= LAST_POSITION, "checked at opening");
+        // Before the id can be met.
+        self.raise_left(last);
+        if self.shelves.last_filter().is_full() {
+            self.begin_filter();
+        }
+        self.shelves.last_filter().insert(hash, position);
+    }
+
+    fn raise_left(&self, position: u64) {
+        self.shared.left_up_to.fetch_max(position, Ordering::AcqRel);
+    }
+
+    /// Lets go of what is found elsewhere: of tables whose ids are all at `in_files` or before it, which the index files of
+    /// their segments hold, but for the last [`TABLES_KEPT`]; of filters whose ids are all at `in_tiers` or before it. The
+    /// memory is given back when the answer is dropped, which is better done without the writer's lock.
+    pub(crate) fn forget_up_to(&mut self, in_tiers: u64, in_files: u64) -> Forgotten {
         let Shelves { tables, filters } = &mut self.shelves;
         // Positions rise from one to the next, but for those of one segment at opening, whose ids come in another order.
-        let is_past = |last: &AtomicU64| last.load(Ordering::Relaxed) <= position;
+        let last_of = |last: &AtomicU64| last.load(Ordering::Relaxed);
         let old_tables = tables[..tables.len().saturating_sub(TABLES_KEPT)]
             .iter()
-            .take_while(|of| is_past(&of.last_position))
+            .take_while(|table| last_of(&table.last_position) <= in_files.max(in_tiers))
             .count();
-        // Nothing may be in a filter that is kept and in no table, but the other way round nothing would be found.
-        let up_to = tables[..old_tables].last().map_or(0, |table| table.last_position.load(Ordering::Relaxed));
-        let is_gone = |of: &&Arc<Filter>| of.last_position.load(Ordering::Relaxed) <= up_to;
+        let up_to = tables[..old_tables].iter().map(|table| last_of(&table.last_position)).max().unwrap_or(0);
+        // Before the tables go: who does not find an id there asks the files.
+        self.shared.left_up_to.fetch_max(up_to, Ordering::AcqRel);
+        let left = self.shared.left_up_to.load(Ordering::Acquire);
+        // Nothing may be in a table and in no filter: it would not be found.
+        let is_gone = |of: &&Arc<Filter>| last_of(&of.last_position) <= left.min(in_tiers);
         let old_filters = filters[..filters.len() - 1].iter().take_while(is_gone).count();
         let forgotten = Forgotten {
             _tables: tables.drain(..old_tables).collect(),
-            _filters: filters.drain(..old_filters).collect(),
+            _filters: filters
+                .drain(..old_filters)
+                .inspect(|of| {
+                    self.forgotten_up_to = self.forgotten_up_to.max(last_of(&of.last_position));
+                })
+                .collect(),
         };
-        self.forgotten_up_to = self.forgotten_up_to.max(up_to);
         if old_tables + old_filters > 0 {
             self.share();
         }
         forgotten
     }
 
-    /// Position up to which ids were let go of.
+    /// Position up to which ids were let go of by tables and filters: only tiers may hold them.
     pub(crate) fn forgotten_up_to(&self) -> u64 {
         self.forgotten_up_to
     }
@@ -419,6 +472,9 @@ mod tests {
         n.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (n << 17)
     }
 
+    /// Ids of the first filter, when it is moved on from.
+    const FIRST_IDS: u64 = (FILTER_WORDS * IDS_PER_WORD) as u64;
+
     fn positions(table: &IdTable, hash: u64) -> Vec<u64> {
         let mut found = table.candidates(hash).to_vec();
         found.sort_unstable();
@@ -466,18 +522,40 @@ mod tests {
             writer.insert(hash(n), n);
         }
         let before = table.shelves.load().tables.len();
-        drop(writer.forget_up_to(100_000));
+        let left = || table.left_up_to.load(Ordering::Relaxed);
+        let is_told = |n: u64| {
+            let is_left = |n: u64| table.left(hash(n)).iter().any(|(first, last)| (*first..=*last).contains(&n));
+            if n <= left() { is_left(n) } else { positions(&table, hash(n)).contains(&n) && !is_left(n) }
+        };
+        // The files of segments hold them, and no tier: the filters still know them.
+        drop(writer.forget_up_to(0, 100_000));
         let after = table.shelves.load().tables.len();
         assert!(after < before, "{after} of {before}");
-        assert!((1..=100_000).contains(&writer.forgotten_up_to()));
-        for n in (writer.forgotten_up_to() + 1..=2_000_000).step_by(7) {
-            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
-        }
-        drop(writer.forget_up_to(2_000_000));
+        assert!((1..=100_000).contains(&left()) && writer.forgotten_up_to() == 0);
+        assert!((1..=2_000_000).step_by(7).all(is_told) && (1..=left()).all(|n| writer.may_hold(hash(n))));
+        drop(writer.forget_up_to(0, 2_000_000));
         assert_eq!(table.shelves.load().tables.len(), TABLES_KEPT);
-        for n in writer.forgotten_up_to() + 1..=2_000_000 {
-            assert!(positions(&table, hash(n)).contains(&n), "id {n}");
+        assert!((1..=2_000_000).all(is_told) && writer.forgotten_up_to() == 0);
+        // Tiers hold them all, and what fills whole filters is known by them alone.
+        drop(writer.forget_up_to(2_000_000, 2_000_000));
+        assert_eq!((table.shelves.load().filters.len(), writer.forgotten_up_to()), (1, FIRST_IDS));
+        assert!((FIRST_IDS + 1..=2_000_000).all(is_told));
+    }
+
+    #[test]
+    fn what_is_noted_is_in_the_filters_alone() {
+        let mut writer = IdWriter::new();
+        let table = writer.table().clone();
+        for n in 1..=FIRST_IDS + 5_000 {
+            writer.note(hash(n), n, FIRST_IDS + 9_000);
         }
+        assert_eq!((table.shelves.load().filters.len(), table.shelves.load().tables.len()), (2, 1));
+        for n in (1..=FIRST_IDS + 5_000).step_by(11) {
+            assert!(writer.may_hold(hash(n)) && positions(&table, hash(n)).is_empty());
+            assert!(table.left(hash(n)).iter().any(|(first, last)| (*first..=*last).contains(&n)), "id {n}");
+        }
+        drop(writer.forget_up_to(FIRST_IDS, 0));
+        assert_eq!((table.shelves.load().filters.len(), writer.forgotten_up_to()), (1, FIRST_IDS));
     }
 
     #[test]
@@ -527,7 +605,7 @@ mod tests {
         for n in 1..=3_000_000u64 {
             writer.insert(hash(n), n);
         }
-        assert_eq!(writer.shelves.filters.len(), 2);
+        assert_eq!(writer.shelves.filters.len(), 3);
         let passes = |n: u64| writer.may_hold(hash(n));
         let passed = (10_000_000..10_100_000).filter(|n| passes(*n)).count();
         assert!(passed < 3_000, "{passed} of 100,000");

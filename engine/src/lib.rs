@@ -54,6 +54,7 @@ mod snapshot;
 mod stats;
 pub mod storage;
 mod store;
+mod stream_states;
 mod subscription;
 mod tiers;
 pub mod upgrade;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::directory::Pending;
+use crate::directory::{self, Pending};
 use crate::error::Error;
 use crate::places_file;
 use crate::prepare::index_name;
@@ -24,7 +24,8 @@ use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 const LOOK: Duration = Duration::from_millis(500);
 /// With so many segments without a tier work begins however fast segments end.
 const BACKLOG: u64 = 32;
-/// So many positions without a tier begin the work as well: their ids stand in memory, some twenty bytes each.
+/// So many positions without a tier begin the work as well: the filters before their ids stand in memory, two bytes each, and
+/// what passes them falsely is looked for in each of their segments.
 const IDS_ENOUGH: u64 = 1 << 19;
 /// Below so many positions a second work need not wait for quiet.
 const CALM: f64 = 500_000.0;
@@ -33,6 +34,9 @@ const SOON: u64 = 8;
 /// With so many positions behind its coverage the directory is written while appends go on; else when no segment has ended
 /// for a while.
 const BEHIND: u64 = 1 << 18;
+/// Behind the end of a segment with so many positions the directory is written at once: the writer remembers their streams
+/// until then.
+const LONG: u64 = 1 << 16;
 /// Closing writes no more positions than these, some tenths of a second, into tiers and directory.
 const REST: u64 = 1 << 18;
 /// Bytes of tiers and directories written in a second, at most.
@@ -74,8 +78,9 @@ pub(crate) fn merge_loop(inner: &Inner) {
         let Rate { is_quiet, is_calm } = flow.rate(inner);
         let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
         let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG || ids_in_memory >= IDS_ENOUGH);
-        let mut enough = if is_quiet { 1 } else { BEHIND };
-        if tiers_due || behind(inner) >= enough {
+        let mut enough = if is_quiet { 1 } else { behind_enough(inner) };
+        let scattered = is_quiet && keeps_scattered_directory(inner);
+        if tiers_due || scattered || behind(inner) >= enough {
             let begun = Instant::now();
             let mut written = 0;
             let mut pace = |bytes: u64| {
@@ -88,10 +93,12 @@ pub(crate) fn merge_loop(inner: &Inner) {
             };
             let mut goes_on = true;
             while goes_on && !inner.stopping.load(Ordering::Acquire) {
-                goes_on = behind(inner) >= enough && keep_directory(inner, &mut pace, &inner.stopping);
+                goes_on = (behind(inner) >= enough || scattered)
+                    && keep_directory(inner, is_quiet, &mut pace, &inner.stopping);
                 // What ends while tiers are merged is not worth a file each time.
-                enough = BEHIND;
-                goes_on |= tiers_due && keep_tiers(inner, Due::BySize, &mut pace, &inner.stopping);
+                enough = behind_enough(inner);
+                let due = if is_quiet { Due::BySize } else { Due::WhileMoreCome };
+                goes_on |= tiers_due && keep_tiers(inner, due, &mut pace, &inner.stopping);
             }
         }
         shrink_covered(inner);
@@ -167,10 +174,27 @@ impl Seen {
     }
 }
 
+/// The last position up to which every segment behind `covered` has an index file. What has one once may be found in it
+/// ever after, or in what is made anew of it.
+fn in_files_until(inner: &Inner, covered: u64) -> u64 {
+    let segments = inner.core.segments.load();
+    let from = segments.index_of(covered + 1).unwrap_or(0);
+    let is_in_memory = |segment: &&Arc<Segment>| segment.closing().is_none() || segment.is_indexed_in_memory();
+    segments[from..].iter().find(is_in_memory).map_or(covered, |segment| segment.first_position() - 1).max(covered)
+}
+
+/// Lets go of the ids that stand in the index files of segments.
+pub(crate) fn forget_ids(inner: &Inner) {
+    let covered = inner.core.tiers.load().covered_until();
+    let in_files = in_files_until(inner, covered);
+    let forgotten = inner.writer.lock().ids.forget_up_to(covered, in_files);
+    drop(forgotten);
+}
+
 /// A segment has been sealed: the memory of streams is let go of when the directory holds them, and each segment without a
 /// tier is one more to ask.
 pub(crate) fn ended(inner: &Inner) {
-    if behind(inner) >= BEHIND || uncovered(inner) >= SOON {
+    if behind(inner) >= behind_enough(inner) || uncovered(inner) >= SOON {
         inner.merging.wake();
     }
 }
@@ -289,14 +313,22 @@ pub(crate) fn cover_rest(inner: &Inner) {
     }
     let mut goes_on = behind(inner) <= REST;
     while goes_on {
-        goes_on = keep_directory(inner, &mut |_| {}, &stop);
+        goes_on = keep_directory(inner, true, &mut |_| {}, &stop);
     }
 }
 
 /// Drops what is broken, or makes one tier and one file of the directory; false if there was nothing to do, or if it failed.
 fn keep(inner: &Inner) -> bool {
-    let goes_on = keep_directory(inner, &mut |_| {}, &inner.stopping);
+    let goes_on = keep_directory(inner, true, &mut |_| {}, &inner.stopping);
     keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping) || goes_on
+}
+
+/// With so many positions behind its coverage the directory is written while appends go on.
+fn behind_enough(inner: &Inner) -> u64 {
+    let segments = inner.core.segments.load();
+    let [.., last, _] = &segments[..] else { return BEHIND };
+    let positions = segments.last().map_or(0, |live| live.first_position()) - last.first_position();
+    if positions >= LONG { 1 } else { BEHIND }
 }
 
 /// Positions of ended segments that the directory does not cover.
@@ -316,23 +348,29 @@ fn ended_until(inner: &Inner) -> u64 {
     listed.map_or(0, last_of)
 }
 
-/// Drops what is broken of the directory, or adds to it; false if there was nothing to do, or if it failed.
-fn keep_directory(inner: &Inner, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
+/// Whether files of the directory stand beside each other that would be one, had they been written in quiet.
+fn keeps_scattered_directory(inner: &Inner) -> bool {
+    directory::is_scattered(&inner.core.directory.load())
+}
+
+/// Drops what is broken of the directory, or adds to it; false if there was nothing to do, or if it failed. In quiet, few files
+/// are worth more than few writes.
+fn keep_directory(inner: &Inner, is_quiet: bool, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
     let mut keeper = inner.tier_keeper.lock();
     let storage = inner.storage.as_ref();
     let directory = inner.core.directory.load_full();
     let must_drop = directory.is_broken();
     let replaced = if must_drop {
         keeper.drop_broken_directory(storage, &directory).map(Some)
-    } else if behind(inner) == 0 {
+    } else if behind(inner) == 0 && !(is_quiet && directory::is_scattered(&directory)) {
         return false;
     } else {
         let manifest = inner.sealing.lock().manifest.clone();
         let pending = Pending::after(directory.coverage(), &inner.core.segments.load(), &manifest.segments);
-        if pending.is_empty() {
+        if pending.is_empty() && !(is_quiet && directory::is_scattered(&directory)) {
             return false;
         }
-        keeper.extend_directory(storage, &directory, &pending, &manifest, pace, stop)
+        keeper.extend_directory(storage, &directory, (&pending, is_quiet), &manifest, pace, stop)
     };
     match replaced {
         Ok(Some(replaced)) => {
@@ -467,7 +505,7 @@ fn install(inner: &Inner, replaced: &Replaced) {
         let mut writer = inner.writer.lock();
         writer.tiers = tiers.clone();
         inner.core.tiers.store(tiers);
-        writer.ids.forget_up_to(covered)
+        writer.ids.forget_up_to(covered, in_files_until(inner, covered))
     };
     drop(forgotten);
     // What stays is removed at the next opening.

@@ -17,3 +17,20 @@ pub(crate) fn prefetch<T>(place: &T) {
         let _ = place;
     }
 }
+
+/// The same for a line that is about to be stored to: it comes without those who have it keeping it.
+#[inline(always)]
+pub(crate) fn prefetch_for_store<T>(place: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        // SAFETY: as above; a processor that does not know it passes over it. By hand, because the compiler takes the other
+        // instruction where it is not told that this one is there.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        let _ = place;
+    }
+}

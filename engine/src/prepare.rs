@@ -269,6 +269,11 @@ impl Preparer {
         self.work.notify_one();
     }
 
+    /// Those that wait, oldest first.
+    pub(crate) fn waiting_to_seal(&self) -> Vec<Arc<Segment>> {
+        self.state.lock().to_seal.iter().cloned().collect()
+    }
+
     /// The oldest ended segment that waits to be sealed.
     pub(crate) fn next_to_seal(&self) -> Option<Arc<Segment>> {
         self.state.lock().to_seal.pop_front()

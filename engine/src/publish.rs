@@ -64,9 +64,10 @@
 //! memory back from those who wait. The fence is what an append pays when nobody waits. Without it a model fails; a lock that
 //! both sides take would do as well, but then whoever goes to sleep could hold up the writer; and a barrier that the waiter
 //! alone pays for (`membarrier`) is neither everywhere nor known to the models. Waiters of the *written* head
-//! are woken by the [`notifier`], a thread that looks for new heads by the clock, a hundred microseconds apart while they come
-//! often, then a sixteenth of the pause apart, a millisecond at most. After a tenth of a second without, it falls asleep, and
-//! the next append wakes it: one wake a pause. Where there is no such thread the append wakes the waiters itself.
+//! are woken by the [`notifier`], a thread that looks for new heads by the clock: a hundred microseconds for each that it woke after
+//! they were woken, since each takes time of a processor and lines from the writer's cache; a sixteenth of the pause apart when
+//! heads come seldom; a millisecond apart at most. After a tenth of a second without, it falls asleep, and the next append wakes
+//! it: one wake a pause. Where there is no such thread the append wakes the waiters itself.
 //!
 //! Waiters of the *durable* head are woken by who led the sync, with one system call for all of them, before the leader wakes
 //! those who wait for their own commits; it has just waited for the disk. Those outside of the process cannot be counted:

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::consumer::Checkpoint;
 use crate::core::Core;
-use crate::cursor::{Sought, Span, Unit, Walk, prefetch_query};
+use crate::cursor::{Sought, Span, Unit, Walk, surely_none};
 use crate::directory::{self, StreamTip};
 use crate::error::{Error, StreamState};
 use crate::event::{Event, EventRef};
@@ -122,7 +122,7 @@ impl Reader {
     /// What is hidden from a reading that has pinned `head`. A reader as of a moment obeys also what was removed since: all
     /// that its view shows now.
     #[inline]
-    fn hidden(&self, head: u64) -> Option<Hidden> {
+    pub(crate) fn hidden(&self, head: u64) -> Option<Hidden> {
         let shown = if self.bound == u64::MAX { head } else { self.core.head(self.view).max(head) };
         self.core.removals.hidden(shown)
     }
@@ -487,7 +487,9 @@ pub(crate) fn newest_match(
     after: u64,
     hidden: Option<&Hidden>,
 ) -> Result<Option<Event>> {
-    prefetch_query(core, query, after + 1, head);
+    if surely_none(core, query, Span { first: after + 1, last: head }) {
+        return Ok(None);
+    }
     newest(core, Sought::Query(query), head, after, |event| {
         query.matches(event) && removal::reason(hidden, *event).is_none()
     })
@@ -505,7 +507,20 @@ pub(crate) fn oldest_of_stream(core: &Core, stream: &str, head: u64, after: u64)
 /// Asks the indexes of what was written after the directory's coverage, then the directory. What they answer by hash is
 /// confirmed by the name.
 pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<StreamTip> {
-    let key = core.hash.key(KeyKind::Stream, stream);
+    tip_of_key(core, core.hash.key(KeyKind::Stream, stream), stream, head, Ahead::Nothing)
+}
+
+/// What was done before somebody asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ahead {
+    Nothing,
+    /// What the directory looks at is being loaded.
+    Loaded,
+}
+
+/// As [`tip_of_stream`], where the stream's key is known.
+#[inline]
+pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: Ahead) -> Result<StreamTip> {
     let newest_after = |after: u64| -> Result<Option<StreamTip>> {
         let event = newest(core, Sought::Stream(key), head, after, |event| event.stream() == stream)?;
         Ok(event.map(|event| StreamTip { revision: event.revision().get(), position: event.position().get() }))
@@ -514,7 +529,9 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
     loop {
         let sound = files.sound();
         let coverage = directory::coverage(sound);
-        directory::prefetch(sound, key);
+        if ahead == Ahead::Nothing {
+            directory::prefetch(sound, key);
+        }
         if head > coverage
             && !core.has_none_in_live_segment(key, coverage)
             && let Some(tip) = newest_after(coverage)?

@@ -34,7 +34,7 @@ pub(crate) use judge::Planned;
 pub(crate) use load::{apply_batch, later, load};
 pub(crate) use prefixes::Standing;
 pub use retention::{Cut, Removed, Retention, Scope, Swept};
-pub(crate) use state::{StreamFacts, facts, tip_beside_removals};
+pub(crate) use state::{StreamFacts, facts, facts_of_newest, tip_beside_removals};
 pub(crate) use streams::Marks;
 pub(crate) use sweep::sweep;
 

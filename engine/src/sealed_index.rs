@@ -1,33 +1,34 @@
 //! Index of a sealed segment: one file, mapped, checked once, looked up without decoding.
 
+mod building;
 mod key_starts;
 
 use std::io::IoSlice;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use annals_format::Fault;
 use annals_format::index::u32_le;
-use annals_format::index::{
-    self, ArchivedIndexRoot, BatchRow, IdRow, IndexBytes, IndexHeader, IndexRoot, KeyRow, NameRow,
-};
+use annals_format::index::{self, ArchivedIndexRoot, INDEX_HEADER_LEN, IndexBytes, IndexHeader};
+use annals_format::index_file::{Sink, WriteError};
 use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
-use crate::active_index::{ActiveIndex, StreamInSegment};
 use crate::cursor::Run;
 use crate::error::Error;
-use crate::event::Event;
 use crate::log::Log;
-use crate::name::{KeyKind, NameHash};
+use crate::name::NameHash;
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::place_table::PlaceTable;
 use crate::places_file;
 use crate::prefetch::prefetch;
 use crate::prepare::{index_name, no_room};
-use crate::reader::event_of_record;
 use crate::segment::{Segment, SegmentIndex};
 use crate::storage::{Access, Fill, Map, Storage, StorageFile};
+use crate::tiers::{Halt, Step, TierSink};
 
+use building::Building;
 use key_starts::KeyStarts;
 
 /// Larger than the index of any segment; rkyv's relative pointers end there.
@@ -38,45 +39,84 @@ pub(crate) struct SealedIndex {
     name: String,
     map: Map,
     key_starts: OnceLock<KeyStarts>,
+    /// Its file stands beside its place: whoever opens the store does not look at it.
+    is_beside: AtomicBool,
 }
 
 impl SealedIndex {
-    /// Makes the index file of an ended segment from its index in memory, and opens it.
+    /// Makes the index file of an ended segment from its index in memory, and opens it. Takes some 50 bytes of memory a
+    /// record at most, beside the index.
     pub(crate) fn build(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
-        let (expected, bytes) = Self::encoded(log, hash, segment)?;
-        let name = index_name(expected.segment);
-        replace(storage, &name, &bytes)?;
+        let index = Self::build_beside(storage, log, hash, segment)?;
+        index.put_in_place(storage)?;
+        Ok(index)
+    }
+
+    /// The same beside its place, synced: for a segment that is not durable itself yet, so that the index in memory can be
+    /// let go of.
+    pub(crate) fn build_beside(storage: &dyn Storage, log: &Log, hash: NameHash, segment: &Segment) -> Result<Self> {
+        let expected = Self::header_of(hash, segment);
+        let place = index_name(expected.segment);
+        let name = beside(&place);
+        with_building(log, hash, segment, |building| write_file(storage, &name, &expected, building)).inspect_err(
+            |_| {
+                // The first error is the one to tell.
+                let _ = storage.remove(&name);
+            },
+        )?;
+        let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
         let map = match segment.read_mode() {
             // What was just written need not be verified, but it is long and shall not stay in memory twice.
-            ReadMode::Mapped => {
-                let file = storage.open(&name, Access::Read).map_err(Error::io("open", &name))?;
-                file.map().map_err(Error::io("map", &name))?
+            ReadMode::Mapped => file.map().map_err(Error::io("map", &name))?,
+            ReadMode::Pread => {
+                let mut bytes = vec![0; file.len_when_opened().map_err(Error::io("measure", &name))? as usize];
+                let got = file.read_at(0, &mut bytes).map_err(Error::io("read", &name))?;
+                bytes.truncate(got);
+                index::open(Map::from(&bytes[..]).as_ref())
+                    .map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
+                Map::from(bytes)
             }
-            ReadMode::Pread => Map::from(&bytes[..]),
         };
-        Ok(Self { name, map, key_starts: OnceLock::new() })
+        Ok(Self { name: place, map, key_starts: OnceLock::new(), is_beside: AtomicBool::new(true) })
+    }
+
+    /// Puts the file in its place, if it stands beside: the segment is durable now. The directory is not synced: an index that
+    /// is lost is made anew.
+    ///
+    /// # Errors
+    /// `Io`; what is read of it stays right.
+    pub(crate) fn put_in_place(&self, storage: &dyn Storage) -> Result<()> {
+        if !self.is_beside.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        storage.rename(&beside(&self.name), &self.name).map_err(Error::io("rename", &self.name))
     }
 
     /// What the index file of an ended segment holds, from its index in memory.
     pub(crate) fn encoded(log: &Log, hash: NameHash, segment: &Segment) -> Result<(IndexHeader, IndexBytes)> {
-        let number = segment.header.identity.segment;
-        let name = index_name(number);
+        let expected = Self::header_of(hash, segment);
+        let mut bytes = IndexBytes::new();
+        bytes.resize(INDEX_HEADER_LEN, 0);
+        with_building(log, hash, segment, |building| {
+            let written = building.write(expected.clone(), Collected(&mut bytes));
+            let (head, _, _) = written
+                .map_err(WriteError::into_fault)
+                .map_err(|fault| Error::damaged(&index_name(expected.segment), 0, None, &fault, 0))?;
+            bytes[..INDEX_HEADER_LEN].copy_from_slice(&head[..]);
+            Ok(())
+        })?;
+        Ok((expected, bytes))
+    }
+
+    fn header_of(hash: NameHash, segment: &Segment) -> IndexHeader {
         let closing = segment.closing().expect("only an ended segment is sealed");
-        let expected = IndexHeader {
+        IndexHeader {
             store: segment.header.identity.store,
-            segment: number,
+            segment: segment.header.identity.segment,
             generation: CONTENT_GENERATION,
             final_checksum: closing.tally.final_checksum.value(),
             name_hash_seed: hash.seed,
-        };
-        let root = match &segment.opened()?.index {
-            SegmentIndex::Active(index) => Building { segment, log, hash, index }.root()?,
-            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => {
-                return Err(Error::corrupt(&name, 0, None, "the segment has an index already"));
-            }
-        };
-        let bytes = index::encode(&expected, &root).map_err(|fault| Error::damaged(&name, 0, None, &fault, 0))?;
-        Ok((expected, bytes))
+        }
     }
 
     fn root(&self) -> Result<&ArchivedIndexRoot> {
@@ -247,134 +287,69 @@ pub(crate) fn load(
         return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
     }
     let map = map(read)?;
-    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map, key_starts: OnceLock::new() })))
+    let (key_starts, is_beside) = (OnceLock::new(), AtomicBool::new(false));
+    Ok(SegmentIndex::Sealed(Arc::new(SealedIndex { name, map, key_starts, is_beside })))
+}
+
+/// Calls `write` with what an ended segment's index in memory gives.
+fn with_building<T>(
+    log: &Log,
+    hash: NameHash,
+    segment: &Segment,
+    write: impl FnOnce(&mut Building<'_>) -> Result<T>,
+) -> Result<T> {
+    match &segment.opened()?.index {
+        SegmentIndex::Active(index) => write(&mut Building::new(segment, log, hash, index)?),
+        SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => {
+            let name = index_name(segment.header.identity.segment);
+            Err(Error::corrupt(&name, 0, None, "the segment has an index already"))
+        }
+    }
+}
+
+/// Where a file is written before it is put in its place.
+fn beside(name: &str) -> String {
+    format!("{name}.new")
+}
+
+/// Writes a file in pieces, and syncs it.
+fn write_file(storage: &dyn Storage, name: &str, header: &IndexHeader, building: &mut Building<'_>) -> Result<()> {
+    let (never, mut pace) = (AtomicBool::new(false), |_| {});
+    let len = building.file_len();
+    let mut write = || -> Step<()> {
+        let failed = |error| WriteError::Sink(Halt::Failed(error));
+        let sink = TierSink::create_behind(INDEX_HEADER_LEN, storage, (name, len), &mut pace, &never);
+        let (head, written, sink) = building.write(header.clone(), sink.map_err(failed)?)?;
+        if written != len {
+            return Err(Fault::Length { what: "length of an index", value: written }.into());
+        }
+        sink.finish_with(&head[..]).map_err(WriteError::Sink)
+    };
+    write().map_err(|error| match error {
+        WriteError::Sink(Halt::Failed(error)) => error,
+        WriteError::Format(fault) => Error::damaged(name, 0, None, &fault, 0),
+        _ => Error::corrupt(name, 0, None, "the index cannot be written"),
+    })
+}
+
+/// A file in memory.
+struct Collected<'a>(&'a mut IndexBytes);
+
+impl Sink for Collected<'_> {
+    type Error = std::convert::Infallible;
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Writes beside, syncs, renames. The directory is not synced: an index that is lost is made anew.
 pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
-    let beside = format!("{name}.new");
+    let beside = beside(name);
     let _ = storage.remove(&beside);
     let file = storage.create(&beside, bytes.len() as u64, Fill::Allocated).map_err(|error| no_room(&beside, error))?;
     file.write_at(0, &[IoSlice::new(bytes)]).map_err(Error::io("write", &beside))?;
     file.sync().map_err(Error::io("sync", &beside))?;
     storage.rename(&beside, name).map_err(Error::io("rename", name))
-}
-
-/// Turns the index in memory into the arrays of the file.
-struct Building<'a> {
-    segment: &'a Segment,
-    log: &'a Log,
-    hash: NameHash,
-    index: &'a ActiveIndex,
-}
-
-impl Building<'_> {
-    fn root(&self) -> Result<IndexRoot> {
-        let mut root = IndexRoot { first_position: self.segment.first_position(), ..IndexRoot::default() };
-        self.put_places(&mut root);
-        self.put_keys(&mut root);
-        self.put_ids(&mut root);
-        self.put_names(&mut root)?;
-        Ok(root)
-    }
-
-    fn put_places(&self, root: &mut IndexRoot) {
-        let mut batch_at = 0;
-        root.offsets.reserve(self.index.record_count() as usize);
-        for (record, (place, recorded_at)) in self.index.places().enumerate() {
-            root.offsets.push((place.frame / 8) as u32);
-            if place.batch != batch_at {
-                batch_at = place.batch;
-                root.batches.push(BatchRow { first: record as u32, offset: (batch_at / 8) as u32, recorded_at });
-            }
-        }
-        root.first_time = root.batches.first().map_or(0, |batch| batch.recorded_at);
-        root.last_time = root.batches.last().map_or(0, |batch| batch.recorded_at);
-    }
-
-    fn put_keys(&self, root: &mut IndexRoot) {
-        let mut keys = self.index.keys();
-        keys.sort_unstable_by_key(|(hash, _, _)| *hash);
-        root.keys.reserve(keys.len());
-        root.postings.reserve(keys.iter().map(|(_, _, count)| *count as usize).sum());
-        // Keys of two kinds that share a hash share a row: what is found by it is looked at in any case.
-        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
-            let start = root.postings.len();
-            for (hash, kind, _) in of_hash {
-                root.postings.extend(self.index.postings(*kind, *hash));
-            }
-            root.postings[start..].reverse();
-            if of_hash.len() > 1 {
-                root.postings[start..].sort_unstable();
-            }
-            let count = (root.postings.len() - start) as u32;
-            root.keys.push(KeyRow { hash: of_hash[0].0, start: start as u32, count });
-        }
-    }
-
-    fn put_ids(&self, root: &mut IndexRoot) {
-        root.ids.reserve(self.index.record_count() as usize);
-        let rows = (0..).zip(self.index.id_hashes()).filter(|(_, hash)| *hash != 0);
-        root.ids.extend(rows.map(|(record, hash)| IdRow { hash, position: record, reserved: 0 }));
-        // Stable: rows of one hash stay in the order of their records.
-        radsort::sort_by_key(&mut root.ids, |row| row.hash);
-    }
-
-    fn put_names(&self, root: &mut IndexRoot) -> Result<()> {
-        let types: Vec<u32> = self.index.type_firsts().collect();
-        root.streams = match self.index.streams() {
-            Some(mut streams) => {
-                streams.sort_unstable();
-                streams.iter().map(|stream| stream_row(stream, &mut root.names)).collect()
-            }
-            None => {
-                let firsts: Vec<u32> = self.index.stream_firsts().collect();
-                self.name_rows(&firsts, KeyKind::Stream, &mut root.names)?
-            }
-        };
-        root.types = self.name_rows(&types, KeyKind::Type, &mut root.names)?;
-        Ok(())
-    }
-
-    fn name_rows(&self, firsts: &[u32], kind: KeyKind, names: &mut Vec<u8>) -> Result<Vec<NameRow>> {
-        let name_of = |event: &Event| match kind {
-            KeyKind::Stream => event.stream().to_owned(),
-            _ => event.event_type().to_owned(),
-        };
-        let mut found = Vec::with_capacity(firsts.len());
-        for first in firsts {
-            let Some(event) = event_of_record(self.segment, self.log, *first)? else { continue };
-            let name = name_of(&event);
-            // Names that share a hash share postings: the newest one of this name is looked for.
-            for newest in self.index.postings(kind, self.hash.key(kind, &name)) {
-                let Some(last) = event_of_record(self.segment, self.log, newest)? else { continue };
-                if name_of(&last) == name {
-                    let last_revision = if kind == KeyKind::Stream { last.revision().get() } else { 0 };
-                    found.push((name, last_revision, *first, newest));
-                    break;
-                }
-            }
-        }
-        found.sort_unstable();
-        // A stream that was forgotten and began again was met twice.
-        found.dedup_by(|next, before| next.0 == before.0);
-        let rows = found.into_iter().map(|(name, last_revision, first, last)| {
-            let offset = names.len() as u32;
-            names.extend_from_slice(name.as_bytes());
-            NameRow { offset, len: name.len() as u32, last_revision, first, last }
-        });
-        Ok(rows.collect())
-    }
-}
-
-fn stream_row(stream: &StreamInSegment<'_>, names: &mut Vec<u8>) -> NameRow {
-    let offset = names.len() as u32;
-    names.extend_from_slice(stream.name);
-    NameRow {
-        offset,
-        len: stream.name.len() as u32,
-        last_revision: stream.last_revision,
-        first: stream.first,
-        last: stream.last,
-    }
 }

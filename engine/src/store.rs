@@ -294,7 +294,7 @@ impl Store {
         let outcome = self.write(input, &mut receipt)?;
         let waits_for = must_be_durable(inner, &outcome, &receipt);
         if waits_for > inner.core.log.watermark.durable() {
-            inner.committer.request(waits_for);
+            inner.committer.request();
         }
         let waits = receipt.durability == Durability::Durable && outcome.is_ok();
         let waits = waits && !input.acknowledgements().is_empty() && stands_apart(&receipt);

@@ -3,34 +3,33 @@
 //! All of it happens under one short lock. The order of checks is the contract's: form, poisoned,
 //! ids, space, expectations and conditions, then positions, encoding, and the publication of the new head.
 
+mod judge;
+mod roll;
+
 use std::sync::Arc;
 
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
-use annals_format::content_hash;
-use annals_format::manifest::SegmentState;
 use annals_format::name::NAME_LEN_MAX;
 use annals_format::record::{Control, RECORD_HEADER_LEN, control_len, encoded_len};
-use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
 
-use crate::active_index::{ActiveIndex, EventEntry, Expected, IndexWriter, Place};
-use crate::append::{Committed, Expect, Receipt};
+use crate::active_index::{EventEntry, IndexWriter, Place};
+use crate::append::{Committed, Receipt};
 use crate::clock::WriterClock;
 use crate::consumer::ConsumerMemory;
 use crate::core::Core;
 use crate::directory::{MetStreams, StreamNumber, StreamTip};
-use crate::error::{Conflict, Error, Refusal, StreamState};
-use crate::event::Event;
+use crate::error::Error;
 use crate::id_table::{IdWriter, LAST_POSITION};
 use crate::input::Input;
-use crate::log::page_ceiling;
 use crate::name::KeyKind;
-use crate::options::ReadMode;
 use crate::prefetch::prefetch;
-use crate::prepare::{Prepared, Preparer};
-use crate::removal::{self, Hidden, Planned};
-use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
+use crate::prepare::Preparer;
+use crate::removal::{self, Planned};
+use crate::segment::{RunningTally, Segment};
 use crate::tiers::Tiers;
-use crate::{EventId, Position, Result, Revision, reader};
+use crate::{EventId, Position, Result, Revision};
+
+pub(crate) use roll::begin_segment;
 
 /// What the writer knows of the segment it writes to.
 #[derive(Debug)]
@@ -185,6 +184,7 @@ impl Writer {
         staged: &mut [Staged],
         receipt: &mut Receipt,
     ) -> Result<Appended, Refused> {
+        self.core.log.watermark.prepare_to_publish();
         // Hashing first costs nothing when the form turns out wrong, and gives the memory time to arrive.
         self.hash_names(input, staged);
         let now = self.clock.now();
@@ -358,76 +358,9 @@ impl Writer {
         if met { self.judge_met_ids(input, receipt) } else { Ok(None) }
     }
 
-    #[cold]
-    pub(crate) fn judge_met_ids<'a>(
-        &mut self,
-        input: &impl Input<'a>,
-        receipt: &mut Receipt,
-    ) -> Result<Option<Appended>, Refused> {
-        let mut found: Vec<(usize, Event)> = Vec::new();
-        let hidden = self.hidden();
-        for index in 0..input.len() {
-            let id = input.event(index).1.id.expect("all events have ids");
-            if let Some(event) = self.stored(id, hidden.as_ref())? {
-                found.push((index, event));
-            }
-        }
-        let rests_on = found.iter().map(|(_, event)| event.position().get()).max().unwrap_or(0);
-        if found.is_empty() {
-            return Ok(None);
-        }
-        // Of what was deleted the id alone is kept.
-        let is_same = |index: usize, event: &Event| {
-            let hiding = hidden.as_ref().and_then(|hidden| hidden.hiding(event.as_event_ref()));
-            match event.is_compacted() {
-                _ if hiding.is_some_and(|hiding| hiding.is_known_by_id_alone()) => Ok(true),
-                true => self.same_content_hash(input, index, event),
-                false => Ok(same_content(input, index, event)),
-            }
-        };
-        let mut other = None;
-        for (index, event) in &found {
-            if !is_same(*index, event)? {
-                other = Some(event);
-                break;
-            }
-        }
-        if let Some(event) = other {
-            let error = Error::DuplicateId { id: event.id(), at: event.position() };
-            return Err(Refused { error, rests_on: event.position().get() });
-        }
-        if found.len() < input.len() {
-            let ids = |wanted: bool| {
-                let is_present = |index: &usize| found.iter().any(|(found, _)| found == index);
-                let chosen = (0..input.len()).filter(move |index| is_present(index) == wanted);
-                chosen.filter_map(|index| input.event(index).1.id).collect()
-            };
-            return Err(Refused {
-                error: Error::PartialDuplicate { present: ids(true), absent: ids(false) },
-                rests_on,
-            });
-        }
-        let events = found.iter().map(|(_, event)| Committed {
-            position: event.position(),
-            revision: event.revision(),
-            recorded_at: event.recorded_at(),
-            id: event.id(),
-        });
-        receipt.events = events.collect();
-        receipt.already_committed = true;
-        Ok(Some(Appended { rests_on, wants_segment: false }))
-    }
-
-    /// Whether the content that compaction took out of a stored event was that of the event given now, by its hash. Where
-    /// none is kept, because the store was made from another since, the id alone says so.
-    #[cold]
-    fn same_content_hash<'a>(&self, input: &impl Input<'a>, index: usize, stored: &Event) -> Result<bool> {
-        let position = stored.position().get();
-        let Some(segment) = self.core.segment_of(position) else { return Ok(true) };
-        let opened = segment.opened()?;
-        let Some(container) = opened.container() else { return Ok(true) };
-        let Some(kept) = container.removed()?.hash_of(position) else { return Ok(true) };
-        Ok(content_hash::of_parts(&self.content_key, &input.parts(index, [0; 16])) == kept)
+    /// False if no stored event has this id; true if one may.
+    fn may_be_stored(&self, id: u64) -> bool {
+        self.ids.may_hold(id) || (self.asks_tiers() && self.tiers_may_hold(id))
     }
 
     /// Whether there are ids that stand in tiers alone.
@@ -441,90 +374,6 @@ impl Writer {
         let up_to = self.in_tiers_up_to.max(self.ids.forgotten_up_to());
         let mut asked = self.tiers.iter().take_while(|tier| tier.first_position() <= up_to);
         asked.any(|tier| !tier.candidates_of_id(id).is_ok_and(|found| found.is_empty()))
-    }
-
-    /// The stored event with this id, hidden or not, unless its id was given up.
-    fn stored(&self, id: EventId, hidden: Option<&Hidden>) -> Result<Option<Event>> {
-        let is_forgotten = |event: &Event| {
-            let hiding = hidden.and_then(|hidden| hidden.hiding(event.as_event_ref()));
-            hiding.is_some_and(|hiding| hiding.is_forgotten)
-        };
-        for position in self.core.positions_of_id(self.core.hash.id(&id.to_bytes()))? {
-            let event = reader::event_at(&self.core, position)?;
-            if let Some(event) = event.filter(|event| event.id() == id && !is_forgotten(event)) {
-                return Ok(Some(event));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Every expectation and condition; all failures are collected.
-    #[inline(always)]
-    fn judge_expectations<'a>(&mut self, input: &impl Input<'a>, staged: &[Staged]) -> Result<(), Refused> {
-        let mut failed: Vec<Refusal> = Vec::new();
-        let mut broken = None;
-        let is_plain = self.core.removals.is_empty();
-        if !is_plain {
-            self.judge_states(input, staged, &mut failed)?;
-        }
-        input.each_expectation(|stream, expected, event| {
-            if expected == Expect::Any || !is_plain {
-                return;
-            }
-            let tip = match event {
-                Some(index) => self.streams.tip(staged[index].number),
-                None => match self.tip_of_guard(stream) {
-                    Ok(tip) => tip,
-                    Err(error) => {
-                        broken.get_or_insert(error);
-                        return;
-                    }
-                },
-            };
-            if !holds(expected, tip) {
-                failed.push(Refusal::Stream { stream: stream.to_owned(), expected, actual: state(tip) });
-            }
-        });
-        if let Some(error) = broken {
-            return Err(error.into());
-        }
-        if !input.conditions().is_empty() {
-            self.judge_conditions(input, &mut failed)?;
-        }
-        if failed.is_empty() {
-            return Ok(());
-        }
-        let conflict = Conflict { head: self.head, failed };
-        // A caller that reads again must see all that refused it: the whole head this was judged against.
-        Err(Refused { error: Error::Conflict(Box::new(conflict)), rests_on: self.head })
-    }
-
-    /// Every expectation and condition of a batch without events.
-    #[cold]
-    pub(crate) fn judge_guards<'a>(&mut self, input: &impl Input<'a>) -> Result<(), Refused> {
-        self.judge_expectations(input, &[])
-    }
-
-    fn judge_conditions<'a>(&mut self, input: &impl Input<'a>, failed: &mut Vec<Refusal>) -> Result<(), Refused> {
-        for (index, condition) in input.conditions().iter().enumerate() {
-            let after = condition.after.map_or(0, Position::get);
-            if after > self.head {
-                return Err(Error::AheadOfLog { given: after, head: self.head }.into());
-            }
-            let hidden = self.hidden();
-            let shown = reader::newest_match(&self.core, &condition.query, self.head, after, hidden.as_ref())?;
-            let mut newest = shown.map(|event| (event.position().get(), event.id()));
-            // A decision that rests on a match which is gone since rests on nothing; without a head that was read up to
-            // there is none.
-            if hidden.is_some() && after > 0 {
-                let gone = removal::newest_hidden_match(&self.core, &condition.query, self.head, after)?;
-                newest = gone.into_iter().chain(newest).max_by_key(|(position, _)| *position);
-            }
-            if let Some((newest, id)) = newest.and_then(|(position, id)| Some((Position::new(position)?, id))) {
-                failed.push(Refusal::Condition { index, after: condition.after, newest, id });
-            }
-        }
-        Ok(())
     }
 
     /// Whether the batch fits the rest of the segment for sure, whatever its names: then nobody need measure it.
@@ -566,11 +415,6 @@ impl Writer {
             return Err(Error::over_limit("the batch's bytes", None, len, limit));
         }
         Ok(len)
-    }
-
-    #[inline]
-    pub(crate) fn must_roll(&self, len: u64) -> bool {
-        self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
     }
 
     /// Encodes the batch into the staging buffer; streams advance.
@@ -692,74 +536,6 @@ impl Writer {
             }
         }
     }
-
-    /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
-    /// the writer as it was.
-    #[cold]
-    pub(crate) fn roll(&mut self, batch_len: u64) -> Result<()> {
-        if cfg!(annals_plant = "id-index-forgets-at-roll") {
-            self.ids = IdWriter::new();
-        }
-        let old = self.active.segment.clone();
-        let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
-        let prepared = self.preparer.take(old.header.segment_len, needed)?;
-        let closing =
-            Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally.total() };
-        let base = page_ceiling(self.end + END_MARK_LEN as u64);
-        let previous =
-            Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
-        let now = self.clock.now();
-        let next = self.begin(prepared, base, Some(previous), now)?;
-
-        self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
-        let mark_end = self.end + END_MARK_LEN as u64;
-        self.core.log.place_zeros(mark_end, base)?;
-        self.core.log.add_extent(base, next.segment.live_file(), &next.segment.name);
-        self.core.log.place(base, &next.segment.header.encode())?;
-        self.end = base + SEGMENT_HEADER_LEN as u64;
-        self.core.log.watermark.extend(self.end);
-
-        self.active.index.finish();
-        old.close(closing);
-        self.core.push_segment(next.segment.clone());
-        self.active = next;
-        self.ended.push(old.clone());
-        if !self.consumers.table.is_empty() {
-            let number = old.header.identity.segment;
-            self.core.ended_consumers.push(number, self.consumers.table.clone());
-        }
-        self.preparer.enqueue_seal(old);
-        Ok(())
-    }
-
-    /// The next segment on a prepared file; its header is not written yet.
-    fn begin(&self, prepared: Prepared, base: u64, previous: Option<Link>, now: u64) -> Result<ActiveSegment> {
-        let header = SegmentHeader {
-            identity: prepared.identity,
-            generation: 0,
-            manifest_generation: self.preparer.manifest_generation(),
-            segment_len: prepared.len,
-            base,
-            first_position: self.head + 1,
-            previous,
-            created_at: now,
-            written_by: crate::VERSION,
-            kind: SegmentKind::Live,
-        };
-        begin_segment(
-            self.core.read_mode,
-            header,
-            prepared,
-            self.active.index.index().key_count(),
-            self.preparer.take_index(),
-        )
-    }
-
-    #[inline]
-    pub(crate) fn ask_for_next_segment(&self) -> bool {
-        let len = self.active.segment.header.segment_len;
-        self.active.offset > len / 4 && self.preparer.request(len)
-    }
 }
 
 #[cold]
@@ -778,74 +554,4 @@ fn no_positions(head: u64) -> Error {
 #[inline]
 fn prefetch_payload(payload: &[u8]) {
     payload.chunks(64).take(PAYLOAD_AHEAD / 64).for_each(|line| prefetch(&line[0]));
-}
-
-/// An empty segment with this header, its index sized after the one before, of `used` memory if that fits.
-pub(crate) fn begin_segment(
-    mode: ReadMode,
-    header: SegmentHeader,
-    prepared: Prepared,
-    keys: usize,
-    used: Option<ActiveIndex>,
-) -> Result<ActiveSegment> {
-    let expected = Expected { segment_len: header.segment_len, keys, ids: None };
-    let index = used.filter(|index| index.fits(expected)).unwrap_or_else(|| ActiveIndex::new(expected));
-    let index = Arc::new(index);
-    let seed = header.seed();
-    let of_index = SegmentIndex::Active(index.clone());
-    let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
-    let segment = Arc::new(segment);
-    Ok(ActiveSegment {
-        segment,
-        index: IndexWriter::new(index),
-        offset: SEGMENT_HEADER_LEN as u64,
-        tally: RunningTally::new(Tally::new(seed)),
-    })
-}
-
-pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {
-    let tally = &closing.tally;
-    let has_records = tally.batch_count > 0;
-    EndMark {
-        final_checksum: tally.final_checksum.value(),
-        first_position: if has_records { next.first_position - tally.event_count - tally.control_count } else { 0 },
-        last_position: tally.last_position,
-        first_time: tally.first_time,
-        last_time: tally.last_time,
-        batch_count: tally.batch_count,
-        event_count: tally.event_count,
-        control_count: tally.control_count,
-        next_segment: next.identity.segment,
-    }
-}
-
-fn state(tip: StreamTip) -> StreamState {
-    Revision::new(tip.revision).map_or(StreamState::Absent, |last| StreamState::Live { first: Revision::FIRST, last })
-}
-
-#[inline]
-fn holds(expected: Expect, tip: StreamTip) -> bool {
-    match expected {
-        Expect::Any => true,
-        Expect::NoStream | Expect::Vacant => tip.revision == 0,
-        Expect::Exists => tip.revision > 0,
-        Expect::At(revision) => tip.revision == revision.get() || cfg!(annals_plant = "skipped-revision-check"),
-        // Nothing was ever removed where this is asked: else the removals judge.
-        Expect::Deleted => false,
-    }
-}
-
-/// Whether a stored event holds all that the caller gives now, whoever made its id.
-fn same_content<'a>(input: &impl Input<'a>, index: usize, stored: &Event) -> bool {
-    let (stream, event) = input.event(index);
-    stored.stream() == stream
-        && stored.event_type() == event.event_type
-        && stored.payload() == event.payload
-        && stored.metadata() == event.metadata
-        && stored.tags().eq(event.tags.iter().copied())
-        && stored.occurred_at() == event.occurred_at
-        && stored.schema_version() == event.schema_version
-        && stored.content_type() == event.content_type
-        && stored.correlation() == event.correlation
-        && stored.causation() == event.causation
 }

@@ -3,6 +3,7 @@
 //! An index is derived from its segment. Whatever is wrong with it means *rebuild*, never *lost*.
 
 mod lookup;
+mod writer;
 
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
@@ -15,6 +16,7 @@ use crate::header::{Header, Purpose, Reach, check_crc};
 
 pub use lookup::{BatchAt, Ids, NameAt, Names};
 pub use rkyv::rend::u32_le;
+pub use writer::{IndexSizes, IndexWriter};
 
 /// Length of the header; the archive follows.
 pub const INDEX_HEADER_LEN: usize = 128;
@@ -149,6 +151,12 @@ pub fn encode(header: &IndexHeader, root: &IndexRoot) -> Result<IndexBytes, Faul
     let archive_crc = crc(0, &bytes[INDEX_HEADER_LEN..]);
     let head = &mut bytes[..INDEX_HEADER_LEN];
     HEADER.begin(head);
+    encode_header(header, archive_len, archive_crc, head);
+    Ok(bytes)
+}
+
+/// Fills in a header that was begun.
+fn encode_header(header: &IndexHeader, archive_len: u64, archive_crc: u32, head: &mut [u8]) {
     put(head, 32, header.store);
     put(head, 48, header.segment.to_le_bytes());
     put(head, 56, header.generation.to_le_bytes());
@@ -158,7 +166,6 @@ pub fn encode(header: &IndexHeader, root: &IndexRoot) -> Result<IndexBytes, Faul
     put(head, 80, archive_len.to_le_bytes());
     put(head, 88, archive_crc.to_le_bytes());
     HEADER.finish(head, 0);
-    Ok(bytes)
 }
 
 /// Verifies the whole file and opens the archive in place; for a writer. Costs the checksum of the file, about 1 ms for

@@ -76,6 +76,73 @@ fn what_is_there_and_what_comes_is_one_sequence() {
     }
 }
 
+/// Far behind it goes by the index where few events match and along the log where most do, and changes over as often as it
+/// comes to the other. Whichever way, with removed events on it, what is handed out is the same.
+#[test]
+fn dense_and_sparse_stretches_are_one_sequence() {
+    let mut dice = Dice::new(seed());
+    let store = Ground::memory().open(small(Durability::Buffered));
+    let streams = ["a", "b", "c", "d"];
+    // Of each event: its position, its stream, and whether it matches.
+    let mut log = Vec::new();
+    for stretch in 0..12 {
+        let one_in = [1, 200, 2, 30, 3, 5000][stretch % 6];
+        for _ in 0..20 + dice.below(20) {
+            let stream = streams[dice.index(streams.len())];
+            let matching: Vec<bool> = (0..100).map(|_| dice.below(one_in) == 0).collect();
+            let tags = |matches: &bool| if *matches { &["t"][..] } else { &[] };
+            let events: Vec<_> =
+                matching.iter().map(|matches| NewEvent::new("T", b"some payload").tags(tags(matches))).collect();
+            store.append(stream, Expect::Any, &events).unwrap();
+            let first = store.head() - 99;
+            log.extend((first..).zip(matching).map(|(position, matches)| (position, stream, matches)));
+        }
+    }
+    for gone in [&[][..], &["b"], &["b", "d"]] {
+        for stream in gone {
+            store.delete(stream, Expect::Any).unwrap();
+        }
+        let matches = log.iter().filter(|(.., matches)| *matches);
+        let (hidden, seen): (Vec<&(u64, &str, bool)>, Vec<_>) = matches.partition(|event| gone.contains(&event.1));
+        let seen: Vec<u64> = seen.iter().map(|event| event.0).collect();
+        for breaks_after in [0u64, 1, 700] {
+            let mut subscription = store.subscribe(&Query::tag("t"), Seek::Beginning).unwrap();
+            let (mut found, mut gaps) = (Vec::new(), Vec::new());
+            loop {
+                let mut left = breaks_after;
+                let broken = subscription.for_each_ready(|next| {
+                    match next {
+                        MessageRef::Event(event) => found.push(event.position().get()),
+                        MessageRef::Gap { first, last, .. } => gaps.push(first.get()..=last.get()),
+                        other => panic!("{other:?}"),
+                    }
+                    left = left.wrapping_sub(1);
+                    if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                // What was left is taken one by one for a while.
+                for _ in 0..breaks_after {
+                    match subscription.try_next().unwrap() {
+                        Next::Message(Message::Event(event)) => found.push(event.position().get()),
+                        Next::Message(Message::Gap { first, last, .. }) => gaps.push(first.get()..=last.get()),
+                        _ => {}
+                    }
+                }
+                if broken.unwrap().is_none() {
+                    break;
+                }
+            }
+            assert!(found == seen, "ANNALS_SEED={}: without {gone:?}, breaking after {breaks_after}", seed());
+            assert!(gaps.is_sorted_by(|a, b| a.end() < b.start()), "gaps in order: {gaps:?}");
+            let is_told = |position: &u64| {
+                let gap = gaps.partition_point(|gap| gap.end() < position);
+                gaps.get(gap).is_some_and(|gap| gap.contains(position))
+            };
+            assert!(hidden.iter().all(|event| is_told(&event.0)), "every removal is told");
+            assert!(!seen.iter().any(|position| is_told(position)), "nothing that is there is told as removed");
+        }
+    }
+}
+
 #[test]
 fn it_is_told_that_everything_was_handed_out_once_each_time() {
     let store = Store::in_memory().unwrap();

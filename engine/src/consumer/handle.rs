@@ -299,7 +299,8 @@ impl Consumer {
         Ok(count)
     }
 
-    /// Hands out everything that is parked again.
+    /// Hands out everything again that is parked at this moment; answers how many. What is parked later, by workers that go on
+    /// meanwhile, stays parked, and a stream that is being replayed already is not begun anew.
     ///
     /// # Errors
     /// As [`Consumer::replay`].

@@ -10,7 +10,8 @@ use crate::name::KeyKind;
 use crate::query::{Query, QueryItem};
 use crate::read::Direction;
 use crate::segment::{OpenedGuard, SegmentIndex};
-use crate::tiers::TierFile;
+use crate::segments::Segments;
+use crate::tiers::{TierFile, Tiers};
 
 /// More streams than this are not joined, so that a prefix never takes much memory.
 const PREFIX_STREAMS_MAX: u64 = 4096;
@@ -35,13 +36,11 @@ pub(super) fn join(
 /// Most segments without a tier whose indexes are looked ahead in.
 const SEALED_AHEAD: usize = 8;
 
-/// Begins to load what each tier and each segment without one of these positions is first asked for by the query.
-pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
-    let tiers = core.tiers.load();
-    let segments = core.segments.load();
+/// Begins to load what each tier and each segment without one of these positions is first asked for by a key.
+pub(super) fn prefetch_key(tiers: &Tiers, segments: &Segments, key: u64, span: Span) {
     let covered = tiers.iter().next_back().map_or(0, |tier| tier.last_position());
     // The newest that no tier covers; the last one is written.
-    let after = segments.iter().rev().skip(1).take_while(|segment| segment.first_position() > covered.max(first));
+    let after = segments.iter().rev().skip(1).take_while(|segment| segment.first_position() > covered.max(span.first));
     let opened: SmallVec<[OpenedGuard; SEALED_AHEAD]> =
         after.take(SEALED_AHEAD).filter_map(|segment| segment.if_opened()).collect();
     let sealed = || {
@@ -50,16 +49,9 @@ pub(crate) fn prefetch(core: &Core, query: &Query, first: u64, last: u64) {
             SegmentIndex::Active(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => None,
         })
     };
-    for item in query.items.iter().flatten() {
-        let kinds = [(KeyKind::Tag, &item.tags_all), (KeyKind::Tag, &item.tags_any), (KeyKind::Type, &item.types)];
-        let names = kinds.into_iter().chain([(KeyKind::Stream, &item.streams)]);
-        if let Some((kind, name)) = names.filter_map(|(kind, names)| Some((kind, names.first()?))).next() {
-            let key = core.hash.key(kind, name);
-            sealed().for_each(|index| index.prefetch_start(key));
-            sealed().for_each(|index| index.prefetch_row(key));
-            tiers.prefetch_key(key, first, last);
-        }
-    }
+    sealed().for_each(|index| index.prefetch_start(key));
+    sealed().for_each(|index| index.prefetch_row(key));
+    tiers.prefetch_key(key, span.first, span.last);
 }
 
 /// Whether each item has a tag that all its events have and none in this tier has: then no cursor need be opened. *No* also

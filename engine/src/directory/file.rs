@@ -171,6 +171,16 @@ impl DirectoryFile {
         }
     }
 
+    /// Begins to load what [`DirectoryFile::prefetch`] looks at, if the file was read before.
+    #[inline]
+    pub(super) fn prefetch_first(&self, hash: u64) {
+        if let Some(Opened { blocks, layout }) = self.opened.get()
+            && let Some(bytes) = blocks.bytes().get(layout.first_read(hash))
+        {
+            bytes.first().into_iter().for_each(prefetch);
+        }
+    }
+
     /// As a look-up in this file alone answers.
     ///
     /// # Errors

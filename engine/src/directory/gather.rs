@@ -10,11 +10,15 @@ use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
 use crate::name::{KeyKind, NameHash};
+use crate::prefetch::prefetch;
 use crate::sealed_index::SealedIndex;
 use crate::segment::{Segment, SegmentIndex};
 
-/// With so many streams, each counted once a segment, a file is made of what was gathered so far: 24 bytes of memory each.
+/// With so many streams, each counted once a segment, a file is made of what was gathered so far: 33 bytes of memory and the
+/// name each.
 const ROWS_ENOUGH: u64 = 1 << 18;
+/// A segment with so many streams is taken alone: then bounded memory matters more than few writes.
+const ROWS_ALONE: u64 = 1 << 16;
 
 /// Segments that the directory does not cover yet, oldest first.
 #[derive(Debug, Default)]
@@ -35,8 +39,15 @@ impl Pending {
             }
             let Some(index) = sealed_index(segments, entry.number) else { break };
             let Ok(root) = index.rows() else { break };
-            pending.rows += u64::from(root.stream_count());
+            let rows = u64::from(root.stream_count());
+            if rows >= ROWS_ALONE && pending.rows > 0 {
+                break;
+            }
+            pending.rows += rows;
             pending.segments.push((index, entry.clone()));
+            if rows >= ROWS_ALONE {
+                break;
+            }
         }
         pending
     }
@@ -56,24 +67,30 @@ impl Pending {
     }
 
     /// Every stream once, with its last event.
-    pub(super) fn gather(&self, hash: NameHash) -> Result<Gathered<'_>, Fault> {
-        let mut gathered = Gathered { roots: Vec::with_capacity(self.segments.len()), rows: Vec::new() };
-        gathered.rows.reserve_exact(self.rows as usize);
-        for (number, (index, entry)) in (0..).zip(&self.segments) {
+    pub(super) fn gather(&self, hash: NameHash) -> Result<Gathered, Fault> {
+        let mut gathered = Gathered { rows: Vec::with_capacity(self.rows as usize), texts: Vec::new() };
+        let names =
+            |(index, _): &(Arc<SealedIndex>, SegmentEntry)| index.rows().map_or(0, ArchivedIndexRoot::streams_len);
+        gathered.texts.reserve_exact(self.rows as usize * TEXT_HEAD + self.segments.iter().map(names).sum::<usize>());
+        for (index, entry) in &self.segments {
             let root = index.rows().map_err(|_| Fault::Structure { what: "archive" })?;
             if root.first_position.to_native() != entry.first_position {
                 return Err(Fault::Identity { what: "positions of an index" });
             }
-            for (row, stream) in (0..).zip(root.streams_from(b"")) {
+            for stream in root.streams_from(b"") {
                 let name = std::str::from_utf8(stream.name).map_err(|_| Fault::Name { what: "a name in the index" })?;
+                let Ok(len) = u8::try_from(name.len()) else {
+                    return Err(Fault::Length { what: "length of a name", value: name.len() as u64 });
+                };
                 gathered.rows.push(GatheredRow {
                     hash: hash.key(KeyKind::Stream, name),
                     position: entry.first_position + u64::from(stream.last),
-                    segment: number,
-                    row,
+                    text: gathered.texts.len(),
                 });
+                gathered.texts.extend_from_slice(&stream.last_revision.to_le_bytes());
+                gathered.texts.push(len);
+                gathered.texts.extend_from_slice(name.as_bytes());
             }
-            gathered.roots.push(root);
         }
         gathered.sort();
         Ok(gathered)
@@ -88,33 +105,40 @@ pub(crate) fn sealed_index(segments: &[Arc<Segment>], number: u64) -> Option<Arc
     }
 }
 
-/// Rows in the order of a directory, their names where they were found.
-pub(super) struct Gathered<'a> {
-    roots: Vec<&'a ArchivedIndexRoot>,
+/// Rows in the order of a directory; what is long stands apart, in the order in which it was found.
+pub(super) struct Gathered {
     rows: Vec<GatheredRow>,
+    /// Of each stream its last revision, the length of its name, and the name.
+    texts: Vec<u8>,
 }
+
+/// What stands before a name.
+const TEXT_HEAD: usize = 8 + 1;
+/// How many rows ahead of the one at hand memory is asked for.
+const AHEAD: usize = 12;
 
 #[derive(Clone, Copy, Debug)]
 struct GatheredRow {
     hash: u64,
     position: u64,
-    /// Which of the segments, and which of its streams.
-    segment: u32,
-    row: u32,
+    /// Where its revision and name stand.
+    text: usize,
 }
 
-const _: () = assert!(size_of::<GatheredRow>() == 24);
-
-impl<'a> Gathered<'a> {
-    pub(super) fn row(&self, number: usize) -> Option<DirectoryRow<'a>> {
+impl Gathered {
+    pub(super) fn row(&self, number: usize) -> Option<DirectoryRow<'_>> {
+        if let Some(ahead) = self.rows.get(number + AHEAD) {
+            self.texts.get(ahead.text).into_iter().for_each(prefetch);
+        }
         let row = self.rows.get(number)?;
-        let stream = self.roots[row.segment as usize].stream_at(row.row)?;
-        let tip = DirectoryTip { revision: stream.last_revision, position: row.position };
-        Some(DirectoryRow { hash: row.hash, name: stream.name, tip })
+        let revision = self.texts.get(row.text..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))?;
+        let tip = DirectoryTip { revision, position: row.position };
+        Some(DirectoryRow { hash: row.hash, name: self.name(row), tip })
     }
 
-    fn name(&self, row: &GatheredRow) -> &'a [u8] {
-        self.roots[row.segment as usize].stream_at(row.row).map_or(b"", |stream| stream.name)
+    fn name(&self, row: &GatheredRow) -> &[u8] {
+        let text = &self.texts[row.text..];
+        &text[TEXT_HEAD..][..usize::from(text[TEXT_HEAD - 1])]
     }
 
     /// Orders by hash and name, and keeps the newest of each stream.
@@ -128,8 +152,7 @@ impl<'a> Gathered<'a> {
             let first = kept;
             for at in from..to {
                 // Newest first; nearly always all of one hash are one stream.
-                let name = self.name(&rows[at]);
-                if rows[first..kept].iter().all(|row| self.name(row) != name) {
+                if rows[first..kept].iter().all(|row| self.name(row) != self.name(&rows[at])) {
                     rows[kept] = rows[at];
                     kept += 1;
                 }

@@ -110,6 +110,12 @@ pub(crate) fn prefetch(sound: &[Arc<DirectoryFile>], hash: u64) {
     sound.iter().rev().for_each(|file| file.prefetch(hash));
 }
 
+/// Begins to load what [`prefetch`] will look at.
+#[inline]
+pub(crate) fn prefetch_first(sound: &[Arc<DirectoryFile>], hash: u64) {
+    sound.iter().for_each(|file| file.prefetch_first(hash));
+}
+
 /// The last event of a stream in these files, that were sound.
 ///
 /// # Errors

@@ -7,8 +7,8 @@
 use super::{StreamNumber, StreamTable, StreamTip};
 use crate::name::NameHash;
 
-/// So many streams make the young table full: 16 MiB of memory.
-const YOUNG_MAX: usize = 1 << 18;
+/// So many streams make the young table full: 8 MiB of memory.
+const YOUNG_MAX: usize = 1 << 17;
 
 /// See the module.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl MetStreams {
     #[cold]
     fn age(&mut self, head: u64) {
         if self.old.is_none() && self.young.len() > 0 {
-            self.old = Some(Old { table: self.young.take(), until: head });
+            self.old = Some(Old { table: self.young.take(self.young_max), until: head });
         }
     }
 

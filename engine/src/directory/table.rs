@@ -78,10 +78,11 @@ impl StreamTable {
         }
     }
 
-    /// What this table holds now; itself it goes on empty and as large as before, in memory whose pages are first touched
-    /// when they are used.
-    pub(super) fn take(&mut self) -> Self {
-        let slots = SharedMap::zeroed_words(self.slots.as_words().len());
+    /// What this table holds now; itself it goes on empty, with room for so many streams or as many as it had, in memory whose
+    /// pages are first touched when they are used.
+    pub(super) fn take(&mut self, streams: usize) -> Self {
+        let words = ((streams * 3 / 2 + 1).next_power_of_two() * WORDS).min(self.slots.as_words().len());
+        let slots = SharedMap::zeroed_words(words);
         std::mem::replace(self, Self { hash: self.hash, slots, used: 0 })
     }
 

@@ -12,7 +12,7 @@ use annals_format::manifest::Manifest;
 
 use super::file::{DirectoryFile, directory_name};
 use super::gather::{Gathered, Pending};
-use super::list::{covered, expected};
+use super::list::{Directory, covered, expected};
 use crate::Result;
 use crate::error::Error;
 use crate::name::NameHash;
@@ -21,8 +21,10 @@ use crate::storage::Storage;
 use crate::tiers::{Halt, Pulse, Step, TierSink};
 
 /// A file is merged with the one before if that has at most so many times as many streams: so of a size there is one, and
-/// each stream is written again a few times until it stands in the largest.
+/// each stream is written again a few times until it stands in the largest. While segments end one after the other, fewer:
+/// else nearly every stream would be written with each file.
 const TIMES: u64 = 4;
+const TIMES_WHILE_MORE_COME: u64 = 1;
 /// Files that together are longer are not merged: the format allows twice as much.
 const LEN_MAX: u64 = 1 << 30;
 
@@ -37,8 +39,18 @@ pub(crate) struct DirectoryPlan<'a> {
     pub(crate) generation: u64,
     /// Those in use, oldest first, all sound.
     pub(crate) files: &'a [Arc<DirectoryFile>],
-    /// The segments that follow them.
+    /// The segments that follow them; if there are none, the newest files become one.
     pub(crate) pending: &'a Pending,
+    /// Whether few files are worth more than few writes.
+    pub(crate) is_quiet: bool,
+}
+
+/// Whether the two newest files would be one, had they been written in quiet.
+pub(crate) fn is_scattered(directory: &Directory) -> bool {
+    let is_due = |before: &DirectoryFile, last: &DirectoryFile| {
+        before.row_count() <= TIMES * last.row_count() && before.entry().len + last.entry().len <= LEN_MAX
+    };
+    matches!(directory.sound(), [.., before, last] if is_due(before, last))
 }
 
 /// Writes the file; when this returns, it and its name are durable and nothing names it yet. Answers the files that hold
@@ -85,9 +97,15 @@ impl DirectoryPlan<'_> {
     /// How many of the files stay as they are.
     fn kept(&self) -> usize {
         let (mut kept, mut rows, mut len) = (self.files.len(), self.pending.rows(), 0);
+        if self.pending.is_empty()
+            && let Some(last) = self.files.last()
+        {
+            (kept, rows, len) = (kept - 1, last.row_count(), last.entry().len);
+        }
+        let times = if self.is_quiet { TIMES } else { TIMES_WHILE_MORE_COME };
         while let Some(before) = kept.checked_sub(1).map(|at| &self.files[at]) {
             len += before.entry().len;
-            if before.row_count() > TIMES * rows || len > LEN_MAX {
+            if before.row_count() > times * rows || len > LEN_MAX {
                 break;
             }
             rows += before.row_count();
@@ -97,7 +115,8 @@ impl DirectoryPlan<'_> {
     }
 
     fn positions(&self, kept: usize) -> (u64, u64) {
-        (super::coverage(&self.files[..kept]) + 1, self.pending.last_position())
+        let until = self.pending.last_position().max(super::coverage(self.files));
+        (super::coverage(&self.files[..kept]) + 1, until)
     }
 
     fn expected(&self, kept: usize) -> Result<crate::tiers::Expected> {
@@ -129,6 +148,7 @@ impl DirectoryPlan<'_> {
         stop: &AtomicBool,
     ) -> Step<DirectoryEntry> {
         let identity = self.identity(kept).map_err(failed)?;
+        let until = identity.last_position;
         let hash = NameHash { seed: identity.name_hash_seed };
         let gathered = self.pending.gather(hash)?;
         let files = self.files[kept..].iter().rev().map(|file| file.verified());
@@ -152,7 +172,7 @@ impl DirectoryPlan<'_> {
         sink.finish(&finished).map_err(WriteError::Sink)?;
         Ok(DirectoryEntry {
             number: self.number,
-            coverage: self.pending.last_position(),
+            coverage: until,
             row_count: sizes.rows(),
             generation: self.generation,
             len,
@@ -177,7 +197,7 @@ fn sure<T>(answer: Result<T, Infallible>) -> T {
 
 /// Every stream once, in order; `files` newest first.
 fn each_row(
-    gathered: &Gathered<'_>,
+    gathered: &Gathered,
     files: &[Rows<'_, Verified>],
     pulse: &mut Pulse<'_>,
     mut each: impl FnMut(DirectoryRow<'_>) -> Step,

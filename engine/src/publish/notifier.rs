@@ -15,7 +15,8 @@ const WATCHING: u8 = 1;
 /// It wants to be woken.
 const ASLEEP: u8 = 2;
 
-/// Shortest time between two looks.
+/// Shortest time between two looks, and what is left alone for each that was woken: to wake a thread and to let it sleep again
+/// takes a processor some microseconds, and takes the lines that it reads from the writer's cache.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
 /// Longest time.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_millis(1);
@@ -55,48 +56,53 @@ impl Notifier {
         self.word.change(Ordering::Relaxed);
     }
 
-    /// The thread's life, until the store is closed. `pause` is told whether waiters were just woken, and answers how long to
-    /// wait until the next look, or `None` to fall asleep.
-    pub(super) fn run(&self, watermark: &Watermark, mut pause: impl FnMut(bool) -> Option<Duration>) {
+    /// The thread's life, until the store is closed. `pause` is told how many waiters were just woken, and answers how
+    /// long to wait until the next look, or `None` to fall asleep.
+    pub(super) fn run(&self, watermark: &Watermark, mut pause: impl FnMut(u64) -> Option<Duration>) {
         let mut seen = 0;
         self.state.store(WATCHING, Ordering::Relaxed);
         while !watermark.is_closed() {
             let turn = self.word.load(Ordering::Relaxed);
-            let has_woken = self.look(watermark, &mut seen);
-            if let Some(pause) = pause(has_woken) {
+            let woken = self.look(watermark, &mut seen);
+            if let Some(pause) = pause(woken) {
                 // Closing calls it.
                 self.word.sleep(turn, Some(Instant::now() + pause));
                 continue;
             }
             self.state.store(ASLEEP, Ordering::Relaxed);
             named_fence!("asleep-fence", SeqCst);
-            if !watermark.is_closed() && !self.look(watermark, &mut seen) {
+            if !watermark.is_closed() && self.look(watermark, &mut seen) == 0 {
                 self.word.sleep(turn, None);
             }
             self.state.store(WATCHING, Ordering::Relaxed);
         }
     }
 
-    /// Wakes who waits, if the head has moved since that was done last.
-    fn look(&self, watermark: &Watermark, seen: &mut u64) -> bool {
+    /// Wakes who waits, if the head has moved since that was done last; how many those were.
+    fn look(&self, watermark: &Watermark, seen: &mut u64) -> u64 {
         let head = watermark.written();
-        if head <= *seen || !watermark.written_waiters.notify() {
-            return false;
+        if head <= *seen {
+            return 0;
         }
-        *seen = head;
-        true
+        let woken = watermark.written_waiters.notify();
+        if woken > 0 {
+            *seen = head;
+        }
+        woken
     }
 }
 
-/// How long to wait for the next look: a share of the time that nobody was woken for.
-pub(super) fn pauses() -> impl FnMut(bool) -> Option<Duration> {
+/// How long to wait for the next look: longer the more were woken, else a share of the time that nobody was woken for.
+pub(super) fn pauses() -> impl FnMut(u64) -> Option<Duration> {
     let mut woken_at = Instant::now();
-    move |has_woken| {
+    move |woken| {
         let now = Instant::now();
-        if has_woken {
+        if woken > 0 {
             woken_at = now;
         }
         let idle = now - woken_at;
-        (idle < ASLEEP_AFTER).then(|| (idle / SHARE_OF_PAUSE).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY))
+        let after_these = LOOK_EVERY.saturating_mul(u32::try_from(woken).unwrap_or(u32::MAX));
+        let pause = after_these.max(idle / SHARE_OF_PAUSE).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY);
+        (idle < ASLEEP_AFTER).then_some(pause)
     }
 }

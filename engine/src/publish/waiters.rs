@@ -35,25 +35,33 @@ impl Waiters {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Wakes everybody, if there is anybody; true if there was. To be called after what they wait for was stored.
+    /// Wakes everybody, if there is anybody; how many there were. To be called after what they wait for was stored.
     #[inline]
-    pub(crate) fn notify(&self) -> bool {
+    pub(crate) fn notify(&self) -> u64 {
         named_fence!("notify-fence", SeqCst);
-        self.is_awaited() && self.wake()
+        self.wake()
     }
 
-    /// Wakes everybody. To be called after a full fence, behind what they wait for; true if there was somebody.
+    /// Wakes everybody. To be called after a full fence, behind what they wait for; how many there were.
+    #[inline]
+    pub(super) fn wake(&self) -> u64 {
+        match self.count.load(Ordering::Relaxed) {
+            0 => 0,
+            count => self.wake_these(count),
+        }
+    }
+
     #[cold]
-    pub(super) fn wake(&self) -> bool {
-        let count = self.count.load(Ordering::Relaxed);
-        if count & (TASK - 1) > 0 {
+    fn wake_these(&self, count: u64) -> u64 {
+        let (threads, tasks) = (count & (TASK - 1), count / TASK);
+        if threads > 0 {
             // The fence that the caller passed is what a sleeper's look at the turn pairs with.
             self.turn.change(Ordering::Relaxed);
         }
-        if count >= TASK {
+        if tasks > 0 {
             self.wake_tasks();
         }
-        count > 0
+        threads + tasks
     }
 
     fn wake_tasks(&self) {

@@ -11,6 +11,7 @@ use super::notifier::{Notifier, pauses};
 use super::sync::{AtomicU8, AtomicU64, Ordering, fence, named_fence, named_ordering, raise};
 use super::waiters::{TaskPlace, Waiters};
 use crate::options::View;
+use crate::prefetch::prefetch_for_store;
 
 /// Bits of the state.
 const POISONED: u8 = 1;
@@ -112,6 +113,12 @@ impl Watermark {
     #[inline]
     pub(crate) fn written_end(&self) -> u64 {
         self.written.end.load(named_ordering!("written-end-seen", Acquire))
+    }
+
+    /// Asks for the line that [`Watermark::publish`] stores to, while a batch is made: who follows the log has it.
+    #[inline]
+    pub(crate) fn prepare_to_publish(&self) {
+        prefetch_for_store(&self.written);
     }
 
     /// Shows a batch: everything of it was stored before this call. The writer calls [`Watermark::notify_written`] when it
@@ -266,7 +273,7 @@ impl Watermark {
 
     /// The same with pauses of one's own.
     #[cfg(loom)]
-    pub(crate) fn notify_with(&self, pause: impl FnMut(bool) -> Option<Duration>) {
+    pub(crate) fn notify_with(&self, pause: impl FnMut(u64) -> Option<Duration>) {
         self.notifier.run(self, pause);
     }
 }

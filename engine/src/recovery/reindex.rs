@@ -22,7 +22,7 @@ pub(crate) fn index_of(
     name: &str,
     hash: NameHash,
 ) -> Result<(Arc<ActiveIndex>, Tally)> {
-    let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: Some(1024) };
+    let expected = Expected::of_written(header.segment_len, bytes.len());
     let index = Arc::new(ActiveIndex::new(expected));
     let mut index_writer = IndexWriter::new(index.clone());
     let seed = header.seed();

@@ -18,7 +18,7 @@ use super::listed::segment_entry;
 use super::opening::Opening;
 use super::reencode::reencode;
 use super::reindex::{index_batch, index_of};
-use super::scan::{Scanned, Tail};
+use super::scan::{Scanned, Tail, written_len};
 use crate::active_index::ActiveIndex;
 use crate::error::Error;
 use crate::log::page_ceiling;
@@ -117,7 +117,9 @@ impl Opening {
         let file = self.storage.create(&name, len, fill(&self.options)).map_err(|error| no_room(&name, error))?;
         let header = self.live_header(identity, len, trusted + 1, link, self.options.now());
         let prepared = Prepared { identity, name: name.clone(), file: file.clone(), len };
-        let mut active = begin_segment(self.options.read_mode, header.clone(), prepared, 1024, None)?;
+        // As in a scan: two keys of its own an event.
+        let keys = (kept_len / 256).max(1024) as usize;
+        let mut active = begin_segment(self.options.read_mode, header.clone(), prepared, keys, None)?;
         let mut bytes = header.encode().to_vec();
         for (batches, old) in kept {
             self.encode_anew(batches, old, trusted, &mut bytes, &mut active, hash)?;
@@ -167,8 +169,7 @@ fn torn_len(scanned: &Scanned) -> u64 {
     if scanned.end_mark.is_some() {
         return 0;
     }
-    let rest = &scanned.bytes[scanned.end as usize..];
-    rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+    written_len(&scanned.bytes[scanned.end as usize..]) as u64
 }
 
 /// Up to which offset the mark says that the segment was synced.
@@ -211,5 +212,8 @@ fn split_at_position(scanned: &Scanned, position: u64, synced: u64, offset: u64)
 
 /// An index of the batches below `end` alone.
 fn index_below(scanned: &Scanned, end: u64, hash: NameHash) -> Result<Arc<ActiveIndex>> {
+    if end == scanned.end {
+        return Ok(scanned.index.clone());
+    }
     index_of(&scanned.bytes[..end as usize], &scanned.header, &scanned.name, hash).map(|(index, _)| index)
 }

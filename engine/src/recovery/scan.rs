@@ -201,7 +201,7 @@ impl Scanner<'_> {
 
     fn begin(&self, opened: Opened) -> Scanned {
         let Opened { header, file, image: bytes, header_from_ring } = opened;
-        let expected = Expected { segment_len: header.segment_len, keys: 1024, ids: Some(1024) };
+        let expected = Expected::of_written(header.segment_len, written_len(&bytes));
         let index = Arc::new(ActiveIndex::new(expected));
         Scanned {
             name: segment_name(header.identity.segment),
@@ -280,8 +280,7 @@ impl Scanner<'_> {
         if let Some(last) = tail.segments.last() {
             let seed = last.header.seed();
             let from = last.end as usize;
-            let zeros = last.bytes[from..].iter().all(|byte| *byte == 0);
-            if !zeros && last.end_mark.is_none() {
+            if last.end_mark.is_none() && written_len(&last.bytes[from..]) > 0 {
                 find_batches(&last.bytes, from, seed, |offset, header| {
                     if header.first_position > tail.last_position {
                         tail.durable_upto = tail.durable_upto.max(header.durable_upto().unwrap_or(0));
@@ -307,6 +306,19 @@ impl Scanner<'_> {
         }
         Ok(())
     }
+}
+
+/// Length of what stands before nothing but zeros.
+pub(super) fn written_len(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    // By pieces: a comparison of two is as fast as memory is, a look at each byte is not.
+    for (number, piece) in bytes.chunks(ZEROS.len()).enumerate().rev() {
+        if piece != &ZEROS[..piece.len()] {
+            let last = piece.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+            return number * ZEROS.len() + last + 1;
+        }
+    }
+    0
 }
 
 /// No segment file is read beyond this, whatever its length.

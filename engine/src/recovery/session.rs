@@ -28,13 +28,14 @@ impl Opening {
         head: u64,
         time: u64,
     ) -> Result<MarkFile> {
-        let file = match self.storage.open(MARK_NAME, Access::ReadWrite) {
-            Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => file,
+        // A name that was found is durable since the ring was opened.
+        let (file, is_new) = match self.storage.open(MARK_NAME, Access::ReadWrite) {
+            Ok(file) if file.len().is_ok_and(|len| len == MARK_LEN as u64) => (file, false),
             Ok(_) => {
                 self.storage.remove(MARK_NAME).map_err(Error::io("remove", MARK_NAME))?;
-                MarkFile::create(&*self.storage)?
+                (MarkFile::create(&*self.storage)?, true)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => MarkFile::create(&*self.storage)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (MarkFile::create(&*self.storage)?, true),
             Err(error) => return Err(refuse_write(MARK_NAME, error)),
         };
         let identity = active.segment.header.identity;
@@ -52,7 +53,9 @@ impl Opening {
         let mut mark_file = MarkFile::open(file, mark.clone());
         mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
         mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
-        self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        if is_new {
+            self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        }
         Ok(mark_file)
     }
 
@@ -82,6 +85,7 @@ impl Opening {
         file.write_at(RingHeader::slot_offset(session), &[IoSlice::new(&header.encode())])
             .map_err(Error::io("write", RING_NAME))?;
         file.sync().map_err(Error::io("sync", RING_NAME))?;
+        // Also for the manifest, which the mark will name: the sync of its name may have failed when it was written.
         self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
         let memory = if shared {
             file.map_shared().map_err(Error::io("map", RING_NAME))?

@@ -26,7 +26,17 @@ pub(crate) struct StreamFacts {
 
 /// The stream as readers with this head see it.
 pub(crate) fn facts(core: &Arc<Core>, hidden: Option<&Hidden>, stream: &str, head: u64) -> Result<StreamFacts> {
-    let tip = tip_of_stream(core, stream, head)?;
+    facts_of_newest(core, hidden, stream, tip_of_stream(core, stream, head)?, head)
+}
+
+/// As [`facts`], of a stream whose last event in the log is known, forgotten or not.
+pub(crate) fn facts_of_newest(
+    core: &Arc<Core>,
+    hidden: Option<&Hidden>,
+    stream: &str,
+    tip: StreamTip,
+    head: u64,
+) -> Result<StreamFacts> {
     let is_forgotten = hidden.is_some_and(|hidden| tip.position < hidden.marks(stream).forgotten);
     let tip = if is_forgotten { StreamTip::NONE } else { tip };
     facts_of_tip(core, hidden, stream, tip, head)

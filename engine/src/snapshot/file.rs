@@ -1,6 +1,6 @@
 //! One file of snapshots: its name, its frames, and what of it is damage and what was never finished.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use annals_format::Fault;
 use annals_format::manifest::SnapshotFileEntry;
@@ -12,6 +12,7 @@ use annals_format::snapshot::{
 use crate::Result;
 use crate::batches::{SegmentBytes, Window};
 use crate::error::{Corrupt, Error};
+use crate::once::OnceLock;
 use crate::options::ReadMode;
 use crate::storage::{Access, Map, Storage, StorageFile};
 

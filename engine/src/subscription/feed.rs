@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   position                                    head
-//!      |----------- far: a Read, by the index ----|        once, when a query leaves most of it out
+//!      |----------- far: a Read, by the index ----|        where a query leaves most of it out
 //!                              |- near: a Scan ---|--->    kept where it stands; more is one batch further
 //! ```
+//!
+//! Far behind, which of them it is goes by what was met: where most events match the index is a detour, which asks each segment
+//! for more than the scan does, and where few do the scan is one.
 //!
 //! The scan stands behind the last batch that it read. When there is more it goes on with the next byte: no index is asked,
 //! and its windows on the log, once made, serve again.
@@ -21,6 +24,14 @@ use crate::removal::Hidden;
 
 /// Up to so many positions are looked at one by one rather than by the index.
 const NEAR: u64 = 1024;
+/// After so many matches by the index it is looked how close to each other they were.
+const DENSE_AFTER: u64 = 512;
+/// At least one of so many matched: the log is read on in order.
+const DENSE: u64 = 2;
+/// After so many positions in order it is looked how many matched.
+const SPARSE_AFTER: u64 = 2048;
+/// Not even one of so many did: the index is asked for the rest.
+const SPARSE: u64 = 16;
 
 #[derive(Debug)]
 pub(super) struct Feed {
@@ -34,6 +45,8 @@ pub(super) struct Feed {
     /// Nothing recorded before this is wanted; 0 once something later has been met.
     since: u64,
     way: Way,
+    /// How many matched behind this position, since it was last looked whether the way is the right one.
+    matched: (u64, u64),
     /// What was removed as of the head that is read up to; nothing while it is `None`. A far read knows by itself.
     hidden: Option<Hidden>,
     skipping: Skipping,
@@ -51,7 +64,8 @@ impl Feed {
         let segments = core.segments.load_full();
         let way = Way::Near(Scan::from(position + 1));
         let skipping = Skipping::default();
-        Self { query, core, segments, position, until: position, since, way, hidden: None, skipping }
+        let matched = (position, 0);
+        Self { query, core, segments, position, until: position, since, way, matched, hidden: None, skipping }
     }
 
     /// Everything up to here has been handed out or passed over.
@@ -81,22 +95,45 @@ impl Feed {
         self.hidden = core.removals.hidden(head);
         let is_far = head - self.position > NEAR && !self.query.is_all();
         match &mut self.way {
-            _ if is_far => {
-                let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
-                self.way = Way::Far(Box::new(Read::of_query(
-                    core.clone(),
-                    self.query.clone(),
-                    bounds,
-                    head,
-                    core.removals.hidden(head),
-                )));
-            }
+            _ if is_far => self.go_by_index(),
             // It has handed out all that it was bounded by, and knows of no more.
             Way::Far(_) => self.way = Way::Near(Scan::from(self.position + 1)),
             Way::Near(scan) if !is_same_list => scan.carry_over(&self.segments)?,
             Way::Near(_) => {}
         }
         Ok(())
+    }
+
+    fn go_by_index(&mut self) {
+        let (core, head) = (self.core.clone(), self.until);
+        let bounds = Bounds { from: self.position + 1, until: head, direction: Direction::Forward };
+        let hidden = core.removals.hidden(head);
+        self.way = Way::Far(Box::new(Read::of_query(core, self.query.clone(), bounds, head, hidden)));
+        self.matched = (self.position, 0);
+    }
+
+    /// Takes the other way on from here, if what matched since this was last asked says so. Everything up to the position has
+    /// been told, or is to be told from `skipping`.
+    #[inline]
+    fn choose_way(&mut self) {
+        let (from, matched) = self.matched;
+        let passed = self.position.saturating_sub(from);
+        match self.way {
+            Way::Far(_) if matched >= DENSE_AFTER => {
+                if passed <= DENSE * matched {
+                    self.way = Way::Near(Scan::from(self.position + 1));
+                }
+            }
+            Way::Near(_) if passed >= SPARSE_AFTER => {
+                let is_sparse = matched * SPARSE < passed && !self.query.is_all();
+                // A read by the index tells of what it passes over itself: nothing may be left over from here.
+                if is_sparse && self.until - self.position > NEAR && self.skipping.is_empty() {
+                    return self.go_by_index();
+                }
+            }
+            _ => return,
+        }
+        self.matched = (self.position, 0);
     }
 
     /// The next event that matches, or what was passed over in its place; `None` when all up to the head has been read.
@@ -109,6 +146,7 @@ impl Feed {
             return Ok(Some(self.told(step)));
         }
         while self.position < self.until {
+            self.choose_way();
             let step = match &mut self.way {
                 Way::Far(read) => read.step().transpose()?,
                 Way::Near(scan) => scan.next(&self.core, &self.segments, self.until)?.map(Step::Event),
@@ -119,6 +157,7 @@ impl Feed {
                     if !self.is_wanted(&event.as_event_ref()) {
                         continue;
                     }
+                    self.matched.1 += 1;
                     match self.hidden.as_ref().and_then(|hidden| hidden.reason(event.as_event_ref())) {
                         None => return Ok(self.skipping.before(Some(event)).map(|step| self.told(step))),
                         Some(why) => self.skipping.note(self.position, why),
@@ -149,6 +188,7 @@ impl Feed {
         mut each: impl FnMut(Borrowed<'_>) -> ControlFlow<B>,
     ) -> Result<Option<B>> {
         while self.position < self.until && !is_over() {
+            self.choose_way();
             if matches!(self.way, Way::Far(_)) || self.since > 0 || self.hidden.is_some() {
                 let value = match self.next()? {
                     Some(Step::Event(event)) => each(Borrowed::Event(event.as_event_ref())),
@@ -161,13 +201,14 @@ impl Feed {
                 }
             }
             let Way::Near(scan) = &mut self.way else { continue };
-            let (query, mut left) = (&self.query, ASKED_EVERY);
+            let (query, matched, mut left) = (&self.query, &mut self.matched.1, ASKED_EVERY);
             let broken = scan.run(&self.core, &self.segments, self.until, &mut |event| {
                 left -= 1;
-                if query.matches(&event)
-                    && let ControlFlow::Break(value) = each(Borrowed::Event(event))
-                {
-                    return ControlFlow::Break(Some(value));
+                if query.matches(&event) {
+                    *matched += 1;
+                    if let ControlFlow::Break(value) = each(Borrowed::Event(event)) {
+                        return ControlFlow::Break(Some(value));
+                    }
                 }
                 if left == 0 { ControlFlow::Break(None) } else { ControlFlow::Continue(()) }
             })?;

@@ -2,7 +2,8 @@
 //!
 //! A unit's *level* is how many segments it stands for: 1, from 4 on, from 16 on, from 64 on, from 512 on, and so on by 8.
 //! Four neighbours of a level become one of the next, eight from 64 segments on. So every row is written again once a
-//! level, and of each level there are few.
+//! level, and of each level there are few. While segments end one after the other, eight of any level become one: each row
+//! is then written less often, for which there are more tiers for a while.
 //!
 //! Where a tier was dropped, small units lie between large ones, where nothing will be added to them: they are merged
 //! however many they are, and one that is left goes along when its neighbours are merged.
@@ -35,20 +36,30 @@ fn level(segments: u64) -> u32 {
 }
 
 /// How many of a level become one.
-fn fan(level: u32) -> usize {
-    if level < 3 { 4 } else { 8 }
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fan {
+    /// Few tiers: what asks them costs less.
+    Ordinary,
+    /// Few merges.
+    Wide,
+}
+
+impl Fan {
+    fn at(self, level: u32) -> usize {
+        if self == Self::Ordinary && level < 3 { 4 } else { 8 }
+    }
 }
 
 /// The neighbours to be merged next: the lowest level first, and of it the oldest.
 ///
 /// They are two to eight, their files together at most 1.5 GiB long, their positions at most 2^32 - 1. Once they are one
 /// unit, asking again finds the next; after at most as many merges as there are units there is none.
-pub(super) fn choose_merge(units: &[UnitSize]) -> Option<Range<usize>> {
+pub(super) fn choose_merge(units: &[UnitSize], fan: Fan) -> Option<Range<usize>> {
     let highest = units.iter().map(|unit| level(unit.segments)).max()?;
-    (0..=highest).find_map(|level| due_at(units, level))
+    (0..=highest).find_map(|level| due_at(units, level, fan))
 }
 
-fn due_at(units: &[UnitSize], of: u32) -> Option<Range<usize>> {
+fn due_at(units: &[UnitSize], of: u32, fan: Fan) -> Option<Range<usize>> {
     let is_in_run = |unit: &UnitSize| unit.merges && level(unit.segments) <= of;
     let mut start = 0;
     while start < units.len() {
@@ -56,7 +67,7 @@ fn due_at(units: &[UnitSize], of: u32) -> Option<Range<usize>> {
         let run = start..start + len;
         // What follows a run is of a higher level, so nothing is added to it any more; or it cannot be merged.
         let is_enclosed = units.get(run.end).is_some_and(|next| level(next.segments) > of);
-        if let Some(found) = due_in(units, run.clone(), of, is_enclosed) {
+        if let Some(found) = due_in(units, run.clone(), (of, fan), is_enclosed) {
             return Some(found);
         }
         start = run.end + 1;
@@ -64,14 +75,14 @@ fn due_at(units: &[UnitSize], of: u32) -> Option<Range<usize>> {
     None
 }
 
-fn due_in(units: &[UnitSize], run: Range<usize>, of: u32, is_enclosed: bool) -> Option<Range<usize>> {
+fn due_in(units: &[UnitSize], run: Range<usize>, (of, fan): (u32, Fan), is_enclosed: bool) -> Option<Range<usize>> {
     let is_of_level = |at: &usize| level(units[*at].segments) == of;
     for start in run.clone() {
         let end = if is_enclosed {
             run.end
         } else if is_of_level(&start) {
             // Up to the last of as many as are needed, smaller ones between them included.
-            match (start..run.end).filter(is_of_level).nth(fan(of) - 1) {
+            match (start..run.end).filter(is_of_level).nth(fan.at(of) - 1) {
                 Some(last) => last + 1,
                 None => return None,
             }
@@ -125,7 +136,7 @@ mod tests {
         let (mut written, mut most) = (0, 0);
         for count in 1..=1000u64 {
             units.push(segment(10_000, 1 << 20));
-            while let Some(range) = choose_merge(&units) {
+            while let Some(range) = choose_merge(&units, Fan::Ordinary) {
                 assert!((2..=8).contains(&range.len()));
                 written += merged(&mut units, range).segments;
             }
@@ -141,10 +152,30 @@ mod tests {
     }
 
     #[test]
+    fn wide_merges_write_less_and_leave_more() {
+        let mut units = Vec::new();
+        let mut written = 0;
+        for _ in 1..=1000u64 {
+            units.push(segment(10_000, 1 << 20));
+            while let Some(range) = choose_merge(&units, Fan::Wide) {
+                written += merged(&mut units, range).segments;
+            }
+            assert!(units.len() <= 7 * 3 + 1, "{} units", units.len());
+        }
+        // Once to become of 8, of 64 and of 512 segments.
+        assert!(written <= 3 * 1000, "{written} segments were written");
+        // When it is quiet what was left becomes few.
+        while let Some(range) = choose_merge(&units, Fan::Ordinary) {
+            merged(&mut units, range);
+        }
+        assert!(units.len() <= 13, "{} units", units.len());
+    }
+
+    #[test]
     fn a_store_without_tiers_gets_them() {
         let mut units = vec![segment(10_000, 1 << 20); 1000];
         let mut written = 0;
-        while let Some(range) = choose_merge(&units) {
+        while let Some(range) = choose_merge(&units, Fan::Ordinary) {
             written += merged(&mut units, range).segments;
         }
         assert!(units.len() <= 14 && written <= 4 * 1000, "{} units, {written} written", units.len());
@@ -157,7 +188,7 @@ mod tests {
             let mut units = vec![large; 3];
             units.extend(vec![segment(10_000, 1 << 20); hole]);
             units.push(large);
-            while let Some(range) = choose_merge(&units) {
+            while let Some(range) = choose_merge(&units, Fan::Ordinary) {
                 merged(&mut units, range);
             }
             // One of 64 segments at most, and one smaller.
@@ -166,35 +197,40 @@ mod tests {
         // One that is left alone between others goes along with them.
         let mut units = vec![large; 7];
         units.insert(3, segment(10_000, 1 << 20));
-        assert_eq!(choose_merge(&units), None);
+        assert_eq!(choose_merge(&units, Fan::Ordinary), None);
         units.push(large);
-        assert_eq!(choose_merge(&units), Some(0..8));
+        assert_eq!(choose_merge(&units, Fan::Ordinary), Some(0..8));
     }
 
     #[test]
     fn no_file_grows_too_long() {
         let half = segment(10, LEN_MAX / 2);
-        assert_eq!(choose_merge(&[half; 4]), Some(0..2));
+        assert_eq!(choose_merge(&[half; 4], Fan::Ordinary), Some(0..2));
         let more = segment(10, LEN_MAX / 2 + 1);
-        assert_eq!(choose_merge(&[more; 9]), None);
+        assert_eq!(choose_merge(&[more; 9], Fan::Ordinary), None);
         let many = segment(POSITIONS_MAX / 3, 100);
-        assert_eq!(choose_merge(&[many; 4]), Some(0..3));
-        assert_eq!(choose_merge(&[segment(10, u64::MAX); 9]), None);
+        assert_eq!(choose_merge(&[many; 4], Fan::Ordinary), Some(0..3));
+        assert_eq!(choose_merge(&[segment(10, u64::MAX); 9], Fan::Ordinary), None);
         let unready = UnitSize { merges: false, ..segment(10, 10) };
-        assert_eq!(choose_merge(&[segment(10, 10), segment(10, 10), unready, segment(10, 10), segment(10, 10)]), None);
-        assert_eq!(choose_merge(&[]), None);
+        assert_eq!(
+            choose_merge(&[segment(10, 10), segment(10, 10), unready, segment(10, 10), segment(10, 10)], Fan::Ordinary),
+            None
+        );
+        assert_eq!(choose_merge(&[], Fan::Ordinary), None);
     }
 
     proptest! {
         #[test]
         fn it_ends_within_the_bounds(
             sizes in proptest::collection::vec((1..600u64, 1..1u64 << 31, 1..1u64 << 30, 0..10u8), 0..60),
+            is_wide in proptest::bool::ANY,
         ) {
+            let fan = if is_wide { Fan::Wide } else { Fan::Ordinary };
             let mut units: Vec<UnitSize> = sizes
                 .into_iter()
                 .map(|(segments, positions, len, merges)| UnitSize { segments, positions, len, merges: merges > 0 })
                 .collect();
-            while let Some(range) = choose_merge(&units) {
+            while let Some(range) = choose_merge(&units, fan) {
                 prop_assert!((2..=8).contains(&range.len()) && range.end <= units.len());
                 prop_assert!(units[range.clone()].iter().all(|unit| unit.merges));
                 let whole = merged(&mut units, range);

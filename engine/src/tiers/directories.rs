@@ -34,7 +34,7 @@ impl ReplacedDirectory {
 }
 
 impl TierKeeper {
-    /// Adds the streams of `pending` to the directory, of which every file is sound. `None`: `stop` was set, or
+    /// Adds the streams of `pending`, if there are any, to the directory, of which every file is sound. `None`: `stop` was set, or
     /// it failed before.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl TierKeeper {
         &mut self,
         storage: &dyn Storage,
         directory: &Directory,
-        pending: &Pending,
+        (pending, is_quiet): (&Pending, bool),
         store: &Manifest,
         pace: &mut dyn FnMut(u64),
         stop: &AtomicBool,
@@ -60,6 +60,7 @@ impl TierKeeper {
             generation: self.index.generation + 1,
             files: directory.sound(),
             pending,
+            is_quiet,
         };
         let number = plan.number;
         let written = directory::write(&plan, pace, stop).inspect_err(|error| {

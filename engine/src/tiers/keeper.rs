@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use annals_format::index_manifest::{IndexManifest, TierEntry};
 use annals_format::manifest::{Manifest, SegmentEntry};
 
-use super::choose::{UnitSize, choose_merge};
+use super::choose::{Fan, UnitSize, choose_merge};
 use super::file::TierFile;
 use super::list::Tiers;
 use super::merge::{MergePlan, merge};
@@ -42,6 +42,8 @@ pub(crate) struct TierKeeper {
 pub(crate) enum Due {
     /// Neighbours that are enough of one size.
     BySize,
+    /// The same while more come: more of one size at once.
+    WhileMoreCome,
     /// Whatever no tier covers.
     Rest,
 }
@@ -146,7 +148,7 @@ impl TierKeeper {
                 UnitSize { merges: size.merges && !self.is_refused(neighbour.segments()), ..size }
             })
             .collect();
-        choose_merge(&sizes)
+        choose_merge(&sizes, if due == Due::WhileMoreCome { Fan::Wide } else { Fan::Ordinary })
     }
 
     fn is_refused(&self, (first, last): (u64, u64)) -> bool {

@@ -68,9 +68,20 @@ impl<'a> TierSink<'a> {
         pace: &'a mut dyn FnMut(u64),
         stop: &'a AtomicBool,
     ) -> Result<Self> {
+        Self::create_behind(FILE_HEADER_LEN, storage, (name, len), pace, stop)
+    }
+
+    /// As [`TierSink::create`], where the header is that long.
+    pub(crate) fn create_behind(
+        header_len: usize,
+        storage: &dyn Storage,
+        (name, len): (&'a str, u64),
+        pace: &'a mut dyn FnMut(u64),
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
         let _ = storage.remove(name);
         let file = storage.create(name, len, Fill::Allocated).map_err(|error| no_room(name, error))?;
-        let at = FILE_HEADER_LEN as u64;
+        let at = header_len as u64;
         Ok(Self { file, name, pending: Vec::with_capacity(2 * PIECE), at, synced: at, pace, stop })
     }
 
@@ -93,9 +104,14 @@ impl<'a> TierSink<'a> {
     }
 
     /// The rest and the header; durable but for its name.
-    pub(crate) fn finish(mut self, finished: &FinishedFile) -> Result<(), Halt> {
+    pub(crate) fn finish(self, finished: &FinishedFile) -> Result<(), Halt> {
+        self.finish_with(&finished.header[..])
+    }
+
+    /// As [`TierSink::finish`], with these bytes for a header.
+    pub(crate) fn finish_with(mut self, header: &[u8]) -> Result<(), Halt> {
         self.write_pending()?;
-        let header = self.file.write_at(0, &[IoSlice::new(&finished.header[..])]);
+        let header = self.file.write_at(0, &[IoSlice::new(header)]);
         header.map_err(|error| Halt::Failed(Error::io("write", self.name)(error)))?;
         self.sync().map_err(Halt::Failed)
     }

@@ -14,6 +14,7 @@ use crate::directory::{Directory, directory_number};
 use crate::error::Error;
 use crate::manifest::{read_whole, replace};
 use crate::options::ReadMode;
+use crate::prepare::segment_number;
 use crate::storage::Storage;
 use crate::{Result, VERSION};
 
@@ -201,7 +202,8 @@ pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String], index: &In
     let is_tier = |number: u64| index.tiers.iter().any(|entry| entry.number == number);
     let is_directory = |number: u64| index.directories.iter().any(|entry| entry.number == number);
     let unnamed = names.iter().filter(|name| {
-        let half_written = name.ends_with(".new") && is_index_name(name);
+        let of_segment = |name: &str| matches!(segment_number(name), Some((_, true)));
+        let half_written = name.strip_suffix(".new").is_some_and(|whole| is_index_name(whole) || of_segment(whole));
         let is_unnamed = tier_number(name).is_some_and(|number| !is_tier(number))
             || directory_number(name).is_some_and(|number| !is_directory(number));
         half_written || is_unnamed

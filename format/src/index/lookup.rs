@@ -142,6 +142,14 @@ impl ArchivedIndexRoot {
         self.ids.iter().map(|row| (row.hash.to_native(), row.position.to_native()))
     }
 
+    /// Length of the names of all streams together; about, where rows are out of order.
+    pub fn streams_len(&self) -> usize {
+        // They stand first, one after the other.
+        let end =
+            self.streams.last().map_or(0, |row| u64::from(row.offset.to_native()) + u64::from(row.len.to_native()));
+        self.names.len().min(usize::try_from(end).unwrap_or(usize::MAX))
+    }
+
     /// Number of streams.
     #[inline]
     pub fn stream_count(&self) -> u32 {

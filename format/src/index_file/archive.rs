@@ -193,17 +193,33 @@ impl<S: Sink> ArchiveWriter<S> {
         self.end(section)
     }
 
+    fn write_root(
+        &mut self,
+        root: &impl for<'a> Serialize<HighSerializer<Tail, ArenaHandle<'a>, rancor::Failure>>,
+    ) -> Result<(), WriteError<S::Error>> {
+        let tail = Tail { pos: self.pos() as usize, bytes: Vec::new() };
+        let too_long = |_: rancor::Failure| Fault::Length { what: "archive length", value: FILE_LEN_MAX + 1 };
+        let tail = rkyv::api::high::to_bytes_in::<Tail, rancor::Failure>(root, tail).map_err(too_long)?;
+        self.write(&tail.bytes)?;
+        self.flush()
+    }
+
+    /// Writes the root alone: for a file that has one checksum.
+    pub(crate) fn finish_without_table(
+        mut self,
+        root: &impl for<'a> Serialize<HighSerializer<Tail, ArenaHandle<'a>, rancor::Failure>>,
+    ) -> Result<S, WriteError<S::Error>> {
+        self.write_root(root)?;
+        Ok(self.sink)
+    }
+
     /// Writes the root and the table.
     pub(crate) fn finish(
         mut self,
         root: &impl for<'a> Serialize<HighSerializer<Tail, ArenaHandle<'a>, rancor::Failure>>,
         identity: &FileIdentity,
     ) -> Result<(FinishedFile, S), WriteError<S::Error>> {
-        let tail = Tail { pos: self.pos() as usize, bytes: Vec::new() };
-        let too_long = |_: rancor::Failure| Fault::Length { what: "archive length", value: FILE_LEN_MAX + 1 };
-        let tail = rkyv::api::high::to_bytes_in::<Tail, rancor::Failure>(root, tail).map_err(too_long)?;
-        self.write(&tail.bytes)?;
-        self.flush()?;
+        self.write_root(root)?;
         let (bytes, table) = self.table.finish()?;
         self.sink.take(&bytes).map_err(WriteError::Sink)?;
         let header = FileHeader { identity: identity.clone(), table }.encode();
@@ -238,6 +254,13 @@ pub(crate) struct Section<A> {
     pos: u64,
     len: u64,
     element: PhantomData<A>,
+}
+
+impl<A> Section<A> {
+    /// Number of elements, once it has ended.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
 }
 
 impl<A: Archive> Archive for Section<A> {

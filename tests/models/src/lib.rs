@@ -29,5 +29,9 @@ pub(crate) mod options {
     }
 }
 
+pub(crate) mod prefetch {
+    pub(crate) fn prefetch_for_store<T>(_: &T) {}
+}
+
 #[cfg(test)]
 mod models;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use annals::{Follower, Query, Seek};
 
+use super::floor::WordTail;
 use super::latency::read;
 use super::tails::{SqliteTail, Tail};
 use crate::Result;
@@ -22,6 +23,7 @@ pub fn run(engine: &str, path: &Path, count: usize) -> Result<()> {
             Box::new(follower.subscribe(&Query::all(), Seek::Beginning)?)
         }
         "sqlite" => Box::new(SqliteTail::open(path)?),
+        "floor" => Box::new(WordTail::open(path)?),
         _ => return Err("no such engine".into()),
     };
     let mut out = std::io::stdout().lock();

@@ -188,7 +188,7 @@ fn woken_row(id: &str, whence: &str, measured: Vec<Measured>) -> Row {
          byte. tephra has that figure alone: it wakes its reader before the append returns, and does not tell when it shows"
             .to_owned(),
     );
-    notes.push("floor-after-sync: a futex, after as many bytes were written and synced".to_owned());
+    notes.push("floor-after-sync: a futex, after as many bytes were written and synced; where another process reads, in it too".to_owned());
     Row {
         id: id.into(),
         title: format!("tail {whence}, a reader that sleeps, durable appends, an idle writer between them, p50"),
@@ -202,20 +202,24 @@ fn woken_row(id: &str, whence: &str, measured: Vec<Measured>) -> Row {
 
 /// C2 between processes: the reader is a follower.
 pub(super) fn woken_elsewhere(settings: &Settings) -> Result<Row> {
-    let (mut floors, mut annals, mut sqlite) = (
+    let (mut floors, mut synced, mut annals, mut sqlite) = (
         Measured::new("floor", Kind::Floor)?,
+        Measured::new("floor-after-sync", Kind::Beside)?,
         Measured::new("annals", Kind::Annals)?,
         Measured::new("sqlite", Kind::Peer)?,
     );
     for _ in 0..settings.runs {
         floors.add(&floor::woken(settings.woken, BETWEEN_WOKEN)?)?;
         let scratch = settings.scratch("c2-elsewhere")?;
+        let words = floor::Elsewhere::open(scratch.path(), settings.woken)?;
+        let word = floor::Elsewhere::word(scratch.path());
+        synced.add(&elsewhere(&words, "floor", &word, settings.woken)?)?;
         let store = Annals::open(scratch.path(), Durability::Durable)?;
         annals.add(&elsewhere(&store, "annals", &scratch.path().join("annals"), settings.woken)?)?;
         let store = Sqlite::open(scratch.path(), Durability::Durable)?;
         sqlite.add(&elsewhere(&store, "sqlite", &scratch.path().join("followed.sqlite"), settings.woken)?)?;
     }
-    Ok(woken_row("C2", "from another process", vec![annals, floors, sqlite]))
+    Ok(woken_row("C2", "from another process", vec![annals, floors, synced, sqlite]))
 }
 
 /// Appends here, and has a child follow.

@@ -83,6 +83,11 @@ pub trait Held {
     /// The last revision of a stream; 0 when there is none.
     fn latest(&self, stream: &str) -> Result<u64>;
 
+    /// The sum of the last revisions of many streams, all of which are known before the first is looked up.
+    fn latest_of(&self, streams: &[&str]) -> Result<u64> {
+        streams.iter().try_fold(0, |sum, stream| Ok(sum + self.latest(stream)?))
+    }
+
     /// Appends one event, Buffered.
     fn append(&self, event: &Append<'_>) -> Result<()>;
 
@@ -150,6 +155,11 @@ impl Held for Ours {
     #[inline]
     fn latest(&self, stream: &str) -> Result<u64> {
         Ok(self.reader.stream_state(stream)?.last().map_or(0, annals::Revision::get))
+    }
+
+    fn latest_of(&self, streams: &[&str]) -> Result<u64> {
+        let states = self.reader.stream_states(streams)?;
+        Ok(states.iter().filter_map(annals::StreamState::last).map(annals::Revision::get).sum())
     }
 
     #[inline]

@@ -1,0 +1,129 @@
+//! From one segment to the next.
+
+use std::sync::Arc;
+
+use annals_format::manifest::SegmentState;
+use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
+
+use super::{ActiveSegment, Writer};
+use crate::Result;
+use crate::active_index::{ActiveIndex, Expected, IndexWriter};
+use crate::id_table::IdWriter;
+use crate::log::page_ceiling;
+use crate::options::ReadMode;
+use crate::prepare::Prepared;
+use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
+
+impl Writer {
+    #[inline]
+    pub(crate) fn must_roll(&self, len: u64) -> bool {
+        self.active.offset + len + END_MARK_LEN as u64 > self.active.segment.header.segment_len
+    }
+
+    /// Ends this segment and begins the next. Until the new file is there nothing has been written, and an error leaves
+    /// the writer as it was.
+    #[cold]
+    pub(crate) fn roll(&mut self, batch_len: u64) -> Result<()> {
+        if cfg!(annals_plant = "id-index-forgets-at-roll") {
+            self.ids = IdWriter::new();
+        }
+        let old = self.active.segment.clone();
+        let needed = page_ceiling((SEGMENT_HEADER_LEN + END_MARK_LEN) as u64 + batch_len);
+        let prepared = self.preparer.take(old.header.segment_len, needed)?;
+        let closing =
+            Closing { end: self.active.offset, state: SegmentState::Sealed, tally: self.active.tally.total() };
+        let base = page_ceiling(self.end + END_MARK_LEN as u64);
+        let previous =
+            Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
+        let now = self.clock.now();
+        let next = self.begin(prepared, base, Some(previous), now)?;
+
+        self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
+        let mark_end = self.end + END_MARK_LEN as u64;
+        self.core.log.place_zeros(mark_end, base)?;
+        self.core.log.add_extent(base, next.segment.live_file(), &next.segment.name);
+        self.core.log.place(base, &next.segment.header.encode())?;
+        self.end = base + SEGMENT_HEADER_LEN as u64;
+        self.core.log.watermark.extend(self.end);
+
+        self.active.index.finish();
+        old.close(closing);
+        self.core.push_segment(next.segment.clone());
+        self.active = next;
+        self.ended.push(old.clone());
+        if !self.consumers.table.is_empty() {
+            let number = old.header.identity.segment;
+            self.core.ended_consumers.push(number, self.consumers.table.clone());
+        }
+        self.preparer.enqueue_seal(old);
+        Ok(())
+    }
+
+    /// The next segment on a prepared file; its header is not written yet.
+    fn begin(&self, prepared: Prepared, base: u64, previous: Option<Link>, now: u64) -> Result<ActiveSegment> {
+        let header = SegmentHeader {
+            identity: prepared.identity,
+            generation: 0,
+            manifest_generation: self.preparer.manifest_generation(),
+            segment_len: prepared.len,
+            base,
+            first_position: self.head + 1,
+            previous,
+            created_at: now,
+            written_by: crate::VERSION,
+            kind: SegmentKind::Live,
+        };
+        begin_segment(
+            self.core.read_mode,
+            header,
+            prepared,
+            self.active.index.index().key_count(),
+            self.preparer.take_index(),
+        )
+    }
+
+    #[inline]
+    pub(crate) fn ask_for_next_segment(&self) -> bool {
+        let len = self.active.segment.header.segment_len;
+        self.active.offset > len / 4 && self.preparer.request(len)
+    }
+}
+
+/// An empty segment with this header, its index sized after the one before, of `used` memory if that fits.
+pub(crate) fn begin_segment(
+    mode: ReadMode,
+    header: SegmentHeader,
+    prepared: Prepared,
+    keys: usize,
+    used: Option<ActiveIndex>,
+) -> Result<ActiveSegment> {
+    let expected = Expected { segment_len: header.segment_len, keys, ids: None };
+    let index = used.filter(|index| index.fits(expected)).unwrap_or_else(|| ActiveIndex::new(expected));
+    let index = Arc::new(index);
+    let seed = header.seed();
+    let of_index = SegmentIndex::Active(index.clone());
+    let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
+    let segment = Arc::new(segment);
+    Ok(ActiveSegment {
+        segment,
+        index: IndexWriter::new(index),
+        offset: SEGMENT_HEADER_LEN as u64,
+        tally: RunningTally::new(Tally::new(seed)),
+    })
+}
+
+pub(crate) fn end_mark(closing: &Closing, next: &SegmentHeader) -> EndMark {
+    let tally = &closing.tally;
+    let has_records = tally.batch_count > 0;
+    EndMark {
+        final_checksum: tally.final_checksum.value(),
+        first_position: if has_records { next.first_position - tally.event_count - tally.control_count } else { 0 },
+        last_position: tally.last_position,
+        first_time: tally.first_time,
+        last_time: tally.last_time,
+        batch_count: tally.batch_count,
+        event_count: tally.event_count,
+        control_count: tally.control_count,
+        next_segment: next.identity.segment,
+    }
+}
