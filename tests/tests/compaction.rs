@@ -485,3 +485,49 @@ fn a_reader_that_saw_no_removal_meets_none_of_its_events() {
         assert!(ground.open(options()).reader_in(View::Durable).count(&Query::stream("s-0")).unwrap() == 0);
     });
 }
+
+/// A subscription that last looked before a removal goes on with what it saw then; what compaction has taken out since is a
+/// gap, and never an event without its content.
+#[test]
+fn a_subscription_that_saw_no_removal_hands_out_no_empty_event() {
+    on_each_ground(|ground| {
+        let store = ground.open(options());
+        fill(&store, 0..600);
+        store.sync().unwrap();
+        let begin = || {
+            let mut subscription = store.subscribe(&Query::all(), Seek::Beginning).unwrap();
+            assert!(matches!(subscription.try_next().unwrap(), Next::Message(Message::Event(_))));
+            subscription
+        };
+        let (mut one_by_one, mut by_closure) = (begin(), begin());
+        store.delete("s-3", Expect::Any).unwrap();
+        store.sync().unwrap();
+        assert!(store.compact(&CompactionOptions::new()).unwrap().removed_events > 20);
+        let (mut gaps, mut events) = (0, 0);
+        let mut judge = |stream: &str, payload: &[u8]| {
+            events += 1;
+            assert!(holds(payload, "secret-"), "an event of {stream} without its content");
+        };
+        while let Next::Message(message) = one_by_one.try_next().unwrap() {
+            match message {
+                Message::Event(event) => judge(event.stream(), event.payload()),
+                Message::Gap { why, .. } => {
+                    assert_eq!(why, RemovalReason::Deleted);
+                    gaps += 1;
+                }
+                _ => {}
+            }
+        }
+        by_closure
+            .for_each_ready(|message| {
+                match message {
+                    annals::MessageRef::Event(event) => judge(event.stream(), event.payload()),
+                    annals::MessageRef::Gap { .. } => gaps += 1,
+                    _ => {}
+                }
+                ControlFlow::<()>::Continue(())
+            })
+            .unwrap();
+        assert!(gaps > 40 && events > 1000, "{gaps} gaps, {events} events");
+    });
+}

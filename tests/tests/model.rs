@@ -1,6 +1,7 @@
 //! Random histories against the model: every answer compared, errors included.
 //!
-//! `ANNALS_SEED` sets the seed, `ANNALS_HISTORIES` the number of histories, `ANNALS_LONG` the long form.
+//! `ANNALS_SEED` sets the seed, `ANNALS_HISTORIES` the number of histories, `ANNALS_LONG` the long form; `ANNALS_SHRINK=0` shows a
+//! failure as it came.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -13,11 +14,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 #[test]
 fn every_answer_of_a_random_history_is_that_of_the_model() {
     let seed = seed();
-    let histories = repetitions("ANNALS_HISTORIES", 400, 10_000);
+    let histories = repetitions("ANNALS_HISTORIES", 2_000, 100_000);
     let config = Config {
         cases: u32::try_from(histories).expect("a number of histories"),
-        max_shrink_iters: 3000,
-        max_shrink_time: 60_000,
+        max_shrink_iters: u32::try_from(repetitions("ANNALS_SHRINK", 1000, 1000)).expect("a number of tries"),
+        max_shrink_time: 20_000,
         failure_persistence: None,
         ..Config::default()
     };
@@ -26,7 +27,7 @@ fn every_answer_of_a_random_history_is_that_of_the_model() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let tally = RefCell::new(Tally::default());
     let slowest = Cell::new((Duration::ZERO, 0));
-    let operations = (any::<u64>(), vec(any::<u64>(), 300..420));
+    let operations = (any::<u64>(), vec(any::<u64>(), 110..150));
     let outcome = runner.run(&operations, |(manner, seeds)| {
         let begun = Instant::now();
         let run = History::run(Manner::random(manner), &seeds).map_err(TestCaseError::fail)?;

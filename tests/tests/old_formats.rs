@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use annals::{Durability, Expect, NewEvent, Options, ReadOnly, Store, View};
+use annals::{Durability, Expect, NewEvent, Options, ReadEvents, ReadOnly, Store, View};
 use annals_tests::model::golden::{self, Files, Golden};
 use annals_tests::sim_disk::{Dice, SimDisk};
 
 /// Version, store, and the SHA-256 of its list of files, which holds that of each file.
-const STORES: [(&str, &str, &str); 7] = [
+const STORES: [(&str, &str, &str); 8] = [
     ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
     ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
     ("v1", "consumers", "bf6a7bcb5f906675b618deafade466dcf1bdf787803ce40f6c3435169ed3b9a4"),
     ("v1", "consumers_killed", "a01dce1747b6c65277e275c078a85e937e5c84239ee1d5f142c9dbd2e943259e"),
+    ("v1", "everything", "4ebcf7ee861dcd1af7f5f0ac350297ba7bb8eaf5877a5b32735f1a036938e98a"),
     ("v1", "killed", "5a729f2f56b5531a7948248e701c9ca53305c7495c520637a688cde9d36cacb9"),
     ("v1", "removed", "fb3cebd53686c8c49ef2a8dae4a5b06ef5a9681b1b4db6037624b442a13cfd7c"),
     ("v1", "torn", "993351d4091c5bbb3f4ec8415af35a105210ff1780d08cec3e00d895ac1d9bb3"),
@@ -155,13 +156,32 @@ fn their_consumers_stand_where_they_stood() {
             "größere Rechnungen: 217 0 0 2 1800000000000000000\nmail: 12 190 53 1 1800000000000000000\n",
         ),
     ];
-    for (name, consumers) in expected {
+    let everything = "mail: 10 110 70 1 1800000000000000000\nreset: 70 0 0 5 1800000000000000000\n";
+    for (name, consumers) in expected.into_iter().chain([("everything", everything)]) {
         let (disk, store) = open(&load("v1", name).files);
         assert_eq!(golden::consumers_of(&store), consumers, "{name}");
         drop(store);
         let (_, store) = open(&disk.after_kill().files());
         assert_eq!(golden::consumers_of(&store), consumers, "{name}, opened again");
     }
+}
+
+/// Stream, name, schema and revision of each snapshot, and the beginning of the state's hash, as they were then.
+#[test]
+fn their_snapshots_are_the_ones_that_were_saved() {
+    let expected = "stream-4 state 1 9: 5000 bytes, 40da5ecc67adc642\nstream-4 state 2 8: 17 bytes, 34f818320be145a6\n\
+                    stream-4 state 1 6: 3000 bytes, superseded\nstream-5 state 1 10: 34 bytes, d72e00cc54ef4b22\n\
+                    stream-8 state 1 20: 700 bytes, 5c809f062ecb4a2d\n";
+    let (disk, store) = open(&load("v1", "everything").files);
+    assert_eq!(golden::snapshots_of(&store).unwrap(), expected);
+    store.compact(&annals::CompactionOptions::new()).unwrap();
+    store.clean_snapshots(&annals::CleanSnapshots::new()).unwrap();
+    drop(store);
+    let (_, store) = open(&disk.after_kill().files());
+    let cleaned = expected.replace("stream-4 state 1 6: 3000 bytes, superseded\n", "");
+    assert_eq!(golden::snapshots_of(&store).unwrap(), cleaned);
+    let latest = store.latest_snapshot("stream-5", &annals::Snapshots::of("state", 1)).unwrap().unwrap();
+    assert_eq!(latest.state(), b"what takes the place of ten events");
 }
 
 #[test]
@@ -224,9 +244,14 @@ fn verify_finds_them_sound_and_their_damage() {
         let report = verify(&golden.files);
         assert!(report.is_sound(), "{name}: {report:?}");
         // What is removed and not compacted stands in the files all the same.
-        let hidden = if name == "removed" { 61 } else { 0 };
+        let hidden = match name {
+            "removed" => 61,
+            "everything" => 166,
+            _ => 0,
+        };
         assert_eq!(report.events, golden.events.lines().count() as u64 + hidden, "{name}");
-        let segment = golden.files.keys().find(|file| file.ends_with(".log")).unwrap();
+        let is_long = |(file, bytes): &(&String, &Vec<u8>)| file.ends_with(".log") && bytes.len() > 9000;
+        let (segment, _) = golden.files.iter().find(is_long).unwrap();
         for at in [5000, 7000, 9000] {
             let mut files = golden.files.clone();
             files.get_mut(segment).unwrap()[at] ^= 0x10;

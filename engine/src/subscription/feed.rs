@@ -21,7 +21,8 @@ use crate::core::{Core, SegmentList};
 use crate::event::EventRef;
 use crate::query::Query;
 use crate::read::{Bounds, Direction, Read, Scan, Skipped, Skipping, Step};
-use crate::removal::Hidden;
+use crate::reader::RemovalReason;
+use crate::removal::{self, Hidden};
 
 /// Up to so many positions are looked at one by one rather than by the index.
 const NEAR: u64 = 1024;
@@ -139,9 +140,7 @@ impl Feed {
     ///
     /// This is where what is passed over because it was removed comes by.
     pub(super) fn next(&mut self) -> Result<Option<Step>> {
-        if self.hidden.is_some()
-            && let Some(step) = self.skipping.pending()
-        {
+        if let Some(step) = self.skipping.pending() {
             return Ok(Some(self.told(step)));
         }
         while self.position < self.until {
@@ -157,7 +156,7 @@ impl Feed {
                         continue;
                     }
                     self.matched.1 += 1;
-                    match self.hidden.as_ref().and_then(|hidden| hidden.reason(event.as_event_ref())) {
+                    match removal::reason(self.hidden.as_ref(), event.as_event_ref()) {
                         None => return Ok(self.skipping.before(Some(event)).map(|step| self.told(step))),
                         Some(why) => self.skipping.note(self.position, why),
                     }
@@ -205,7 +204,15 @@ impl Feed {
                 left -= 1;
                 if query.matches(&event) {
                     *matched += 1;
-                    if let ControlFlow::Break(value) = each(Borrowed::Event(event)) {
+                    let next = match event.is_compacted() {
+                        false => Borrowed::Event(event),
+                        // Taken out by a removal that this view does not see yet.
+                        true => {
+                            let at = event.position().get();
+                            Borrowed::Skipped(Skipped { first: at, last: at, why: RemovalReason::Deleted })
+                        }
+                    };
+                    if let ControlFlow::Break(value) = each(next) {
                         return ControlFlow::Break(Some(value));
                     }
                 }

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{name} {}", golden::sha256(store.file_list().as_bytes()));
         let opened = golden::options().open_storage(Arc::new(SimDisk::from_files(&store.files)))?;
         println!("{name}: {:?}", golden::consumers_of(&opened));
+        println!("{name}: {:?}", golden::snapshots_of(&opened)?);
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals::{
-    Batch, ConsumerInfo, ConsumerOptions, Durability, EventId, Expect, NewEvent, OccurredAt, Options, Query, Reader,
-    Retention, Revision, Scope, Seek, Store,
+    Batch, CompactionOptions, ConsumerInfo, ConsumerOptions, Durability, EventId, Expect, NewEvent, OccurredAt,
+    Options, Query, ReadEvents, Reader, Retention, Revision, Scope, Seek, Snapshots, Store,
 };
 use sha2::{Digest, Sha256};
 
@@ -55,6 +55,7 @@ pub fn make() -> annals::Result<BTreeMap<&'static str, Golden>> {
         ("torn", killed(20, 34_000)?),
         ("consumers", consumers(false)?),
         ("consumers_killed", consumers(true)?),
+        ("everything", everything()?),
     ]))
 }
 
@@ -188,6 +189,80 @@ fn removed() -> annals::Result<Golden> {
     let events = listing(&store.reader())?;
     store.close()?;
     Ok(Golden { files: disk.files(), events })
+}
+
+/// Every kind of record and file that there is: compacted segments, some of them twice, with content taken out; snapshots,
+/// compressed and not, superseded and void; consumers; every kind of control record, policies; closed cleanly.
+fn everything() -> annals::Result<Golden> {
+    let revision = |number| Revision::new(number).expect("at least 1");
+    let compaction = CompactionOptions::new().block_bytes(8 << 10);
+    let disk = SimDisk::new();
+    let store = options().open_storage(Arc::new(disk.clone()))?;
+    let mail = store.consumer("mail", ConsumerOptions::new().query(Query::prefix("stream-")).window(500))?;
+    let (states, others) = (Snapshots::of("state", 1), Snapshots::of("state", 2).compress(false));
+    fill(&store, 0..120, Durability::Durable)?;
+    store.append("ended", Expect::NoStream, &[NewEvent::new("Opened", b"and ended for good")])?;
+    states.save(&store, "stream-4", revision(6), &[4; 3_000])?;
+    states.save(&store, "stream-4", revision(9), &[9; 5_000])?;
+    others.save(&store, "stream-4", revision(8), b"of another schema")?;
+    states.save(&store, "stream-5", revision(10), b"what takes the place of ten events")?;
+    states.save(&store, "stream-1", revision(2), b"of a stream that will be deleted")?;
+    store.truncate_before("stream-5", Expect::Exists, revision(9))?;
+    store.set_retention(&Scope::Prefix("stream-6".to_owned()), Retention::new().max_count(5))?;
+    store.sweep()?;
+    store.compact(&compaction)?;
+    while let Some(event) = mail.next(Duration::ZERO)? {
+        match event.position().get() % 11 {
+            0 => {}
+            1 => mail.park(&event, "no such address")?,
+            2 => {
+                let effect = NewEvent::new("Sent", event.payload());
+                store.commit(&Batch::new().event("sent", effect).acknowledge(&event)).map(drop)?;
+            }
+            _ => mail.ack(&event)?,
+        }
+    }
+    store.consumer("gone", ConsumerOptions::new()).map(drop)?;
+    store.remove_consumer("gone")?;
+    store.consumer("reset", ConsumerOptions::new()).map(drop)?;
+    store.reset_consumer("reset", Seek::After(70))?;
+    fill(&store, 120..260, Durability::Durable)?;
+    store.delete("stream-1", Expect::Any)?;
+    store.tombstone("ended", Expect::Any)?;
+    store.delete("stream-3", Expect::Any)?;
+    store.forget_stream("stream-3", Expect::Deleted)?;
+    store.forget_ids("stream-5", Expect::Any)?;
+    store.set_retention(&Scope::Stream("stream-7".to_owned()), Retention::new().max_age(Duration::from_secs(9)))?;
+    store.set_retention(&Scope::Store, Retention::new().max_bytes(90_000))?;
+    store.sweep()?;
+    store.compact(&compaction)?;
+    states.save(&store, "stream-8", revision(20), &[8; 700])?;
+    store.append("stream-1", Expect::Deleted, &[NewEvent::new("Opened", b"again")])?;
+    store.append("stream-3", Expect::NoStream, &[NewEvent::new("Opened", b"anew")])?;
+    fill(&store, 260..330, Durability::Durable)?;
+    let events = listing(&store.reader())?;
+    drop(mail);
+    store.close()?;
+    let mut files = disk.files();
+    files.remove("CONTROL");
+    Ok(Golden { files, events })
+}
+
+/// A line for each snapshot of a store: what it is of, and a hash of the state.
+///
+/// # Errors
+/// What reading tells.
+pub fn snapshots_of(store: &Store) -> annals::Result<String> {
+    let mut lines = String::new();
+    for info in store.snapshots("")? {
+        let kind = Snapshots::of(info.name.clone(), info.schema);
+        let latest = store.latest_snapshot(&info.stream, &kind)?.filter(|latest| latest.revision() == info.revision);
+        let state = latest.map_or("superseded".to_owned(), |latest| sha256(latest.state())[..16].to_owned());
+        let (stream, name, schema, revision) = (info.stream, info.name, info.schema, info.revision);
+        writeln!(lines, "{stream} {name} {schema} {revision}: {} bytes, {state}", info.len)
+            .expect("a string takes all");
+    }
+    Ok(lines)
 }
 
 /// Appends rows of the script: single events and batches, to one and to many streams, with every optional part.

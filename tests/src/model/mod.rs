@@ -11,6 +11,7 @@ mod ground;
 mod history;
 mod plain;
 mod removal;
+mod states;
 mod tally;
 
 pub use ask::{Ask, AskItem};
@@ -19,7 +20,8 @@ pub use content::{Content, Recorded};
 pub use ground::{Ground, on_each_ground};
 pub use history::{History, Manner};
 pub use plain::{Attempt, Plain, Verdict};
-pub use removal::{Answer, Kind, Remove, Said};
+pub use removal::{Answer, Facts, Kind, Remove, Said};
+pub use states::{Cleaned, Folded, Load, Saved, States};
 pub use tally::Tally;
 
 /// The seed of a random test: `ANNALS_SEED`, or a fixed one. It is printed, so that a failure can be repeated.

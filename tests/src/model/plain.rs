@@ -1,5 +1,6 @@
 //! The store as a list.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use annals::{Batch, Durability, EventId, Expect, Position, Refusal, RemovalReason, Seek, StreamState};
@@ -16,6 +17,8 @@ pub struct Plain {
     pub(super) controls: Vec<u64>,
     by_id: BTreeMap<EventId, Vec<u64>>,
     streams: BTreeMap<String, Vec<u64>>,
+    /// What hides each event, by how many control records stand: looked for once.
+    pub(super) found_hiding: RefCell<Vec<Vec<Option<(RemovalReason, bool)>>>>,
 }
 
 /// What stands at a position.
@@ -327,6 +330,11 @@ impl Plain {
         let all = self.streams.get(stream).map_or(&[][..], Vec::as_slice);
         let forgotten = self.forgotten(stream, head);
         &all[all.partition_point(|at| *at <= forgotten)..all.partition_point(|at| *at <= head)]
+    }
+
+    /// Positions of all events that were ever in a stream of this name.
+    pub(super) fn all_positions(&self, stream: &str) -> &[u64] {
+        self.streams.get(stream).map_or(&[], Vec::as_slice)
     }
 
     /// Names of streams that begin with `prefix`, with first and last position, in byte order.

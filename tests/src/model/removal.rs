@@ -69,6 +69,21 @@ impl Remove {
     }
 }
 
+/// A stream as a snapshot of it is held against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Positions of its events, hidden or not; that of revision 1 first.
+    pub positions: Vec<u64>,
+    /// The last revision that was deleted.
+    pub deleted: u64,
+    /// What stands before this position is not of it.
+    pub forgotten: u64,
+    /// The first revision that can be read; one more than the last if there is none.
+    pub first: u64,
+    /// The last revision ever given.
+    pub last: u64,
+}
+
 /// What is answered to a removal: what it writes, the state after it, how many events it hides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as what the store tells")]
@@ -130,9 +145,24 @@ impl Plain {
     /// Why an event is hidden, and whether its id is given up; `None` if it can be read.
     #[must_use]
     pub fn hiding(&self, event: &Recorded, head: u64) -> Option<(RemovalReason, bool)> {
-        if self.controls.first().is_none_or(|first| *first > head) {
+        let controls = self.controls.partition_point(|at| *at <= head);
+        if controls == 0 {
             return None;
         }
+        // It depends on the records that stand, and on the event: what was found once is found again.
+        let mut found = self.found_hiding.borrow_mut();
+        if found.len() <= controls {
+            found.resize_with(controls + 1, Vec::new);
+        }
+        let of_head = &mut found[controls];
+        for position in of_head.len() as u64 + 1..=event.position {
+            let hiding = self.at(position).and_then(|event| self.look_for_hiding(event, head));
+            of_head.push(hiding);
+        }
+        of_head[event.position as usize - 1]
+    }
+
+    fn look_for_hiding(&self, event: &Recorded, head: u64) -> Option<(RemovalReason, bool)> {
         let stream = &event.content.stream;
         let marks = self.marks(stream, head);
         if event.position < marks.forgotten {
@@ -149,6 +179,19 @@ impl Plain {
             _ => return None,
         };
         Some((why, event.revision <= marks.ids))
+    }
+
+    /// The stream up to `last`, seen through the removals up to `removals`.
+    #[must_use]
+    pub fn facts(&self, stream: &str, last: u64, removals: u64) -> Facts {
+        let Marks { deleted, truncated, expired, forgotten, .. } = self.marks(stream, removals);
+        let all = self.all_positions(stream);
+        let positions: Vec<u64> = all.iter().copied().filter(|at| *at > forgotten && *at <= last).collect();
+        let hidden = deleted.max(truncated).max(expired);
+        let newest = (positions.len() as u64).max(hidden);
+        let shown = positions.iter().filter_map(|at| self.at(*at)).find(|event| self.hiding(event, removals).is_none());
+        let first = shown.map_or(newest + 1, |event| event.revision);
+        Facts { positions, deleted, forgotten, first, last: newest }
     }
 
     /// Whether the event can be read at `head`.

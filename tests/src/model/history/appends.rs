@@ -53,7 +53,7 @@ impl History {
         match dice.below(300) {
             0 => 66_000 + dice.below(10_000),
             1..4 => 30_000 + dice.below(6000),
-            4..60 => 3000 + dice.below(7000),
+            4..170 => 3000 + dice.below(7000),
             _ => dice.below(700),
         }
     }

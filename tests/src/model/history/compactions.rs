@@ -12,8 +12,17 @@ impl History {
         let block_bytes = 4096 << dice.below(5);
         let options = CompactionOptions::new().dry_run(dry_run).block_bytes(block_bytes as u32).level(1);
         self.note(format!("compact {options:?}"));
-        let name = match self.store.compact(&options) {
-            Ok(report) if report.cancelled || !report.notices.is_empty() => return Err(format!("compact: {report:?}")),
+        let outcome = self.store.compact(&options);
+        if let Ok(report) = &outcome
+            && !dry_run
+            && report.notices.is_empty()
+        {
+            self.drop_void(report.void_snapshots)?;
+        }
+        let name = match outcome {
+            Ok(report) if report.cancelled || !(report.notices.is_empty() || self.full_disk) => {
+                return Err(format!("compact: {report:?}"));
+            }
             Ok(report) if report.bytes_after > report.bytes_before && report.removed_events == 0 => {
                 return Err(format!("compact: nothing was gained: {report:?}"));
             }

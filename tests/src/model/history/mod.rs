@@ -2,10 +2,13 @@
 
 mod appends;
 mod compactions;
+mod consumer;
 mod moments;
 mod openings;
 mod reads;
 mod removals;
+mod states;
+mod watchers;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -17,6 +20,7 @@ use annals::{Durability, Options, Store, Ticket, View};
 
 use super::clock::ManualClock;
 use super::plain::{Attempt, Plain, Verdict};
+use super::states::States;
 use super::tally::Tally;
 use crate::sim_disk::{Dice, SimDisk};
 
@@ -61,9 +65,12 @@ pub struct History {
     next_id: u128,
     tickets: Vec<(Ticket, Attempt, Verdict, u64)>,
     full_disk: bool,
-    /// A chain of backups, and number and head of each point.
+    /// A chain of backups, and number, head and snapshots of each point.
     backup: Memory,
-    points: Vec<(u64, u64)>,
+    points: Vec<(u64, u64, States)>,
+    states: States,
+    watchers: watchers::Watchers,
+    consuming: consumer::Consuming,
     tally: Tally,
     rolls: u64,
     reopens: u64,
@@ -95,7 +102,7 @@ pub(super) fn check_sound(what: &str, storage: &dyn Storage) -> Checked {
 
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
-    pub const OUTCOMES: [&'static str; 18] = [
+    pub const OUTCOMES: [&'static str; 33] = [
         "committed",
         "AlreadyCommitted",
         "Conflict",
@@ -114,10 +121,25 @@ impl History {
         "unchanged",
         "written",
         "of before a removal",
+        "saved",
+        "from a snapshot",
+        "from the beginning",
+        "incomplete",
+        "dropped",
+        "event",
+        "gap",
+        "caught up",
+        "by a follower",
+        "in the store",
+        "to its end",
+        "ConsumerBusy",
+        "ack",
+        "ack_all",
+        "ack in a batch",
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 36] = [
+    pub const OPERATIONS: [&'static str; 46] = [
         "append",
         "append_with",
         "append batch",
@@ -154,6 +176,16 @@ impl History {
         "backup",
         "restore",
         "compact",
+        "save",
+        "load",
+        "clean up",
+        "watch",
+        "watched",
+        "a read goes on",
+        "a view stays",
+        "follower",
+        "consumer",
+        "acknowledge",
     ];
 
     /// Begins with an empty store.
@@ -178,6 +210,9 @@ impl History {
             full_disk: false,
             backup: Memory::new(),
             points: Vec::new(),
+            states: States::default(),
+            watchers: watchers::Watchers::default(),
+            consuming: consumer::Consuming::default(),
             tally: Tally::default(),
             rolls: 0,
             reopens: 0,
@@ -217,30 +252,33 @@ impl History {
 
     fn step(&mut self, dice: &mut Dice) -> Checked {
         match dice.below(1000) {
-            0..596 => self.append(dice),
-            596..618 => self.remove(dice),
-            618..622 => self.forget(dice),
-            622..630 => self.retain(dice),
-            630..640 => self.sweep(),
-            640..680 => self.wait_for_tickets(dice),
-            680..695 => self.sync(),
-            695..750 => self.read_all(dice),
-            750..800 => self.read_stream(dice),
-            800..845 => self.look_up(dice),
-            845..885 => self.list(dice),
-            885..910 => self.scan(dice),
-            910..925 => self.read_only(),
-            925..935 => self.fill_or_free_the_disk(),
-            935..945 => self.reopen_clean(),
-            945..953 => self.reopen_dropped(),
-            953..965 => self.reopen_killed(),
-            965..970 => self.reopen_after_a_failed_sync(dice),
-            970..974 => self.second_writer(),
-            974..980 => self.as_of(dice),
-            980..983 => self.fork(dice),
-            983..986 => self.backup(),
-            986..990 => self.restore(dice),
-            990..995 => self.compact(dice),
+            0..470 => self.append(dice),
+            470..496 => self.remove(dice),
+            496..501 => self.forget(dice),
+            501..510 => self.retain(dice),
+            510..522 => self.sweep(),
+            522..555 => self.wait_for_tickets(dice),
+            555..567 => self.sync(),
+            567..605 => self.read_all(dice),
+            605..640 => self.read_stream(dice),
+            640..680 => self.look_up(dice),
+            680..710 => self.list(dice),
+            710..728 => self.scan(dice),
+            728..740 => self.read_only(),
+            740..752 => self.fill_or_free_the_disk(),
+            752..760 => self.reopen_clean(),
+            760..766 => self.reopen_dropped(),
+            766..776 => self.reopen_killed(),
+            776..781 => self.reopen_after_a_failed_sync(dice),
+            781..785 => self.second_writer(),
+            785..792 => self.as_of(dice),
+            792..796 => self.fork(dice),
+            796..801 => self.backup(),
+            801..806 => self.restore(dice),
+            806..818 => self.compact(dice),
+            818..880 => self.states(dice),
+            880..935 => self.consume(dice),
+            935..995 => self.watch(dice),
             _ => self.check_everything(),
         }
     }
@@ -285,6 +323,7 @@ impl History {
         let durable = worked("sync", self.store.sync())?;
         same("sync", &durable, &self.plain.head())?;
         self.durable = durable;
+        self.consuming.all_safe();
         self.tally.count("sync", "done");
         Ok(())
     }

@@ -8,6 +8,7 @@ use annals::{AsOf, Error, ForkOptions, Lookup, Reader, Seek, Sharing, View};
 
 use super::super::ask::Ask;
 use super::super::content::{self, Recorded};
+use super::super::states::States;
 use super::{Checked, History, check_sound, ensure, options, same, worked};
 use crate::sim_disk::Dice;
 
@@ -20,7 +21,7 @@ struct Moment {
 
 impl History {
     /// A moment at or before `head`, and the last position of the whole batches up to it.
-    fn moment(&self, dice: &mut Dice, head: u64) -> (AsOf, u64) {
+    pub(super) fn moment(&self, dice: &mut Dice, head: u64) -> (AsOf, u64) {
         if dice.chance(1, 8) {
             return (AsOf::Head, head);
         }
@@ -37,8 +38,9 @@ impl History {
     }
 
     /// Whether a reader shows what stood at a moment, through every path.
-    fn check_moment(&self, what: &str, reader: &Reader, moment: Moment, dice: &mut Dice) -> Checked {
+    fn check_moment(&self, what: &str, reader: &Reader, states: &States, moment: Moment, dice: &mut Dice) -> Checked {
         let Moment { last, removals } = moment;
+        self.check_states(reader, states, last, removals).map_err(|wrong| format!("{what}, {moment:?}: {wrong}"))?;
         let shown: Vec<u64> = self.plain.shown_within(last, removals).map(|event| event.position).collect();
         for ask in [Ask(None), Ask::random(dice), Ask::narrow(dice)] {
             let matches = |at: &u64| self.plain.at(*at).is_some_and(|event| ask.matches(&event.content));
@@ -80,17 +82,25 @@ impl History {
         self.note(format!("as of {moment:?}"));
         let reader = worked("as_of", self.store.reader_in(View::Written).as_of(moment))?;
         same("head as of", &reader.head(), &last)?;
-        self.check_moment("as of", &reader, Moment { last, removals: head }, dice)?;
+        self.check_moment("as of", &reader, &self.states, Moment { last, removals: head }, dice)?;
         self.tally.count("as of", "looked at");
         Ok(())
     }
 
     /// Opens what was made from the store as of a moment.
-    fn check_made(&self, what: &str, made: &Memory, head: u64, moment: Moment, dice: &mut Dice) -> Checked {
+    fn check_made(
+        &self,
+        what: &str,
+        made: &Memory,
+        head: u64,
+        states: &States,
+        moment: Moment,
+        dice: &mut Dice,
+    ) -> Checked {
         let opened = options(self.manner, &self.clock).open_storage(Arc::new(made.clone()));
         let opened = worked(what, opened)?;
         same(what, &opened.head(), &head)?;
-        self.check_moment(what, &opened.reader(), moment, dice)?;
+        self.check_moment(what, &opened.reader(), states, moment, dice)?;
         worked(what, opened.close())?;
         check_sound(what, made)
     }
@@ -109,7 +119,7 @@ impl History {
         self.durable = head;
         same("head of the fork", &report.head, &(last + report.carried_removals))?;
         let moment = Moment { last, removals: head };
-        self.check_made("fork", &made, report.head, moment, dice)?;
+        self.check_made("fork", &made, report.head, &self.states, moment, dice)?;
         self.tally.count("fork", if report.carried_removals > 0 { "of before a removal" } else { "made" });
         Ok(())
     }
@@ -124,7 +134,7 @@ impl History {
         self.durable = head;
         same("head of the backup", &report.head, &head)?;
         if !report.unchanged {
-            self.points.push((report.point, head));
+            self.points.push((report.point, head, self.states.clone()));
         }
         self.tally.count("backup", if report.unchanged { "unchanged" } else { "a point" });
         Ok(())
@@ -132,14 +142,15 @@ impl History {
 
     /// Any point of the chain, as of any moment of it.
     pub(super) fn restore(&mut self, dice: &mut Dice) -> Checked {
-        let Some(&(point, head)) = self.points.get(dice.index(self.points.len().max(1))) else { return Ok(()) };
+        let chosen = dice.index(self.points.len().max(1));
+        let Some((point, head, states)) = self.points.get(chosen).cloned() else { return Ok(()) };
         let (moment, last) = self.moment(dice, head);
         self.note(format!("restore of point {point} until {moment:?}"));
         let made = Memory::new();
         let report = restore_in(&self.backup, &made, &RestoreOptions::new().point(point).until(moment));
         let report = worked("restore", report)?;
         same("head of the restored", &report.head, &(last + report.carried_removals))?;
-        self.check_made("restore", &made, report.head, Moment { last, removals: head }, dice)?;
+        self.check_made("restore", &made, report.head, &states, Moment { last, removals: head }, dice)?;
         self.tally.count("restore", if report.carried_removals > 0 { "of before a removal" } else { "made" });
         Ok(())
     }

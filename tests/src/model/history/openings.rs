@@ -23,6 +23,7 @@ impl History {
         ensure(!report.created, || "the store was created anew".to_owned())?;
         // Opening makes durable what it shows.
         self.durable = self.plain.head();
+        self.consuming.all_safe();
         self.head(View::Durable)?;
         self.tally.count(kind, "opened");
         self.check_everything()
@@ -32,6 +33,8 @@ impl History {
     fn let_go(&mut self) {
         self.free_the_disk();
         self.tickets.clear();
+        self.close_consumer();
+        self.watchers.end_of_process();
     }
 
     pub(super) fn reopen_clean(&mut self) -> Checked {
@@ -57,8 +60,10 @@ impl History {
 
     pub(super) fn reopen_killed(&mut self) -> Checked {
         self.note("reopen killed".to_owned());
-        self.let_go();
+        self.free_the_disk();
         let killed = self.disk.after_kill();
+        self.let_go();
+        self.watchers.end_of_machine();
         self.open_again(killed, "reopen killed", false)
     }
 
@@ -99,6 +104,7 @@ impl History {
         let killed = self.disk.after_kill();
         let opened = options(self.manner, &self.clock).open_storage(Arc::new(killed.clone()));
         self.store = worked("reopen after a failed sync", opened)?;
+        self.watchers.end_of_machine();
         self.disk = killed;
         self.segments = self.store.stats().segments;
         self.reopens += 1;
@@ -113,9 +119,14 @@ impl History {
         self.check_border(head)?;
         if head < self.plain.head() {
             self.plain.cut(head);
+            self.states.cut(head);
+            self.watchers.cut(head);
+            self.consuming.cut(head);
             self.time = self.plain.time_at(head);
         }
         self.durable = head;
+        self.settle_consumer(dice)?;
+        self.consuming.all_safe();
         self.check_everything()
     }
 
@@ -126,6 +137,7 @@ impl History {
         let opened = worked("open read-only", opened)?;
         let reader = opened.reader_in(View::Written);
         self.check_reader(&reader, self.plain.head())?;
+        self.check_states(&reader, &self.states, self.plain.head(), self.plain.head())?;
         let durable = opened.reader_in(View::Durable);
         let head = durable.head();
         let exact = !self.manner.background;

@@ -264,6 +264,7 @@ impl History {
         self.note("check everything".to_owned());
         let (reader, head) = self.reader(View::Written)?;
         self.check_reader(&reader, head)?;
+        self.check_states(&reader, &self.states, head, head)?;
         self.tally.count("check", "everything");
         Ok(())
     }

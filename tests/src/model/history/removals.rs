@@ -115,6 +115,7 @@ impl History {
                 if verdict == Verdict::Commit {
                     self.accept(&attempt, &ids)?;
                 }
+                self.check_unreached(&attempt.removals, removed)?;
                 self.rests_on_head();
                 if verdict == Verdict::Commit { "removed" } else { "unchanged" }
             }
