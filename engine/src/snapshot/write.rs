@@ -158,7 +158,12 @@ pub(super) fn save_manifest(inner: &Inner, change: impl FnOnce(&mut Vec<Snapshot
     next.generation += 1;
     next.next_segment = inner.preparer.next_number();
     change(&mut next.snapshots);
-    manifest::save(inner.storage.as_ref(), &next)?;
+    manifest::save(inner.storage.as_ref(), &next).map_err(|error| match error {
+        Error::Io { file, source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            no_room_for(&file, source)
+        }
+        other => other,
+    })?;
     inner.preparer.set_manifest_generation(next.generation);
     sealing.manifest = next;
     Ok(())
