@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
     use crate::storage::Memory;
-    use crate::{Expect, NewEvent, Options, Query, ReadEvents, Seek};
+    use crate::{Expect, NewEvent, Options, Query, Seek};
 
     fn store() -> Memory {
         let memory = Memory::new();
