@@ -13,7 +13,10 @@ impl History {
         let options = CompactionOptions::new().dry_run(dry_run).block_bytes(block_bytes as u32).level(1);
         self.note(format!("compact {options:?}"));
         let name = match self.store.compact(&options) {
-            Ok(report) if report.cancelled || !report.notices.is_empty() => return Err(format!("compact: {report:?}")),
+            // Without room for another segment the one that is being written goes on, which is said.
+            Ok(report) if report.cancelled || !(report.notices.is_empty() || self.full_disk) => {
+                return Err(format!("compact: {report:?}"));
+            }
             Ok(report) if report.bytes_after > report.bytes_before && report.removed_events == 0 => {
                 return Err(format!("compact: nothing was gained: {report:?}"));
             }
