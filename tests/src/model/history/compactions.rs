@@ -20,6 +20,7 @@ impl History {
             self.drop_void(report.void_snapshots)?;
         }
         let name = match outcome {
+            // Without room for another segment the one that is being written goes on, which is said.
             Ok(report) if report.cancelled || !(report.notices.is_empty() || self.full_disk) => {
                 return Err(format!("compact: {report:?}"));
             }
