@@ -6,6 +6,7 @@
 
 mod block_cache;
 mod codec;
+mod dictionary;
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals_format::Fault;
-use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
+use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, Encoding, RemovedTable};
 use annals_format::manifest::SegmentEntry;
+use annals_format::residue::Head;
 
 use crate::Result;
 use crate::error::Error;
@@ -27,9 +29,8 @@ use crate::segment::Window;
 use crate::storage::{Access, Map, SharedMap, Storage, StorageFile};
 
 pub(crate) use block_cache::BlockCache;
-pub(crate) use codec::{Compressor, train};
-
-use codec::Dictionary;
+pub(crate) use codec::Compressor;
+pub(crate) use dictionary::gather;
 
 /// The file that holds a segment's bytes, at their offsets: the segment's own, or its container.
 ///
@@ -74,12 +75,21 @@ enum Source {
     File(Arc<dyn StorageFile>),
 }
 
+/// What the blocks are compressed with.
+enum Dictionary {
+    None,
+    Trained(codec::Dictionary),
+    /// Raw content, in memory; where the file is mapped it is read there.
+    Raw(Vec<u8>),
+    RawInMap(Range<u64>),
+}
+
 /// A container that is open: header, tables and dictionary verified.
 pub(crate) struct Container {
     name: String,
     pub(crate) header: CompactedHeader,
     blocks: BlockTable,
-    dictionary: Option<Dictionary>,
+    dictionary: Dictionary,
     source: Source,
     /// Tells its blocks from those of others in the cache.
     number: u64,
@@ -136,13 +146,19 @@ impl Container {
             }
         }
         let dictionary = match header.dictionary_len {
-            0 => None,
+            0 => Dictionary::None,
             _ => {
                 let at = header.dictionary();
                 let bytes = read(at.clone())?;
                 header.check_dictionary(&bytes).map_err(damaged(at.start))?;
-                let dictionary = Dictionary::for_reading(&bytes);
-                Some(dictionary.ok_or_else(|| Error::corrupt(name, at.start, None, "the dictionary cannot be used"))?)
+                let useless = || Error::corrupt(name, at.start, None, "the dictionary cannot be used");
+                match (header.encoding, mode) {
+                    (Encoding::Zstd, _) => {
+                        Dictionary::Trained(codec::Dictionary::for_reading(&bytes).ok_or_else(useless)?)
+                    }
+                    (Encoding::Residue, ReadMode::Mapped) => Dictionary::RawInMap(at),
+                    (Encoding::Residue, ReadMode::Pread) => Dictionary::Raw(bytes),
+                }
             }
         };
         let at = header.block_table();
@@ -200,8 +216,29 @@ impl Container {
                 out.copy_from_slice(bytes);
                 return Ok(());
             }
-            codec::decompress(self.dictionary.as_ref(), bytes, out).map_err(|what| self.wrong(at, what))
+            if self.header.encoding == Encoding::Zstd {
+                let dictionary = match &self.dictionary {
+                    Dictionary::Trained(dictionary) => Some(dictionary),
+                    _ => None,
+                };
+                return codec::decompress(dictionary, bytes, out).map_err(|what| self.wrong(at, what));
+            }
+            let faulty = |fault: Fault| Error::damaged(&self.name, at, None, &fault, 0);
+            let (head, residue) = Head::decode(bytes).map_err(faulty)?;
+            codec::decompress_with_raw(self.raw_dictionary(), residue, out).map_err(|what| self.wrong(at, what))?;
+            head.put_back(out, self.header.seed()).map_err(faulty)
         })
+    }
+
+    /// The dictionary's bytes, verified when the container was opened.
+    fn raw_dictionary(&self) -> &[u8] {
+        match (&self.dictionary, &self.source) {
+            (Dictionary::Raw(bytes), _) => bytes,
+            (Dictionary::RawInMap(at), Source::Map(map)) => {
+                map.get(at.start as usize..at.end as usize).unwrap_or_default()
+            }
+            _ => &[],
+        }
     }
 
     /// A block's content: shared if somebody asked for it lately.

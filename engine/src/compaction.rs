@@ -8,9 +8,13 @@
 //! Only what a durable record removes is taken out, and what finds it stays: id, names, tags, position and revision.
 
 mod install;
+mod newest;
+mod policy;
+mod request;
 mod retired;
 mod rewrite;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -20,25 +24,56 @@ use annals_format::manifest::SegmentEntry;
 use crate::Result;
 use crate::background;
 use crate::core::Core;
+use crate::error::Error;
+use crate::merging;
 use crate::read_only::ReadOnly;
+use crate::removal;
 use crate::snapshot;
 use crate::store::{Inner, Store};
 
 pub(crate) use install::remove_superseded;
+pub use policy::CompactionPolicy;
+pub(crate) use policy::attend;
+pub use request::{CompactionRequest, RequestState};
 pub(crate) use retired::Retired;
+
+/// What compaction does about the segment that is being written, which it cannot rewrite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum LiveSegment {
+    /// It stays, and with it what was removed from it, and what the ring holds of removed events.
+    Leave,
+    /// It is ended where it holds anything removed, so that it can be compacted with the others, and the ring is emptied: so
+    /// nothing removed is left in any file. The default.
+    #[default]
+    EndWhereRemoved,
+    /// It is ended whenever it holds anything, so that all that was written before is compressed.
+    End,
+}
 
 /// How compaction is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionOptions {
     pub(crate) dry_run: bool,
+    pub(crate) live_segment: LiveSegment,
+    pub(crate) sweep_first: bool,
     pub(crate) level: i32,
     pub(crate) block_len: u32,
     pub(crate) bytes_per_second: Option<u64>,
+    /// So many of the newest segments are passed over: what is young is read most.
+    pub(crate) spared: usize,
 }
 
 impl Default for CompactionOptions {
     fn default() -> Self {
-        Self { dry_run: false, level: 3, block_len: 64 << 10, bytes_per_second: None }
+        Self {
+            dry_run: false,
+            live_segment: LiveSegment::default(),
+            sweep_first: false,
+            level: 3,
+            block_len: 64 << 10,
+            bytes_per_second: None,
+            spared: 0,
+        }
     }
 }
 
@@ -51,6 +86,18 @@ impl CompactionOptions {
     /// Only says what would be freed, and writes nothing but what belongs to sealing. It takes as long as compaction itself, without the writing.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
+        self
+    }
+
+    /// What is done about the segment that is being written. A dry run never ends it, and does not count it.
+    pub fn live_segment(mut self, what: LiveSegment) -> Self {
+        self.live_segment = what;
+        self
+    }
+
+    /// Sweeps first ([`Store::sweep`]), so that the content of what policies let go of is taken out as well. A dry run does not.
+    pub fn sweep_first(mut self, sweep: bool) -> Self {
+        self.sweep_first = sweep;
         self
     }
 
@@ -93,7 +140,10 @@ pub struct CompactionReport {
     pub void_snapshots: u64,
     /// Whether it was stopped before all was done. What was done stays.
     pub cancelled: bool,
-    /// Old files that could not be removed, which the next opening for writing does, and what kept snapshots from going.
+    /// Whether the segment that was being written was ended, to be compacted too.
+    pub ended_live: bool,
+    /// Old files that could not be removed, which the next opening for writing does, what kept snapshots from going, and why the
+    /// segment that is being written could not be ended.
     pub notices: Vec<String>,
 }
 
@@ -113,12 +163,13 @@ impl Store {
     /// again when something was removed from them since.
     ///
     /// Of removed events id, stream, type, tags, position and revision stay, and of truncated and expired ones a keyed hash of
-    /// the content, for retries. The segment that is being written is not compacted. Takes about a second for 100 MB, in the
-    /// calling thread, and as much memory as the compressed segment.
+    /// the content, for retries. The content of all that was removed before the call is in no file of the directory after it:
+    /// the segment that is being written is ended if it holds any of it, and the ring is emptied ([`LiveSegment`]). Takes about
+    /// a second for 100 MB, in the calling thread, and as much memory as the compressed segment.
     ///
     /// # Errors
     /// `NoSpace`, `Io`, and `Corrupt` where a segment is damaged; segments before that one stay compacted, the others as they
-    /// were. `Poisoned` after a failed write of the log.
+    /// were. `Poisoned` after a failed write of the log; with [`CompactionOptions::sweep_first`] as [`Store::sweep`].
     ///
     /// ```
     /// use annals::{CompactionOptions, Expect, NewEvent, Store};
@@ -143,18 +194,33 @@ impl Store {
         options: &CompactionOptions,
         progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
     ) -> Result<CompactionReport> {
-        // Then all that was removed before this call is durable.
-        self.sync()?;
-        let mut report = compact(self.inner(), options, progress)?;
-        if !options.dry_run && !report.cancelled {
-            // States of what is deleted go with its events.
-            match snapshot::drop_void(self) {
-                Ok(void) => report.void_snapshots = void,
-                Err(error) => report.notices.push(error.to_string()),
-            }
-        }
-        Ok(report)
+        run(self.inner(), options, progress)
     }
+}
+
+/// As [`Store::compact_while`], for whoever has no handle.
+fn run(
+    inner: &Inner,
+    options: &CompactionOptions,
+    progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
+) -> Result<CompactionReport> {
+    if options.sweep_first && !options.dry_run && !inner.core.removals.policies().is_empty() {
+        removal::sweep(inner)?;
+    }
+    // Then all that was removed before this call is durable.
+    inner.sync()?;
+    let mut report = compact(inner, options, progress)?;
+    if !options.dry_run && !report.compacted.is_empty() && !report.cancelled {
+        merging::pack_compacted(inner);
+    }
+    if !options.dry_run && !report.cancelled {
+        // States of what is deleted go with its events.
+        match snapshot::drop_void(inner) {
+            Ok(void) => report.void_snapshots = void,
+            Err(error) => report.notices.push(error.to_string()),
+        }
+    }
+    Ok(report)
 }
 
 pub(crate) fn compact(
@@ -163,8 +229,20 @@ pub(crate) fn compact(
     progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
 ) -> Result<CompactionReport> {
     // One at a time; who asks meanwhile waits.
-    let _turn = inner.compacting.lock();
+    let mut turn = inner.compacting.lock();
     inner.core.log.check_poison()?;
+    let mut report = CompactionReport::default();
+    let ends_live = !options.dry_run && options.live_segment != LiveSegment::Leave;
+    if ends_live {
+        match newest::end_live(inner, options.live_segment) {
+            Ok(ended) => report.ended_live = ended,
+            // What can be compacted may make the room that is missing.
+            Err(error @ Error::NoSpace { .. }) => {
+                report.notices.push(format!("the segment that is being written could not be ended: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
     background::seal_all(inner);
     inner.core.log.check_poison()?;
     // What was removed by a record that a power cut could take back stays.
@@ -174,9 +252,8 @@ pub(crate) fn compact(
         let sealing = inner.sealing.lock();
         (sealing.manifest.segments.clone(), sealing.manifest.content_hash_key)
     };
-    let due = due(entries, &inner.core, durable);
+    let due = due(entries, &inner.core, durable, options);
     let mut pace = Pace::of(&due, options, progress);
-    let mut report = CompactionReport::default();
     for entry in due {
         // One that is ended and not yet listed among the readers' segments comes up the next time.
         let Some(segment) = install::listed_segment(inner, &entry) else { continue };
@@ -194,7 +271,10 @@ pub(crate) fn compact(
                 report.cancelled = true;
                 break;
             }
-            rewrite::Outcome::Left => report.left += 1,
+            rewrite::Outcome::Left => {
+                report.left += 1;
+                turn.left.insert(entry.number);
+            }
             rewrite::Outcome::OnlyLookedAt => {
                 report.left += 1;
                 if !options.dry_run {
@@ -209,11 +289,34 @@ pub(crate) fn compact(
             }
         }
     }
+    let newest_hiding = inner.core.removals.newest_hiding().min(durable);
+    if ends_live && !report.cancelled && turn.ring_emptied_after < newest_hiding {
+        newest::empty_ring(inner)?;
+        turn.ring_emptied_after = newest_hiding;
+    }
+    if !options.dry_run && !report.cancelled && options.spared == 0 && report.notices.is_empty() {
+        turn.taken_out_up_to = newest_hiding;
+    }
     Ok(report)
 }
 
+/// What is remembered from one compaction to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Position of the newest record that removes something when the ring was emptied last; 0: not yet.
+    ring_emptied_after: u64,
+    /// All that records up to this position remove is in no file any more.
+    taken_out_up_to: u64,
+    /// Segments that would not be shorter.
+    left: BTreeSet<u64>,
+    /// Since when something waits to be taken out, and since when compaction by itself has failed.
+    waits_since: Option<Instant>,
+    failed_at: Option<Instant>,
+}
+
 /// Those that were not compacted yet, or of which a durable record may have removed something since.
-fn due(entries: Vec<SegmentEntry>, core: &Core, durable: u64) -> Vec<SegmentEntry> {
+fn due(mut entries: Vec<SegmentEntry>, core: &Core, durable: u64, options: &CompactionOptions) -> Vec<SegmentEntry> {
+    entries.truncate(entries.len().saturating_sub(options.spared));
     let newest_hiding = core.removals.newest_hiding().min(durable);
     let is_due = |entry: &SegmentEntry| match &entry.compacted {
         None => true,
@@ -247,7 +350,7 @@ impl ReadOnly {
         let hidden = core.removals.hidden(durable);
         let listed: Vec<SegmentEntry> =
             core.segments.load().iter().filter_map(|segment| segment.entry().cloned()).collect();
-        let due = due(listed, core, durable);
+        let due = due(listed, core, durable, options);
         let mut pace = Pace::of(&due, options, progress);
         let mut report = CompactionReport::default();
         for entry in due {

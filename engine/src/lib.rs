@@ -62,7 +62,9 @@ mod writer;
 
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
-pub use compaction::{Compacting, CompactionOptions, CompactionReport};
+pub use compaction::{
+    Compacting, CompactionOptions, CompactionPolicy, CompactionReport, CompactionRequest, LiveSegment, RequestState,
+};
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
     PassedOver, Progress, Retry,

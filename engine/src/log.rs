@@ -9,11 +9,13 @@
 //! sync writes the last, partial page, filled up with zeros from a private copy.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::once::OnceLock;
-use crate::publish::{Lock, Watermark};
+use crate::publish::{AtomicU64, Lock, Watermark};
 use crate::ring::Ring;
 use crate::storage::StorageFile;
 
@@ -50,11 +52,19 @@ pub(crate) struct Log {
     pub(crate) watermark: Watermark,
     extents: Lock<VecDeque<Extent>>,
     poison: OnceLock<String>,
+    /// Log offset below which the ring holds nothing any more, because it was emptied. Stored under the writer's lock.
+    emptied: AtomicU64,
 }
 
 impl Log {
     pub(crate) fn new(ring: Option<Ring>, watermark: Watermark) -> Self {
-        Self { ring, watermark, extents: Lock::new(VecDeque::new()), poison: OnceLock::new() }
+        Self {
+            ring,
+            watermark,
+            extents: Lock::new(VecDeque::new()),
+            poison: OnceLock::new(),
+            emptied: AtomicU64::new(0),
+        }
     }
 
     /// A log that is only read: all its bytes are in the files.
@@ -110,8 +120,25 @@ impl Log {
         if end > page_floor(self.watermark.flushed()) + ring.len() {
             self.flush(at, false)?;
         }
-        self.watermark.raise_low(end.saturating_sub(ring.len()));
+        self.watermark.raise_low(end.saturating_sub(ring.len()).max(self.emptied.load(Ordering::Relaxed)));
         ring.store(at, bytes);
+        Ok(())
+    }
+
+    /// Stores zeros over the bytes `range` of the ring, but for those that the next flush begins with: all that stands there
+    /// is in the files when this begins. `end` is the end of all that was stored.
+    ///
+    /// The caller holds the writer's lock. An error has poisoned the log.
+    pub(crate) fn empty_ring(&self, range: Range<u64>, end: u64) -> Result<(), Error> {
+        let ring = self.ring();
+        // With the last page: no batch may lie partly in the files and partly in what is emptied.
+        self.flush(end, true)?;
+        let page = page_floor(end);
+        self.emptied.store(page, Ordering::Relaxed);
+        self.watermark.raise_low(page.max(end.saturating_sub(ring.len())));
+        let kept = page % ring.len()..page % ring.len() + (end - page);
+        ring.zero(range.start..range.end.min(kept.start).max(range.start));
+        ring.zero(range.start.max(kept.end).min(range.end)..range.end);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::compaction;
 use crate::directory::{self, Pending};
 use crate::error::Error;
 use crate::places_file;
@@ -105,7 +106,19 @@ pub(crate) fn merge_loop(inner: &Inner) {
         if is_quiet {
             seen.look(inner);
         }
+        compaction::attend(inner, is_quiet);
         inner.merging.sleep(inner);
+    }
+}
+
+/// What cannot wait until this thread has done something else that takes long.
+pub(crate) fn keep_up(inner: &Inner) {
+    if behind(inner) >= BEHIND {
+        keep_directory(inner, false, &mut |_| {}, &inner.stopping);
+    }
+    let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
+    if uncovered(inner) >= BACKLOG || ids_in_memory >= IDS_ENOUGH {
+        keep_tiers(inner, Due::WhileMoreCome, &mut |_| {}, &inner.stopping);
     }
 }
 
@@ -321,6 +334,15 @@ pub(crate) fn cover_rest(inner: &Inner) {
 fn keep(inner: &Inner) -> bool {
     let goes_on = keep_directory(inner, true, &mut |_| {}, &inner.stopping);
     keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping) || goes_on
+}
+
+/// After a compaction: what ended segments hold beyond tiers and directory is written to them, and the index files of those that
+/// are compacted keep packed places alone.
+pub(crate) fn pack_compacted(inner: &Inner) {
+    let behind_tiers = || ended_until(inner) > inner.core.tiers.load().covered_until();
+    while behind_tiers() && keep_tiers(inner, Due::Rest, &mut |_| {}, &inner.stopping) {}
+    while keep_directory(inner, true, &mut |_| {}, &inner.stopping) {}
+    shrink_all(inner);
 }
 
 /// With so many positions behind its coverage the directory is written while appends go on.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::append::Durability;
+use crate::compaction::CompactionPolicy;
 use crate::error::Error;
 use crate::storage::{Disk, Storage};
 use crate::{Follower, ReadOnly, Result, Store, follower, read_only, recovery};
@@ -82,6 +83,8 @@ pub struct Options {
     pub(crate) limits: Limits,
     pub(crate) removal_forbidden: bool,
     pub(crate) sweep_interval: Option<Duration>,
+    /// `None`: it compacts when it is told.
+    pub(crate) compaction: Option<CompactionPolicy>,
     pub(crate) background: bool,
     /// The view a follower shows; `None`: the durable one.
     pub(crate) view: Option<View>,
@@ -115,6 +118,7 @@ impl Options {
             limits: Limits::default(),
             removal_forbidden: false,
             sweep_interval: None,
+            compaction: None,
             background: true,
             view: None,
             wait_for_store: Duration::ZERO,
@@ -215,6 +219,13 @@ impl Options {
     /// [`Store::sweep`](crate::Store::sweep). By default nobody does but the caller. What fails is tried again next time.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = Some(interval);
+        self
+    }
+
+    /// Compacts by itself, when this policy says. By default nobody does but the caller, and whoever asks from outside
+    /// ([`CompactionRequest`](crate::CompactionRequest)).
+    pub fn compaction(mut self, policy: CompactionPolicy) -> Self {
+        self.compaction = Some(policy);
         self
     }
 

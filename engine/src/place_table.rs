@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use annals_format::packed_places::{self, PackedLayout};
+
 use crate::active_index::Place;
 use crate::prefetch::prefetch;
 use crate::storage::Map;
@@ -10,7 +12,7 @@ const OFFSET_LEN: usize = size_of::<u32>();
 const BATCH_LEN: usize = 16;
 
 /// Kept beside the segment's own map, so that a look-up goes straight to its rows. Offsets and batches have the same form
-/// in every file that holds them (docs/format.md, sections 14 and 22).
+/// in every file that holds them (docs/format.md, sections 14 and 22), but for those of compacted segments (section 22a).
 ///
 /// Whatever the rows say, nothing outside of the arrays is read.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct PlaceTable {
     batches: usize,
     record_count: u32,
     batch_count: u32,
+    /// Where groups and words lie instead.
+    packed: Option<Box<(Range<usize>, Range<usize>)>>,
 }
 
 impl PlaceTable {
@@ -31,7 +35,21 @@ impl PlaceTable {
             return None;
         }
         let (record_count, batch_count) = (u32::try_from(records).ok()?, u32::try_from(batch_bytes / BATCH_LEN).ok()?);
-        Some(Self { map, offsets: offsets.start, batches: batches.start, record_count, batch_count })
+        Some(Self { map, offsets: offsets.start, batches: batches.start, record_count, batch_count, packed: None })
+    }
+
+    /// Of a verified file of packed places.
+    pub(crate) fn packed(map: Map, layout: &PackedLayout) -> Option<Self> {
+        let (groups, words) = (layout.groups(), layout.words());
+        if groups.end > map.len() || words.end > map.len() {
+            return None;
+        }
+        let packed = Some(Box::new((groups, words)));
+        Some(Self { map, offsets: 0, batches: 0, record_count: layout.record_count(), batch_count: 0, packed })
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed.is_some()
     }
 
     /// Place of an event by its number in the segment; `None` for a control record and beyond the end.
@@ -40,14 +58,28 @@ impl PlaceTable {
         if record >= self.record_count {
             return None;
         }
+        if let Some(packed) = &self.packed {
+            return self.place_in(packed, record);
+        }
         let frame = self.word(self.offsets + record as usize * OFFSET_LEN);
         let batch = self.batch_of(record)?;
         (frame != 0).then_some(Place { frame: u64::from(frame) * 8, batch: u64::from(batch) * 8 })
     }
 
+    fn place_in(&self, (groups, words): &(Range<usize>, Range<usize>), record: u32) -> Option<Place> {
+        let (groups, words) = (self.map.get(groups.clone())?, self.map.get(words.clone())?);
+        let (frame, batch) = packed_places::place(groups, words, record)?;
+        Some(Place { frame: u64::from(frame) * 8, batch: u64::from(batch) * 8 })
+    }
+
     /// Begins to load what [`PlaceTable::place`] will look at, nearly always.
     #[inline]
     pub(crate) fn prefetch(&self, record: u32) {
+        if let Some(packed) = &self.packed {
+            let at = packed.0.start + packed_places::row_of(record);
+            self.map.get(at..at + 1).and_then(<[u8]>::first).into_iter().for_each(prefetch);
+            return;
+        }
         let offset = self.offsets + record as usize * OFFSET_LEN;
         let batch = self.batches + self.guess(record) as usize * BATCH_LEN;
         for at in [offset, batch] {

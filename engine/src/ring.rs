@@ -51,6 +51,11 @@ impl Ring {
         }
     }
 
+    /// Stores zeros to these bytes of the ring (multiples of 8), wherever in the log they lie.
+    pub(crate) fn zero(&self, range: Range<u64>) {
+        self.memory.zero(self.start + range.start as usize..self.start + range.end as usize);
+    }
+
     /// Copies what stands at log offset `at` into `out` (a multiple of 8).
     #[inline]
     pub(crate) fn load(&self, at: u64, out: &mut [u8]) {

@@ -99,10 +99,10 @@ impl SealedIndex {
         bytes.resize(INDEX_HEADER_LEN, 0);
         with_building(log, hash, segment, |building| {
             let written = building.write(expected.clone(), Collected(&mut bytes));
-            let (head, _, _) = written
+            let (finished, _) = written
                 .map_err(WriteError::into_fault)
                 .map_err(|fault| Error::damaged(&index_name(expected.segment), 0, None, &fault, 0))?;
-            bytes[..INDEX_HEADER_LEN].copy_from_slice(&head[..]);
+            bytes[..INDEX_HEADER_LEN].copy_from_slice(&finished.header[..]);
             Ok(())
         })?;
         Ok((expected, bytes))
@@ -319,11 +319,11 @@ fn write_file(storage: &dyn Storage, name: &str, header: &IndexHeader, building:
     let mut write = || -> Step<()> {
         let failed = |error| WriteError::Sink(Halt::Failed(error));
         let sink = TierSink::create_behind(INDEX_HEADER_LEN, storage, (name, len), &mut pace, &never);
-        let (head, written, sink) = building.write(header.clone(), sink.map_err(failed)?)?;
-        if written != len {
-            return Err(Fault::Length { what: "length of an index", value: written }.into());
+        let (finished, sink) = building.write(header.clone(), sink.map_err(failed)?)?;
+        if finished.len != len {
+            return Err(Fault::Length { what: "length of an index", value: finished.len }.into());
         }
-        sink.finish_with(&head[..]).map_err(WriteError::Sink)
+        sink.finish_with(&finished.header[..]).map_err(WriteError::Sink)
     };
     write().map_err(|error| match error {
         WriteError::Sink(Halt::Failed(error)) => error,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
-use crate::compaction::Retired;
+use crate::compaction::{Retired, Turn};
 use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::error::{Error, StreamState};
@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     /// Held by whoever seals.
     pub(crate) seal_turn: Mutex<()>,
     /// Held by whoever compacts.
-    pub(crate) compacting: Mutex<()>,
+    pub(crate) compacting: Mutex<Turn>,
     pub(crate) retired: Retired,
     pub(crate) stopping: AtomicBool,
 }
@@ -67,6 +67,18 @@ impl Inner {
             self.commit.wait_durable_end(&self.committing(), end).map_err(unknown)?;
         }
         Ok(())
+    }
+
+    /// Everything that was written before this call is durable on return; answers the durable head.
+    pub(crate) fn sync(&self) -> Result<u64> {
+        let (head, end) = {
+            let writer = self.writer.lock();
+            (writer.head, writer.end)
+        };
+        self.wait_durable(head)?;
+        // What has no position lies behind it.
+        self.commit.wait_durable_end(&self.committing(), end)?;
+        Ok(self.core.log.watermark.durable())
     }
 
     /// Everything up to `position` is durable on return.
@@ -318,15 +330,7 @@ impl Store {
     /// # Errors
     /// `Poisoned` if a write or sync failed, now or before.
     pub fn sync(&self) -> Result<u64> {
-        let inner = self.inner();
-        let (head, end) = {
-            let writer = inner.writer.lock();
-            (writer.head, writer.end)
-        };
-        inner.wait_durable(head)?;
-        // What has no position lies behind it.
-        inner.commit.wait_durable_end(&inner.committing(), end)?;
-        Ok(inner.core.log.watermark.durable())
+        self.inner().sync()
     }
 
     /// Makes room for `bytes` more of log now, on disk and in memory, so that the appends that follow wait neither for the

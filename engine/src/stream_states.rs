@@ -16,8 +16,8 @@ const STEPS: usize = 3;
 impl Reader {
     /// States of many streams, in the order of their names, all at the head of the moment of the call.
     ///
-    /// A look-up waits for memory or the disk; here they wait beside each other: a name costs some 0.2 us in a large store,
-    /// where [`Reader::stream_state`] takes twice to three times as long. Allocates the answer.
+    /// A look-up in a large store waits for memory several times over; here the waits of some names run beside each other, which
+    /// [`Reader::stream_state`] cannot do. Allocates the answer.
     ///
     /// # Errors
     /// `Invalid` if a name cannot be one; `Corrupt` or `Io` if the last event of one is damaged.

@@ -31,8 +31,26 @@ pub const REMOVED_ENTRY_LEN: usize = 8 + CONTENT_HASH_LEN;
 const WHAT: &str = "header of the compacted segment";
 const HEADER: Header =
     Header { what: WHAT, magic: *b"ANNALSGC", len: COMPACTED_HEADER_LEN, reach: Reach::Header, known_write: 0 };
-const ZSTD: u8 = 1;
 const KIND: u8 = 2;
+
+/// How the blocks of a container are encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encoding {
+    /// 1: each block is one zstd frame, with a dictionary that zstd has trained.
+    Zstd,
+    /// 2: what [`residue`](crate::residue) takes out of a block stands in front of a zstd frame of the rest, with a dictionary of
+    /// raw content.
+    Residue,
+}
+
+impl Encoding {
+    fn number(self) -> u8 {
+        match self {
+            Self::Zstd => 1,
+            Self::Residue => 2,
+        }
+    }
+}
 
 /// First bytes of a container.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +69,8 @@ pub struct CompactedHeader {
     pub stored_len: u64,
     /// Length of the container's file.
     pub file_len: u64,
+    /// How its blocks are encoded.
+    pub encoding: Encoding,
     /// Bytes of the segment in each block: a power of two.
     pub block_len: u32,
     /// Number of blocks.
@@ -79,7 +99,7 @@ impl CompactedHeader {
         put(&mut bytes, 32, self.written_by.to_le_bytes());
         bytes[36] = KIND;
         bytes[37] = 1;
-        bytes[38] = ZSTD;
+        bytes[38] = self.encoding.number();
         put(&mut bytes, 40, self.identity.store);
         put(&mut bytes, 56, self.identity.incarnation);
         let numbers =
@@ -128,7 +148,11 @@ impl CompactedHeader {
         HEADER.check(bytes, Seed::of(&identity).raw(), purpose)?;
         check_known(u8_at(bytes, 36), KIND.into(), "segment kind")?;
         check_known(u8_at(bytes, 37), 1, "checksum algorithm")?;
-        check_known(u8_at(bytes, 38), ZSTD.into(), "compression")?;
+        let encoding = match u8_at(bytes, 38) {
+            1 => Encoding::Zstd,
+            2 => Encoding::Residue,
+            other => return Err(Fault::Unsupported { what: "compression", value: other.into() }),
+        };
         check_known(u8_at(bytes, 39), 0, "encryption")?;
         check_reserved(bytes, 156, COMPACTED_HEADER_LEN, "reserved bytes of the compacted segment's header")?;
         numbered_at(bytes, 72, "segment number")?;
@@ -140,6 +164,7 @@ impl CompactedHeader {
             segment_len: number_at(bytes, 96, "segment length")?,
             stored_len: number_at(bytes, 104, "bytes held of a segment")?,
             file_len: number_at(bytes, 112, "length of a container")?,
+            encoding,
             block_len: u32_at(bytes, 120),
             block_count: u32_at(bytes, 124),
             dictionary_len: u32_at(bytes, 128),

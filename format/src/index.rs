@@ -16,7 +16,7 @@ use crate::header::{Header, Purpose, Reach, check_crc};
 
 pub use lookup::{BatchAt, Ids, NameAt, Names};
 pub use rkyv::rend::u32_le;
-pub use writer::{IndexSizes, IndexWriter};
+pub use writer::{FinishedIndex, IndexSizes, IndexWriter};
 
 /// Length of the header; the archive follows.
 pub const INDEX_HEADER_LEN: usize = 128;

@@ -57,6 +57,8 @@ pub enum FileKind {
     Tier,
     /// Where each stream ends: [`directory`](crate::directory).
     Directory,
+    /// Where the frames of one compacted segment lie: [`packed_places`](crate::packed_places).
+    PackedPlaces,
 }
 
 impl FileKind {
@@ -65,6 +67,7 @@ impl FileKind {
             Self::Places => 1,
             Self::Tier => 2,
             Self::Directory => 3,
+            Self::PackedPlaces => 4,
         }
     }
 
@@ -73,6 +76,7 @@ impl FileKind {
             1 => Ok(Self::Places),
             2 => Ok(Self::Tier),
             3 => Ok(Self::Directory),
+            4 => Ok(Self::PackedPlaces),
             kind => Err(Fault::Unsupported { what: "kind of an index file", value: kind.into() }),
         }
     }

@@ -13,13 +13,15 @@
 //! | [`section`], [`consumer`] | what a batch carries beside records: acknowledgements; where consumers stand |
 //! | [`scan`] | what stands at a place of a segment; whole batches |
 //! | [`mark`], [`ring`], [`control`] | the small files beside the log |
+//! | [`request`] | what a writer is asked from outside, and its answer |
 //! | [`manifest`] | which segments make up the log |
+//! | [`residue`] | what of a block need not be compressed |
 //! | [`compacted`], [`content_hash`] | a segment in a container, compressed and without what was removed; what is kept of that
 //! |             | to compare with |
 //! | [`index`] | the index of a sealed segment |
 //! | [`snapshot`] | files of snapshots of state |
 //! | [`index_file`] | what the files of the index at scale share: header, blocks and their checksums |
-//! | [`places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
+//! | [`places`], [`packed_places`], [`tier`], [`directory`] | where frames lie; which records have a name or id; where each stream ends |
 //! | [`backup_point`] | what a backup holds at one moment |
 //! | [`index_manifest`] | which tiers and directories make up the index |
 //!
@@ -64,8 +66,11 @@ pub mod index_manifest;
 pub mod manifest;
 pub mod mark;
 pub mod name;
+pub mod packed_places;
 pub mod places;
 pub mod record;
+pub mod request;
+pub mod residue;
 pub mod ring;
 pub mod scan;
 pub mod section;

@@ -152,7 +152,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 49] = [
     ("manifest", 256 + 8 + 48 + 8 + 100, 1, &[1, 2]),
     ("manifest", 256 + 8 + 48 + 8 + 101, 1, &[1, 2]),
     ("index", 68, 1, &[1]),
-    ("places", 48, 1, &[1, 2, 3]),
+    ("places", 48, 1, &[1, 2, 3, 4]),
     ("tier", 49, 1, &[1]),
     ("tier", 50, 1, &[1]),
     ("directory", 52, 4, &[16384]),
@@ -171,7 +171,7 @@ const CHOICES: [(&str, usize, usize, &[u64]); 49] = [
     ("backup_point", 8, 4, &[0, 1]),
     ("compacted", 36, 1, &[2]),
     ("compacted", 37, 1, &[1]),
-    ("compacted", 38, 1, &[1]),
+    ("compacted", 38, 1, &[1, 2]),
     ("compacted", 39, 1, &[0]),
 ];
 

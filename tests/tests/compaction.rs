@@ -11,6 +11,7 @@ use annals::{
     Position, Query, QueryItem, ReadMode, Reader, RemovalReason, Retention, Revision, Scope, Seek, Store, View,
 };
 use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader};
+use annals_format::residue::Head;
 use annals_tests::model::{Ground, on_each_ground};
 
 fn options() -> Options {
@@ -270,7 +271,12 @@ fn held_by(file: &[u8]) -> Vec<u8> {
         table.check(number, bytes).unwrap();
         match bytes.len() == len {
             true => held.extend_from_slice(bytes),
-            false => held.extend(decoder.decompress(bytes, len).unwrap()),
+            false => {
+                let (head, rest) = Head::decode(bytes).unwrap();
+                let mut block = decoder.decompress(rest, len).unwrap();
+                head.put_back(&mut block, header.seed()).unwrap();
+                held.extend(block);
+            }
         }
     }
     held

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use annals::{Durability, Options, ReadMode};
+use annals::{Durability, LiveSegment, Options, ReadMode};
 use annals_tests::crash::{
     Crowd, Ended, Lot, Script, Step, Toll, Trace, Truth, Verdict, changes, examine, how_many, open, play, play_on,
     seed, small,
@@ -155,7 +155,7 @@ fn corners() -> Vec<(&'static str, Vec<Step>)> {
                 Step::Append(lot(2, 30_000), buffered),
                 Step::Append(lot(2, 30_000), buffered),
                 Step::Append(lot(2, 30_000), durable),
-                Step::Compact,
+                Step::Compact(LiveSegment::EndWhereRemoved),
                 Step::Append(lot(1, 300), durable),
             ],
         ),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use annals::storage::{Disk, Storage};
 use annals::{Options, ReadOnly, Store};
 
 use crate::failure::{Code, Failure};
@@ -16,6 +17,11 @@ pub(crate) fn read_only(path: &Path) -> Result<ReadOnly, Failure> {
 /// For writing; a missing or empty directory becomes a new store, which is said.
 pub(crate) fn writable(path: &Path) -> Result<Store, Failure> {
     let store = Options::new().open(path).map_err(|error| about(path, error))?;
+    say_what_opening_did(path, &store);
+    Ok(store)
+}
+
+fn say_what_opening_did(path: &Path, store: &Store) {
     let report = store.recovery_report();
     if report.created {
         eprintln!("created store {}", path.display());
@@ -27,7 +33,24 @@ pub(crate) fn writable(path: &Path) -> Result<Store, Failure> {
             report.cut_bytes
         );
     }
-    Ok(store)
+}
+
+/// As [`writable`]; `None` where another process holds the store.
+pub(crate) fn writable_unless_held(path: &Path) -> Result<Option<Store>, Failure> {
+    match Options::new().open(path) {
+        Ok(store) => {
+            say_what_opening_did(path, &store);
+            Ok(Some(store))
+        }
+        Err(annals::Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(about(path, error)),
+    }
+}
+
+/// Whether another process writes the store, as far as it shows; asking is in no writer's way.
+pub(crate) fn is_held(path: &Path) -> Result<bool, Failure> {
+    let disk = Disk::open(path).map_err(|error| Failure::input(path, &error))?;
+    Ok(disk.has_writer("CONTROL") != Some(false))
 }
 
 /// An error of the store at `path`.

@@ -11,7 +11,7 @@ use annals::{
 use crate::Result;
 use crate::floor::scan::Place;
 use crate::peer::{Durability, Log, Outcome, Scanned, Store, Tickets, Writer};
-use crate::workload::EventIn;
+use crate::workload::{EventIn, Workload};
 
 /// See the module.
 pub struct Annals {
@@ -52,6 +52,34 @@ impl Annals {
         }
         batch
     }
+}
+
+/// Appends all events of `work` in batches of `len`.
+pub(crate) fn append_all(
+    work: &Workload,
+    len: usize,
+    mut append: impl FnMut(&[EventIn<'_>]) -> Result<()>,
+    firsts: &[bool],
+) -> Result<()> {
+    let mut batch = Vec::with_capacity(len);
+    for (number, first_in_batch) in firsts.iter().enumerate() {
+        batch.push(EventIn { first_in_batch: *first_in_batch, ..work.event(number) });
+        if batch.len() == len || number + 1 == firsts.len() {
+            append(&batch)?;
+            batch.clear();
+        }
+    }
+    Ok(())
+}
+
+/// Commits a batch of events, with the callers' ids.
+pub(crate) fn commit(store: &Events, events: &[EventIn<'_>]) -> Result<()> {
+    let mut batch = Batch::with_capacity(events.len());
+    for event in events {
+        batch.push(event.stream, NewEvent::new(event.event_type, event.payload).id(event.id));
+    }
+    store.commit(&batch)?;
+    Ok(())
 }
 
 fn store(dir: &Path, durability: Durability) -> Result<Events> {

@@ -62,6 +62,11 @@ pub trait Log: Send + Sync {
     /// Makes everything acknowledged so far durable.
     fn sync(&self) -> Result<()>;
 
+    /// Makes the store as small as the engine can: `VACUUM`, a full compaction.
+    fn compact(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Prepares room for `bytes` of payload before the clock starts, where the engine has a way that the rows use.
     fn reserve(&self, _bytes: u64) -> Result<()> {
         Ok(())

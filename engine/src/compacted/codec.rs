@@ -1,4 +1,4 @@
-//! zstd: blocks that stand for themselves, with a dictionary that was trained on the segment.
+//! zstd: blocks that stand for themselves, with a dictionary that was made of the segment.
 //!
 //! A block is decompressed into memory of exactly the length that was declared, which is bounded; a frame that holds more
 //! or less is damage.
@@ -16,19 +16,37 @@ impl Dictionary {
     }
 }
 
+thread_local! {
+    /// Some 160 KB: made once for each thread that reads compacted segments.
+    static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
 /// Decompresses `bytes` into all of `out`.
 pub(super) fn decompress(dictionary: Option<&Dictionary>, bytes: &[u8], out: &mut [u8]) -> Result<(), String> {
-    thread_local! {
-        /// Some 160 KB: made once for each thread that reads compacted segments.
-        static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
-    }
-    let written = CONTEXT.with_borrow_mut(|context| match dictionary {
-        Some(dictionary) => context.decompress_using_ddict(out, bytes, &dictionary.0),
-        None => context.decompress(out, bytes),
-    });
+    judged(
+        out.len(),
+        CONTEXT.with_borrow_mut(|context| match dictionary {
+            Some(dictionary) => context.decompress_using_ddict(out, bytes, &dictionary.0),
+            None => context.decompress(out, bytes),
+        }),
+    )
+}
+
+/// As [`decompress`], with a dictionary of raw content, which may be empty: nothing is made of it before, it is only pointed at.
+pub(super) fn decompress_with_raw(dictionary: &[u8], bytes: &[u8], out: &mut [u8]) -> Result<(), String> {
+    judged(
+        out.len(),
+        CONTEXT.with_borrow_mut(|context| match dictionary {
+            [] => context.decompress(out, bytes),
+            _ => context.decompress_using_dict(out, bytes, dictionary),
+        }),
+    )
+}
+
+fn judged(wanted: usize, written: zstd_safe::SafeResult) -> Result<(), String> {
     match written {
-        Ok(len) if len == out.len() => Ok(()),
-        Ok(len) => Err(format!("the block holds {len} bytes, {} belong there", out.len())),
+        Ok(len) if len == wanted => Ok(()),
+        Ok(len) => Err(format!("the block holds {len} bytes, {wanted} belong there")),
         Err(code) => Err(format!("the block cannot be decompressed: {}", zstd_safe::get_error_name(code))),
     }
 }
@@ -53,23 +71,14 @@ impl Compressor {
         self.dictionary.is_some()
     }
 
-    /// The block as it is to be written: compressed if that makes it shorter.
-    pub(crate) fn compress<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// A residue, compressed; `None` if that makes it no shorter.
+    pub(crate) fn compress<'a>(&'a mut self, bytes: &[u8]) -> Option<&'a [u8]> {
         self.buffer.resize(zstd_safe::compress_bound(bytes.len()), 0);
         let out = &mut self.buffer[..];
         let written = match &self.dictionary {
             Some(dictionary) => self.context.compress_using_cdict(out, bytes, dictionary),
             None => self.context.compress(out, bytes, self.level),
         };
-        match written {
-            Ok(len) if len < bytes.len() => &self.buffer[..len],
-            _ => bytes,
-        }
+        written.ok().filter(|len| *len < bytes.len()).map(|len| &self.buffer[..len])
     }
-}
-
-/// A dictionary of at most `len` bytes from samples of these lengths that stand one after the other; empty if they are too
-/// few or too unlike.
-pub(crate) fn train(samples: &[u8], lengths: &[usize], len: usize) -> Vec<u8> {
-    zstd::dict::from_continuous(samples, lengths, len).unwrap_or_default()
 }

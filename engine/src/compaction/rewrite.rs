@@ -3,18 +3,23 @@
 //! It is walked twice, each batch verified whole: once to see what is removed and to gather samples for the dictionary, which
 //! must hold nothing of what is taken out; once to compress.
 
+use std::collections::BTreeMap;
+
 use annals_format::Fault;
 use annals_format::batch::{BATCH_HEADER_LEN, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
-use annals_format::compacted::{self, COMPACTED_HEADER_LEN, CompactedHeader, REMOVED_ENTRY_LEN, RemovedTable};
+use annals_format::compacted::{
+    self, COMPACTED_HEADER_LEN, CompactedHeader, Encoding, REMOVED_ENTRY_LEN, RemovedTable,
+};
 use annals_format::content_hash;
-use annals_format::manifest::SegmentEntry;
-use annals_format::record::EventFrame;
+use annals_format::manifest::{SegmentEntry, SegmentState};
+use annals_format::record::{self, EventFrame};
+use annals_format::residue::{self, Start};
 use annals_format::segment::FinalChecksum;
 
 use super::{CompactionOptions, Pace};
-use crate::batches::{Batches, SegmentFile};
-use crate::compacted::{Compressor, Container, name_of, train};
+use crate::batches::{Batches, SegmentBytes, SegmentFile};
+use crate::compacted::{Compressor, Container, gather, name_of};
 use crate::error::Error;
 use crate::event::EventRef;
 use crate::options::ReadMode;
@@ -24,11 +29,11 @@ use crate::storage::Storage;
 use crate::{Result, VERSION};
 
 /// A dictionary is no longer than this, nor than this part of what is compressed.
-const DICTIONARY_LEN: usize = 32 << 10;
+const DICTIONARY_LEN: usize = 512 << 10;
 const DICTIONARY_PART: u64 = 64;
 const DICTIONARY_LEN_MIN: usize = 1 << 10;
 /// Bytes of samples for each byte of the dictionary, and the longest sample.
-const SAMPLES_PART: usize = 64;
+const SAMPLES_PART: usize = 16;
 const SAMPLE_LEN: usize = 4 << 10;
 /// It is told how far it is whenever so many bytes more are done.
 const STEP: u64 = 1 << 20;
@@ -95,7 +100,7 @@ trait Visitor {
 
 impl Basis<'_> {
     pub(super) fn rewrite(&self, pace: &mut Pace<'_>) -> Result<Outcome> {
-        let mut survey = Survey::of(self.entry);
+        let mut survey = Survey::of(self.entry, Seed::of(&self.identity()));
         if self.walk(pace, &mut survey)? {
             return Ok(Outcome::Cancelled);
         }
@@ -110,7 +115,8 @@ impl Basis<'_> {
         }
         let made = filling.finish(self, newly_removed);
         let pages = |len: u64| len.next_multiple_of(PAGE);
-        if newly_removed == 0 && pages(made.header.file_len) >= pages(self.entry.file_len()) {
+        let gains_nothing = newly_removed == 0 && pages(made.header.file_len) >= pages(self.entry.file_len());
+        if gains_nothing && !self.has_stale_tail()? {
             return Ok(Outcome::Left);
         }
         Ok(Outcome::Made(Box::new(made)))
@@ -118,6 +124,27 @@ impl Basis<'_> {
 
     fn identity(&self) -> Identity {
         Identity { store: self.entry.store, incarnation: self.entry.incarnation, segment: self.entry.number }
+    }
+
+    /// Whether bytes that no reader looks at stand behind the end of a segment that recovery has cut: copies of what stands in
+    /// the next one, and of what may be removed there.
+    fn has_stale_tail(&self) -> Result<bool> {
+        if self.entry.compacted.is_some() || self.entry.state != SegmentState::Cut {
+            return Ok(false);
+        }
+        let file = SegmentFile::open(self.storage, &name_of(self.entry))?;
+        let mut bytes = vec![0; 64 << 10];
+        let mut at = self.entry.end;
+        loop {
+            let got = file.read_at(at, &mut bytes)?;
+            if bytes[..got].iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            if got < bytes.len() {
+                return Ok(false);
+            }
+            at += got as u64;
+        }
     }
 
     /// Walks all of the segment, each batch verified whole; true if it was stopped.
@@ -172,21 +199,21 @@ struct Survey {
     dictionary_len: usize,
     distance: u64,
     passed: u64,
+    seed: Seed,
     samples: Vec<u8>,
-    lengths: Vec<usize>,
     newly_removed: u64,
 }
 
 impl Survey {
-    fn of(entry: &SegmentEntry) -> Self {
+    fn of(entry: &SegmentEntry, seed: Seed) -> Self {
         let dictionary_len = DICTIONARY_LEN.min((entry.end / DICTIONARY_PART) as usize);
         let wanted = (dictionary_len * SAMPLES_PART).max(1) as u64;
         Self {
             dictionary_len,
             distance: entry.end.div_ceil(wanted),
             passed: 0,
+            seed,
             samples: Vec::new(),
-            lengths: Vec::new(),
             newly_removed: 0,
         }
     }
@@ -196,7 +223,7 @@ impl Survey {
         if self.dictionary_len < DICTIONARY_LEN_MIN {
             return Vec::new();
         }
-        train(&self.samples, &self.lengths, self.dictionary_len)
+        gather(&self.samples, self.dictionary_len)
     }
 }
 
@@ -206,14 +233,28 @@ impl Visitor for Survey {
     }
 
     fn batch(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(SAMPLE_LEN) {
-            if self.samples.len() as u64 * self.distance <= self.passed {
+        // Of a batch what is left when all has been taken out that follows from the rest: as in a block.
+        let mut batch = Vec::new();
+        let is_wanted =
+            |survey: &Self, ahead: u64| survey.samples.len() as u64 * survey.distance <= survey.passed + ahead;
+        if is_wanted(self, bytes.len() as u64) {
+            batch.extend_from_slice(bytes);
+            let first = u64::from_le_bytes(bytes[24..32].try_into().expect("a batch has a header"));
+            let start = Start { offset: 0, left: 0, position: first };
+            residue::take_out(&mut batch, start, self.seed, &mut Vec::new());
+        }
+        for (part, len) in batch.chunks(SAMPLE_LEN).map(Some).chain(std::iter::repeat(None)).zip(lengths(bytes.len())) {
+            if let Some(part) = part.filter(|_| is_wanted(self, 0)) {
                 self.samples.extend_from_slice(part);
-                self.lengths.push(part.len());
             }
-            self.passed += part.len() as u64;
+            self.passed += len as u64;
         }
     }
+}
+
+/// Lengths of the parts that so many bytes are looked at in.
+fn lengths(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(SAMPLE_LEN).map(move |at| SAMPLE_LEN.min(len - at))
 }
 
 /// The second walk: the blocks.
@@ -225,6 +266,9 @@ struct Filling {
     block_len: usize,
     /// What does not fill a block yet.
     pending: Vec<u8>,
+    /// Where the first frame begins in each block from the one that is being filled on, as far as there are any.
+    starts: BTreeMap<u32, Start>,
+    stored: Vec<u8>,
     blocks: Vec<u8>,
     table: Vec<u8>,
     block_count: u32,
@@ -257,6 +301,8 @@ impl Filling {
             content_key: basis.content_key,
             block_len: basis.options.block_len as usize,
             pending: Vec::new(),
+            starts: BTreeMap::new(),
+            stored: Vec::new(),
             blocks: Vec::new(),
             table: Vec::new(),
             block_count: 0,
@@ -272,23 +318,55 @@ impl Filling {
         self.stored_len += bytes.len() as u64;
         self.pending.extend_from_slice(bytes);
         let whole = self.pending.len() - self.pending.len() % self.block_len;
-        let pending = std::mem::take(&mut self.pending);
-        pending[..whole].chunks_exact(self.block_len).for_each(|block| self.block(block));
+        let mut pending = std::mem::take(&mut self.pending);
+        pending[..whole].chunks_exact_mut(self.block_len).for_each(|block| self.block(block));
+        pending.drain(..whole);
         self.pending = pending;
-        self.pending.drain(..whole);
     }
 
-    fn block(&mut self, bytes: &[u8]) {
-        let stored = self.compressor.compress(bytes);
-        self.table.extend_from_slice(&compacted::block_entry(self.seed, self.block_count, stored));
-        self.blocks.extend_from_slice(stored);
+    /// Notes where the frames of the batch that comes next begin, as far as they are the first of a block.
+    fn begins_in(&mut self, batch: &[u8], first: u64) {
+        self.begins(0, 0, first);
+        let count = u32::from_le_bytes(batch[12..16].try_into().expect("a batch has a header"));
+        let mut at = BATCH_HEADER_LEN;
+        for done in 0..count {
+            self.begins(at, count - done, first + u64::from(done));
+            let Ok(len) = record::frame_len(batch.get(at..).unwrap_or_default()) else { return };
+            at += len;
+        }
+    }
+
+    /// A frame begins behind `ahead` of the bytes that come next.
+    fn begins(&mut self, ahead: usize, left: u32, position: u64) {
+        let at = self.stored_len + ahead as u64;
+        let block_len = self.block_len as u64;
+        let start = Start { offset: (at % block_len) as u32, left, position };
+        self.starts.entry((at / block_len) as u32).or_insert(start);
+    }
+
+    fn block(&mut self, bytes: &mut [u8]) {
+        let nowhere = Start { offset: bytes.len() as u32, left: 0, position: 0 };
+        let start = self.starts.remove(&self.block_count).unwrap_or(nowhere);
+        let plain = self.blocks.len();
+        self.blocks.extend_from_slice(bytes);
+        self.stored.clear();
+        residue::take_out(bytes, start, self.seed, &mut self.stored);
+        // As it was, unless it gets shorter.
+        if let Some(residue) = self.compressor.compress(bytes)
+            && self.stored.len() + residue.len() < bytes.len()
+        {
+            self.stored.extend_from_slice(residue);
+            self.blocks.truncate(plain);
+            self.blocks.extend_from_slice(&self.stored);
+        }
+        self.table.extend_from_slice(&compacted::block_entry(self.seed, self.block_count, &self.blocks[plain..]));
         self.block_count += 1;
     }
 
     fn finish(mut self, basis: &Basis<'_>, newly_removed: u64) -> Made {
-        let rest = std::mem::take(&mut self.pending);
+        let mut rest = std::mem::take(&mut self.pending);
         if !rest.is_empty() {
-            self.block(&rest);
+            self.block(&mut rest);
         }
         let checksum = |bytes: &[u8]| crc(self.seed.raw(), bytes);
         let parts = [&self.dictionary[..], &self.blocks, &self.table, self.removed.bytes()];
@@ -301,6 +379,7 @@ impl Filling {
             segment_len: basis.entry.len,
             stored_len: self.stored_len,
             file_len: len as u64,
+            encoding: Encoding::Residue,
             block_len: self.block_len as u32,
             block_count: self.block_count,
             dictionary_len: self.dictionary.len() as u32,
@@ -345,6 +424,7 @@ impl Visitor for Filling {
     fn batch(&mut self, bytes: &[u8]) {
         let header: &[u8; BATCH_HEADER_LEN] = bytes.first_chunk().expect("a batch has a header");
         self.checksum.add(header);
+        self.begins_in(bytes, u64::from_le_bytes(header[24..32].try_into().expect("eight bytes")));
         self.push(bytes);
     }
 

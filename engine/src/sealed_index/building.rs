@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use annals_format::index::{BatchRow, INDEX_HEADER_LEN, IndexHeader, IndexSizes, IndexWriter};
+use annals_format::index::{BatchRow, FinishedIndex, IndexHeader, IndexSizes, IndexWriter};
 use annals_format::index_file::{Sink, WriteError};
 
 use crate::Result;
@@ -74,12 +74,12 @@ impl<'a> Building<'a> {
         self.sizes.file_len()
     }
 
-    /// Writes all but the header, once. Answers header and length.
+    /// Writes all but the header, once.
     pub(super) fn write<S: Sink>(
         &mut self,
         header: IndexHeader,
         sink: S,
-    ) -> Result<(Box<[u8; INDEX_HEADER_LEN]>, u64, S), WriteError<S::Error>> {
+    ) -> Result<(FinishedIndex, S), WriteError<S::Error>> {
         let mut writer = IndexWriter::begin(sink, header, self.first_position, self.times)?;
         for (place, _) in self.index.places() {
             writer.offset((place.frame / 8) as u32)?;

@@ -308,10 +308,11 @@ fn copy_into_one(inner: &Inner, these: &[Placed], len: u64, copied: &mut Copied)
 }
 
 /// Lets go of snapshots that are void, and of no other; answers how many.
-pub(crate) fn drop_void(store: &Store) -> Result<u64> {
+pub(crate) fn drop_void(inner: &Inner) -> Result<u64> {
     let all = CleanSnapshots::new().keep(usize::MAX);
-    match store.clean_snapshots(&all.clone().dry_run(true))?.void {
+    let reader = Reader::new(inner.core.clone(), View::Durable);
+    match clean(inner, &reader, &all.clone().dry_run(true))?.void {
         0 => Ok(0),
-        _ => store.clean_snapshots(&all).map(|cleaned| cleaned.void),
+        _ => clean(inner, &reader, &all).map(|cleaned| cleaned.void),
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Far behind, which of them it is goes by what was met: where most events match the index is a detour, which asks each segment
-//! for more than the scan does, and where few do the scan is one.
+//! for more than the scan does, and where few do the scan is one. It begins with the scan, which is at most two thousand events
+//! too many.
 //!
 //! The scan stands behind the last batch that it read. When there is more it goes on with the next byte: no index is asked,
 //! and its windows on the log, once made, serve again.
@@ -46,7 +47,7 @@ pub(super) struct Feed {
     /// Nothing recorded before this is wanted; 0 once something later has been met.
     since: u64,
     way: Way,
-    /// How many matched behind this position, since it was last looked whether the way is the right one.
+    /// When it was last looked whether the way is the right one: the position, and how many have matched behind it.
     matched: (u64, u64),
     /// What was removed as of the head that is read up to; nothing while it is `None`. A far read knows by itself.
     hidden: Option<Hidden>,
@@ -94,9 +95,7 @@ impl Feed {
         }
         self.until = head;
         self.hidden = core.removals.hidden(head);
-        let is_far = head - self.position > NEAR && !self.query.is_all();
         match &mut self.way {
-            _ if is_far => self.go_by_index(),
             // It has handed out all that it was bounded by, and knows of no more.
             Way::Far(_) => self.way = Way::Near(Scan::from(self.position + 1)),
             Way::Near(scan) if !is_same_list => scan.carry_over(&self.segments)?,

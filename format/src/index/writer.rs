@@ -50,6 +50,15 @@ impl IndexSizes {
     }
 }
 
+/// An index of which everything but the header has gone to its [`Sink`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FinishedIndex {
+    /// Goes to the beginning of the file, last.
+    pub header: Box<[u8; INDEX_HEADER_LEN]>,
+    /// Length of the whole file.
+    pub len: u64,
+}
+
 /// The archive's root, as it is written: the shape of [`IndexRoot`](super::IndexRoot).
 #[derive(Archive, Serialize)]
 #[rkyv(archived = WrittenRoot)]
@@ -319,11 +328,11 @@ impl<S: Sink> IndexWriter<S> {
         self.archive.write(name)
     }
 
-    /// All of it was given: answers the header, which goes to the beginning of the file, the file's length, and the sink.
+    /// All of it was given.
     ///
     /// # Errors
     /// `Count` if there are not as many positions, or not as long names, as was said; `Length`; or the sink's.
-    pub fn finish(mut self) -> Result<(Box<[u8; INDEX_HEADER_LEN]>, u64, S), WriteError<S::Error>> {
+    pub fn finish(mut self) -> Result<(FinishedIndex, S), WriteError<S::Error>> {
         self.go_on_to(Part::Names)?;
         let names = std::mem::replace(&mut self.sections.names, none_written());
         self.sections.names = self.archive.end(names)?;
@@ -338,7 +347,7 @@ impl<S: Sink> IndexWriter<S> {
         let mut bytes = Box::new([0; INDEX_HEADER_LEN]);
         HEADER.begin(&mut bytes[..]);
         encode_header(&self.header, len, crc, &mut bytes[..]);
-        Ok((bytes, INDEX_HEADER_LEN as u64 + len, sink))
+        Ok((FinishedIndex { header: bytes, len: INDEX_HEADER_LEN as u64 + len }, sink))
     }
 }
 
@@ -400,12 +409,11 @@ mod tests {
                 .try_for_each(|row| writer.stream(row.len as usize, row.last_revision, (row.first, row.last)))?;
             root.types.iter().try_for_each(|row| writer.type_name(row.len as usize, (row.first, row.last)))?;
             root.names.chunks(2).try_for_each(|name| writer.name(name))?;
-            let (header, len, _) = writer.finish()?;
-            Ok((header, len))
+            Ok(writer.finish()?.0)
         };
-        let (head, len) = all().map_err(WriteError::into_fault).expect("a sound index");
-        bytes.0[..INDEX_HEADER_LEN].copy_from_slice(&head[..]);
-        (bytes.0, len)
+        let finished = all().map_err(WriteError::into_fault).expect("a sound index");
+        bytes.0[..INDEX_HEADER_LEN].copy_from_slice(&finished.header[..]);
+        (bytes.0, finished.len)
     }
 
     #[test]

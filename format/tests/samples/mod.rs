@@ -9,7 +9,7 @@ use std::ops::Range;
 use annals_format::backup_point::{BackupPoint, Piece};
 use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed, crc};
-use annals_format::compacted::{self, BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, RemovedTable};
+use annals_format::compacted::{self, BlockTable, COMPACTED_HEADER_LEN, CompactedHeader, Encoding, RemovedTable};
 use annals_format::consumer::{Change, ChangeList, ConsumerFile, ConsumerFileHeader, ConsumerTable, What};
 use annals_format::control::ControlHeader;
 use annals_format::directory::{self, DirectoryLayout, DirectoryRow, DirectoryTip};
@@ -20,6 +20,7 @@ use annals_format::manifest::{
     DurabilityKind, IncarnationEntry, Limits, Manifest, SegmentEntry, SegmentState, SnapshotFileEntry,
 };
 use annals_format::mark::Mark;
+use annals_format::packed_places::{self, PackedLayout};
 use annals_format::places::{self, PlacesLayout};
 use annals_format::record::{
     self, Control, EventParts, Forgotten, OccurredAt, Policy, Record, Scope, StreamCut, Sweep, SweptPart,
@@ -68,6 +69,7 @@ pub fn container() -> Vec<u8> {
         segment_len: 64 << 10,
         stored_len: 4096 * 2 + 1234,
         file_len: (COMPACTED_HEADER_LEN + parts.len()) as u64,
+        encoding: Encoding::Zstd,
         block_len: 4096,
         block_count: 3,
         dictionary_len: dictionary.len() as u32,
@@ -1169,6 +1171,13 @@ pub fn again_file(bytes: &[u8], kind: FileKind) -> Result<Vec<u8>, Fault> {
                 std::hint::black_box(directory.find(row.hash, row.name)?);
             }
             std::hint::black_box(directory.find(u64::MAX, b"absent")?);
+        }
+        FileKind::PackedPlaces => {
+            let layout = PackedLayout::read(&copy, &header)?;
+            let (groups, words) = (&copy[layout.groups()], &copy[layout.words()]);
+            for record in (0..layout.record_count().min(1000)).chain([u32::MAX]) {
+                std::hint::black_box(packed_places::place(groups, words, record));
+            }
         }
     }
     Ok(bytes.to_vec())

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use annals::storage::Storage;
 use annals::{
-    Batch, CompactionOptions, Durability, Error, Expect, NewEvent, Options, Receipt, Revision, Store, Ticket, View,
+    Batch, CompactionOptions, Durability, Error, Expect, LiveSegment, NewEvent, Options, Receipt, Revision, Store,
+    Ticket, View,
 };
 
 use super::{Lot, Script, Step, Truth, Verdict};
@@ -113,7 +114,7 @@ impl Run<'_> {
             Step::Retry(choice) => self.retry(&store, *choice),
             Step::RetryLost(choice) => self.retry_lost(&store, *choice),
             Step::Refused(choice) => self.refused(&store, *choice),
-            Step::Compact => self.compact(&store),
+            Step::Compact(live) => self.compact(&store, *live),
             Step::Reopen => {
                 drop(store);
                 self.reopen()
@@ -122,8 +123,8 @@ impl Run<'_> {
     }
 
     /// Changes nothing that the truth knows of.
-    fn compact(&mut self, store: &Store) -> Verdict {
-        match store.compact(&CompactionOptions::new().level(1).block_bytes(4096)) {
+    fn compact(&mut self, store: &Store, live: LiveSegment) -> Verdict {
+        match store.compact(&CompactionOptions::new().level(1).block_bytes(4096).live_segment(live)) {
             Ok(_) => Ok(()),
             Err(error) => self.excuse(&error),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use annals::Durability;
+use annals::{Durability, LiveSegment};
 
 use super::Lot;
 use crate::sim_disk::Dice;
@@ -24,8 +24,8 @@ pub enum Step {
     RetryLost(u64),
     /// Appends with an expectation that does not hold.
     Refused(u64),
-    /// Compacts what is sealed.
-    Compact,
+    /// Compacts; what is being written is dealt with like this.
+    Compact(LiveSegment),
     /// Closes the store and opens it again.
     Reopen,
 }
@@ -68,10 +68,15 @@ impl Script {
         let mut steps: Vec<Step> = (0..count).map(|_| step(dice, theme, durable)).collect();
         // Where segments end there is something to compact.
         if matches!(theme, Theme::Rolling) && dice.chance(2, 3) {
-            steps.push(Step::Compact);
+            steps.push(compact(dice));
         }
         Self { steps }
     }
+}
+
+fn compact(dice: &mut Dice) -> Step {
+    let live = [LiveSegment::Leave, LiveSegment::EndWhereRemoved, LiveSegment::EndWhereRemoved, LiveSegment::End];
+    Step::Compact(live[dice.index(live.len())])
 }
 
 fn step(dice: &mut Dice, theme: Theme, durable: u64) -> Step {
@@ -84,7 +89,7 @@ fn step(dice: &mut Dice, theme: Theme, durable: u64) -> Step {
         3 => return Step::Refused(dice.next()),
         4 => return Step::WaitAll,
         5 if dice.chance(1, 3) => return Step::Reopen,
-        6 => return Step::Compact,
+        6 => return compact(dice),
         _ => {}
     }
     let lot = match theme {

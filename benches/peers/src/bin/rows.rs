@@ -1,4 +1,4 @@
-//! Measures rows A1 to A9, B1 to B10, C1 to C3 and E4: `cargo run --release --bin rows -- --help`.
+//! Measures rows A1 to A9, B1 to B10, C1 to C3 and E1 to E4: `cargo run --release --bin rows -- --help`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +21,8 @@ const HELP: &str = "\
 Measures annals beside other event stores and logs, all in one run.
 
   --rows A1,B2,...     rows to measure, `A`, `B`, `C` and `E` for all of a kind (default: A); A1L is A1 and A2 bound by the disk,
-                       give it several times the memory the system keeps dirty with --bytes
+                       give it several times the memory the system keeps dirty with --bytes; E1L and E1S are E1 with ten
+                       million events and with scoop, annals alone
   --runs N             runs of each row (default 5)
   --dir DIR            where stores are made and removed, on a disk (default: target/peers)
   --events N           events timed in Buffered rows (default: 1 GiB of payload)
@@ -145,7 +146,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         }
     }
     let others = |row: &str| {
-        scale::ROWS.contains(&row) || following::ROWS.contains(&row) || keeping::ROWS.contains(&row)
+        scale::ROWS.contains(&row) || following::ROWS.contains(&row) || is_kept(row)
     };
     let known = |row: &str| ROWS.contains(&row) || others(row) || row == LONG;
     let unknown = parsed.rows.iter().find(|row| !known(row));
@@ -159,6 +160,10 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         None => {}
     }
     Ok(parsed)
+}
+
+fn is_kept(row: &str) -> bool {
+    keeping::ROWS.contains(&row) || keeping::LARGE.contains(&row)
 }
 
 /// The rows a word of `--rows` stands for.
@@ -213,7 +218,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         std::mem::take(&mut arguments.rows).into_iter().partition(|row| scale::ROWS.contains(&row.as_str()));
     let (followed, usual): (Vec<_>, Vec<_>) =
         usual.into_iter().partition(|row| following::ROWS.contains(&row.as_str()));
-    let (kept, usual): (Vec<_>, Vec<_>) = usual.into_iter().partition(|row| keeping::ROWS.contains(&row.as_str()));
+    let (kept, usual): (Vec<_>, Vec<_>) = usual.into_iter().partition(|row| is_kept(row));
     let (mut measured, mut description, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     let mut show = |row: &annals_peers::report::Row| {
         print!("{}", row.render(arguments.format));

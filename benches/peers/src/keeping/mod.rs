@@ -1,4 +1,9 @@
-//! Rows E: what keeps a store quick over its years. E4: a long stream loaded with a snapshot of its state, and without.
+//! Rows E: what keeps a store small and quick over its years. E1: its size after compaction. E2: reading what was compacted.
+//! E3: appends beside it. E4: a long stream loaded with a snapshot of its state, and without.
+
+mod beside;
+mod scan;
+mod size;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,9 +13,12 @@ use annals::{Batch, Durability, Loaded, NewEvent, Options, ReadEvents, Revision,
 use crate::Result;
 use crate::engines::Kind;
 use crate::report::{Better, EngineResult, Row, Sample};
+use crate::workload::Source;
 
 /// The rows by name, in order.
-pub const ROWS: [&str; 1] = ["E4"];
+pub const ROWS: [&str; 4] = ["E1", "E2", "E3", "E4"];
+/// E1 with ten million events, and with those of `scoop`, annals alone: only where they are asked for.
+pub const LARGE: [&str; 2] = ["E1L", "E1S"];
 
 /// Streams written in turn, so that the events of one do not lie side by side.
 const STREAMS: usize = 10;
@@ -26,6 +34,10 @@ pub struct Settings {
     pub runs: usize,
     /// Events of a stream.
     pub events: u64,
+    /// Events whose size is measured.
+    pub sized: usize,
+    /// Events that are compacted and scanned.
+    pub compacted: usize,
     /// Loads in a run: of all events, and with a snapshot.
     pub loads: [usize; 2],
 }
@@ -34,7 +46,8 @@ impl Settings {
     /// The usual amounts, or short ones that only show that it works.
     pub fn new(dir: PathBuf, runs: usize, quick: bool) -> Self {
         let loads = if quick { [3, 100] } else { [50, 20_000] };
-        Self { dir, runs, events: if quick { 1_000 } else { 10_000 }, loads }
+        let (sized, compacted) = if quick { (50_000, 50_000) } else { (1_000_000, 400_000) };
+        Self { dir, runs, events: if quick { 1_000 } else { 10_000 }, sized, compacted, loads }
     }
 
     /// Measures the row of this name.
@@ -43,6 +56,11 @@ impl Settings {
     /// Whatever the store or the disk has to say.
     pub fn row(&self, name: &str) -> Result<Vec<Row>> {
         match name {
+            "E1" => Ok(vec![size::row(self, Source::Fixed, self.sized, true)?]),
+            "E1L" => Ok(vec![size::row(self, Source::Fixed, 10 * self.sized, false)?]),
+            "E1S" => Ok(vec![size::row(self, Source::Scoop, self.sized / 4, false)?]),
+            "E2" => Ok(vec![scan::row(self)?]),
+            "E3" => Ok(vec![beside::row(self)?]),
             "E4" => Ok(vec![self.loading()?]),
             other => Err(format!("no row {other}").into()),
         }

@@ -86,6 +86,14 @@ impl Log for Fjall {
         Ok(self.database.persist(PersistMode::SyncData)?)
     }
 
+    fn compact(&self) -> Result<()> {
+        for keyspace in [&self.events, &self.ids, &self.streams] {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
+    }
+
     fn store(&self) -> Option<&dyn Store> {
         Some(self)
     }

@@ -85,6 +85,13 @@ impl Log for Sqlite {
         Ok(())
     }
 
+    fn compact(&self) -> Result<()> {
+        let connection = self.connection.lock();
+        connection.execute_batch("VACUUM")?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
     fn store(&self) -> Option<&dyn Store> {
         Some(self)
     }

@@ -245,7 +245,11 @@ impl Check<'_> {
         }
         let Some((header, bytes)) = segment else { return };
         let made = self.made_anew(manifest, entry, header, bytes);
-        let made = if is_places { made.and_then(|whole| places_file::of_whole(&whole, entry, hash)) } else { made };
+        let made = if is_places {
+            made.and_then(|whole| places_file::of_whole(&whole, entry, hash, places_file::is_packed(&aligned)))
+        } else {
+            made
+        };
         match made {
             Ok(made) if made[..] == aligned[..] => {}
             Ok(made) => {
