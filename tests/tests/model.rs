@@ -27,7 +27,7 @@ fn every_answer_of_a_random_history_is_that_of_the_model() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let tally = RefCell::new(Tally::default());
     let slowest = Cell::new((Duration::ZERO, 0));
-    let operations = (any::<u64>(), vec(any::<u64>(), 110..150));
+    let operations = (any::<u64>(), vec(any::<u64>(), 125..170));
     let outcome = runner.run(&operations, |(manner, seeds)| {
         let begun = Instant::now();
         let run = History::run(Manner::random(manner), &seeds).map_err(TestCaseError::fail)?;

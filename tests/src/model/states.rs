@@ -15,9 +15,10 @@ pub struct Saved {
     pub state: Vec<u8>,
 }
 
-/// All snapshots of a store, oldest first.
+/// All snapshots of a store, oldest first; and whether the store was made as of a moment, so that of a stream it knows no
+/// revision behind that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct States(Vec<Saved>);
+pub struct States(Vec<Saved>, bool);
 
 /// What loading must answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,22 @@ impl Plain {
 }
 
 impl States {
+    /// The same in a store that was made as of a moment.
+    #[must_use]
+    pub fn of_a_made_store(&self) -> Self {
+        Self(self.0.clone(), true)
+    }
+
+    fn facts(&self, plain: &Plain, stream: &str, last: u64, removals: u64) -> Facts {
+        let facts = plain.facts(stream, last, removals);
+        if !self.1 {
+            return facts;
+        }
+        let ever = facts.positions.len() as u64;
+        let (deleted, first) = (facts.deleted.min(ever), facts.first.min(ever + 1));
+        Facts { deleted, first, last: ever, ..facts }
+    }
+
     /// Adds one.
     pub fn save(&mut self, saved: Saved) {
         self.0.push(saved);
@@ -134,7 +151,7 @@ impl States {
     /// The newest that counts up to `last`, seen through the removals up to `removals`.
     #[must_use]
     pub fn latest(&self, plain: &Plain, stream: &str, schema: u32, last: u64, removals: u64) -> Option<&Saved> {
-        let facts = plain.facts(stream, last, removals);
+        let facts = self.facts(plain, stream, last, removals);
         let found = self.counting(stream, schema, &facts, last).next()?;
         self.0.iter().find(|saved| std::ptr::eq(*saved, found))
     }
@@ -142,7 +159,7 @@ impl States {
     /// What loading must answer up to `last`, seen through the removals up to `removals`.
     #[must_use]
     pub fn load(&self, plain: &Plain, stream: &str, schema: u32, last: u64, removals: u64) -> Load<'_> {
-        let facts = plain.facts(stream, last, removals);
+        let facts = self.facts(plain, stream, last, removals);
         let found = self.counting(stream, schema, &facts, last).find(|saved| facts.reaches(saved));
         let found = found.and_then(|found| self.0.iter().find(|saved| std::ptr::eq(*saved, found)));
         if found.is_none() && facts.is_cut() {
@@ -157,7 +174,7 @@ impl States {
     /// How many count, of every name and schema.
     #[must_use]
     pub fn listed(&self, plain: &Plain, stream: &str, last: u64, removals: u64) -> Vec<(u32, u64)> {
-        let facts = plain.facts(stream, last, removals);
+        let facts = self.facts(plain, stream, last, removals);
         let is_its = |saved: &&Saved| saved.stream == stream && facts.counts(saved, last);
         let mut found: Vec<(u32, u64)> =
             self.0.iter().filter(is_its).map(|saved| (saved.schema, saved.revision)).collect();

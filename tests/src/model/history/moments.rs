@@ -100,7 +100,7 @@ impl History {
         let opened = options(self.manner, &self.clock).open_storage(Arc::new(made.clone()));
         let opened = worked(what, opened)?;
         same(what, &opened.head(), &head)?;
-        self.check_moment(what, &opened.reader(), states, moment, dice)?;
+        self.check_moment(what, &opened.reader(), &states.of_a_made_store(), moment, dice)?;
         worked(what, opened.close())?;
         check_sound(what, made)
     }

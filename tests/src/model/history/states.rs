@@ -114,10 +114,7 @@ impl History {
         let loaded = worked("load", reader.load(stream, &kind(schema)))?;
         match (loaded, states.load(&self.plain, stream, schema, last, removals)) {
             (Loaded::Incomplete { first_available }, Load::Incomplete(first)) => {
-                // A store made of a moment knows of no revision behind it.
-                let ever = self.plain.facts(stream, last, removals).positions.len() as u64;
-                let is_right = [first, first.min(ever + 1)].contains(&first_available.get());
-                ensure(is_right, || format!("{}: incomplete from {first_available}, the model says {first}", what()))?;
+                same("first_available", &first_available.get(), &first)?;
                 Ok("incomplete")
             }
             (Loaded::Complete(mut history), Load::Complete(saved, revisions)) => {
