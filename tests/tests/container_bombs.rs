@@ -334,7 +334,8 @@ fn every_number_of_a_containers_header_at_its_extremes_is_bounded() {
     let (files, events) = sound(1, ReadMode::Mapped);
     let name = containers(&files)[0].clone();
     let extremes = [0, 1, (1_u64 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 55) - 4096, 1 << 55, u64::MAX];
-    let set: [(&str, fn(&mut CompactedHeader, u64)); 11] = [
+    type Set = fn(&mut CompactedHeader, u64);
+    let set: [(&str, Set); 11] = [
         ("segment length", |header, number| header.segment_len = number & !4095),
         ("bytes held", |header, number| header.stored_len = number),
         ("bytes held, with blocks for them", |header, number| {

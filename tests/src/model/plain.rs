@@ -18,8 +18,11 @@ pub struct Plain {
     by_id: BTreeMap<EventId, Vec<u64>>,
     streams: BTreeMap<String, Vec<u64>>,
     /// What hides each event, by how many control records stand: looked for once.
-    pub(super) found_hiding: RefCell<Vec<Vec<Option<(RemovalReason, bool)>>>>,
+    pub(super) found_hiding: RefCell<Vec<Hiding>>,
 }
+
+/// What hides each event, why, and whether its id is forgotten.
+type Hiding = Vec<Option<(RemovalReason, bool)>>;
 
 /// What stands at a position.
 #[derive(Clone, Debug)]
