@@ -278,6 +278,13 @@ impl IdTable {
         found
     }
 
+    /// Ids of positions up to here have left the tables, or soon will. The writer's alone to say.
+    fn raise_left(&self, position: u64) {
+        if position > self.left_up_to.load(Ordering::Relaxed) {
+            self.left_up_to.store(position, Ordering::Release);
+        }
+    }
+
     /// Makes the next table and the next filter if they will be wanted soon; for a background thread. Costs little if not.
     pub(crate) fn make_ahead(&self) {
         let shelves = self.shelves.load_full();
@@ -371,15 +378,11 @@ impl IdWriter {
     pub(crate) fn note(&mut self, hash: u64, position: u64, last: u64) {
         debug_assert!(position <= last && last <= LAST_POSITION, "checked at opening");
         // Before the id can be met.
-        self.raise_left(last);
+        self.shared.raise_left(last);
         if self.shelves.last_filter().is_full() {
             self.begin_filter();
         }
         self.shelves.last_filter().insert(hash, position);
-    }
-
-    fn raise_left(&self, position: u64) {
-        self.shared.left_up_to.fetch_max(position, Ordering::AcqRel);
     }
 
     /// Lets go of what is found elsewhere: of tables whose ids are all at `in_files` or before it, which the index files of
@@ -395,7 +398,7 @@ impl IdWriter {
             .count();
         let up_to = tables[..old_tables].iter().map(|table| last_of(&table.last_position)).max().unwrap_or(0);
         // Before the tables go: who does not find an id there asks the files.
-        self.shared.left_up_to.fetch_max(up_to, Ordering::AcqRel);
+        self.shared.raise_left(up_to);
         let left = self.shared.left_up_to.load(Ordering::Acquire);
         // Nothing may be in a table and in no filter: it would not be found.
         let is_gone = |of: &&Arc<Filter>| last_of(&of.last_position) <= left.min(in_tiers);
