@@ -291,6 +291,10 @@ impl Segment {
     /// Puts another index in place and answers the one before.
     pub(crate) fn set_index(&self, index: SegmentIndex) -> Option<SegmentIndex> {
         let before = self.slot.change(|opened| opened.with_index(index))?;
+        // ThreadSanitizer does not see what orders the last holder behind all others (`once.rs`): there nobody is the last.
+        if cfg!(annals_sanitize) {
+            return Some(before.index.clone());
+        }
         Some(match Arc::try_unwrap(before) {
             Ok(opened) => opened.index,
             Err(shared) => shared.index.clone(),

@@ -811,3 +811,20 @@ fn a_hold_bounds_policies_of_every_kind() {
     store.sweep().unwrap();
     assert!(oldest(&store).is_none_or(|oldest| oldest > 190));
 }
+
+#[test]
+fn a_reset_looks_at_removals_anew() {
+    let store = Store::in_memory().unwrap();
+    for stream in ["kept", "kept", "gone", "gone"] {
+        store.append(stream, Expect::Any, &[NewEvent::new("Happened", b"x")]).unwrap();
+    }
+    // It has read two events, on its way to the head of now.
+    let consumer = store.consumer("reader", ConsumerOptions::new().window(2)).unwrap();
+    assert_eq!(consumer.next(Duration::ZERO).unwrap().map(|delivery| delivery.position().get()), Some(1));
+    store.delete("gone", Expect::Any).unwrap();
+    // That is just where it stands.
+    consumer.reset(Seek::After(2)).unwrap();
+    assert!(consumer.next(Duration::ZERO).unwrap().is_none());
+    consumer.reset(Seek::Beginning).unwrap();
+    assert_eq!(consumer.next(Duration::ZERO).unwrap().map(|delivery| delivery.position().get()), Some(1));
+}

@@ -159,7 +159,7 @@ impl Shared {
             return Ok((None, Sight::Elsewhere));
         }
         let (mut events, mut gaps) = (Vec::new(), Vec::new());
-        let upto = source.read_on(after, room.min(CHUNK), &mut events, &mut gaps)?;
+        let upto = source.read_on((generation, after), room.min(CHUNK), &mut events, &mut gaps)?;
         if upto == after && events.is_empty() {
             return Ok((Some(source), Sight::Nothing));
         }

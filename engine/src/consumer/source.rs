@@ -14,7 +14,9 @@ use crate::{Event, Result};
 pub(super) struct Source {
     reader: Reader,
     query: Query,
-    subscription: Option<Subscription>,
+    /// With the generation of the consumer that it was begun for: after a reset another one is begun, which knows of all that
+    /// was removed by then.
+    subscription: Option<(u64, Subscription)>,
 }
 
 impl Source {
@@ -22,17 +24,21 @@ impl Source {
         Self { reader, query, subscription: None }
     }
 
-    /// Reads up to `most` events behind `after` into `events`, as far as there are any now. Answers how far was looked:
-    /// what lies up to there and is not among the events does not match, or was removed, of which `gaps` tell.
+    /// Reads up to `most` events behind `after` into `events`, as far as there are any now, for a consumer of this generation.
+    /// Answers how far was looked: what lies up to there and is not among the events does not match, or was removed, of which `gaps` tell.
     pub(super) fn read_on(
         &mut self,
-        after: u64,
+        (generation, after): (u64, u64),
         most: usize,
         events: &mut Vec<Event>,
         gaps: &mut Vec<PassedOver>,
     ) -> Result<u64> {
         let mut subscription = match self.subscription.take() {
-            Some(subscription) if subscription.position() == after && !subscription.has_ended() => subscription,
+            Some((of, subscription))
+                if of == generation && subscription.position() == after && !subscription.has_ended() =>
+            {
+                subscription
+            }
             _ if self.reader.head() <= after => return Ok(after),
             _ => self.reader.subscribe(&self.query, Seek::After(after))?,
         };
@@ -51,7 +57,7 @@ impl Source {
         if events.len() < most {
             upto = upto.max(subscription.position());
         }
-        self.subscription = Some(subscription);
+        self.subscription = Some((generation, subscription));
         Ok(upto)
     }
 
