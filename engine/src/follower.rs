@@ -323,10 +323,17 @@ impl Follower {
                 }
                 Ok(progress == Progress::Further)
             }
-            Ok(Progress::Elsewhere) => self.look_again(state).map(|()| false),
-            Err(error) if may_be_movement(&error) => self.look_again(state).map(|()| false),
+            Ok(Progress::Elsewhere) => self.look_on(state),
+            Err(error) if may_be_movement(&error) => self.look_on(state),
             Err(error) => Err(error),
         }
+    }
+
+    /// Looks at everything anew; true if that shows more, behind which there may be more still.
+    fn look_on(&self, state: &mut State) -> Result<bool> {
+        let before = state.tail.last_position();
+        self.look_again(state)?;
+        Ok(state.tail.last_position() > before)
     }
 
     /// Looks at everything anew, and goes on there if it is the same history.

@@ -240,8 +240,12 @@ impl Shelf {
                 Err(_) if tries < TRIES => continue,
                 Err(error) => return Err(error),
             };
-            let has_gone = |number: &u64| !listed.iter().any(|entry| entry.number == *number);
-            if loaded.table.files.keys().any(has_gone) || !loaded.table.damage.is_empty() {
+            // One that is gone may have left its number to another, when the manifest that listed it was lost in a power cut.
+            let is_listed = |held: &SnapshotFileEntry| {
+                listed.iter().any(|entry| (entry.number, entry.id) == (held.number, held.id))
+            };
+            let has_gone = loaded.table.files.values().any(|shelved| !is_listed(&shelved.file.entry));
+            if has_gone || !loaded.table.damage.is_empty() {
                 *loaded = Loaded::default();
             }
             let known = |entry: &&SnapshotFileEntry| !loaded.table.files.contains_key(&entry.number);

@@ -376,8 +376,9 @@ impl History {
         self.check_border(shown)?;
         // With threads at work it moves on while it is asked.
         if follower.view() == View::Written || !self.manner.background {
-            self.check_reader(&reader, shown)?;
-            self.check_states(&reader, &self.states, shown, shown)?;
+            let by_it = |what: String| format!("by the follower that lives on: {what}");
+            self.check_reader(&reader, shown).map_err(by_it)?;
+            self.check_states(&reader, &self.states, shown, shown).map_err(by_it)?;
         }
         self.tally.count("follower", "asked");
         Ok(())
