@@ -12,7 +12,9 @@ use crate::batches::{Batches, SegmentFile};
 use crate::compacted;
 use crate::core::Core;
 use crate::error::Error;
-use crate::founding::{Anew, Came, Founding, LastRevisions, LaterRemovals, Plan, Sharing, check_free, heir};
+use crate::founding::{
+    Anew, Came, Founding, LastRevisions, LaterRemovals, Plan, Sharing, check_free, heir, last_time_of,
+};
 use crate::made_id::random_bytes;
 use crate::options::{View, directory};
 use crate::prepare::segment_name;
@@ -342,7 +344,7 @@ fn fork(
     let mut listed: Vec<SegmentEntry> = Vec::new();
     for segment in whole {
         let entry = segment.whole_up_to(head).expect("taken while it is");
-        let time = listed.last().map_or(0, |before| before.last_time);
+        let time = last_time_of(&listed);
         match founding.take_over(&*source.storage, entry, time, options.sharing)? {
             Came::Shared => report.shared_segments += 1,
             Came::Copied => {
@@ -362,7 +364,7 @@ fn fork(
         len_max: source.manifest.segment_len_max,
         created_at: source.now,
     };
-    let mut anew = Anew::after(target, plan, listed.last());
+    let mut anew = Anew::after(target, plan, &listed);
     for segment in divided {
         report.written_bytes += rewrite(source, segment, &mut anew, &mut report.rewritten_batches)?;
         done += segment.len;

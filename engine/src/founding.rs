@@ -27,7 +27,7 @@ use crate::storage::{Access, Fill, LOCK_NAME, LockGuard, Share, Storage};
 use crate::tiers::is_index_name;
 use crate::{Result, VERSION};
 
-pub(crate) use anew::{Anew, Live, Plan};
+pub(crate) use anew::{Anew, Live, Plan, last_time_of};
 pub(crate) use carried::{LastRevisions, LaterRemovals};
 
 /// Says that a directory is to become a store and is none yet.

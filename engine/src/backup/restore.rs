@@ -13,7 +13,7 @@ use crate::as_of::AsOf;
 use crate::batches::{Batches, Front, HeldSegment, SegmentBytes, copy_container, copy_segment};
 use crate::compacted;
 use crate::error::Error;
-use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_free, heir, not_made};
+use crate::founding::{Anew, Founding, LastRevisions, LaterRemovals, Plan, check_free, heir, last_time_of, not_made};
 use crate::made_id::random_bytes;
 use crate::prepare::segment_name;
 use crate::recovery::list;
@@ -93,7 +93,7 @@ impl<'a> Restoring<'a> {
         let mut time = 0;
         for (index, entry) in segments.iter().enumerate().take(whole) {
             self.whole(index, time, founding.as_ref())?;
-            time = entry.last_time;
+            time = time.max(entry.last_time);
         }
         let rest = self.rest(whole, founding.as_ref())?;
         let last = self.report.head;
@@ -219,7 +219,7 @@ impl<'a> Restoring<'a> {
             (None, None) => check_segment(&bytes, &entry, time)?,
         }
         self.report.head = entry.last_position;
-        self.report.last_time = entry.last_time;
+        self.report.last_time = self.report.last_time.max(entry.last_time);
         self.report.records += entry.last_position + 1 - entry.first_position;
         Ok(())
     }
@@ -236,11 +236,11 @@ impl<'a> Restoring<'a> {
             len_max: manifest.segment_len_max,
             created_at: self.point.taken_at,
         };
-        let before = whole.checked_sub(1).and_then(|index| manifest.segments.get(index)).cloned();
-        let mut anew = founding.map(|founding| Anew::after(founding.storage, plan, before.as_ref()));
+        let before = &manifest.segments[..whole];
+        let mut anew = founding.map(|founding| Anew::after(founding.storage, plan, before));
         if let Some(entry) = manifest.segments.get(whole).cloned() {
             let until = self.until;
-            let time = before.map_or(0, |before| before.last_time);
+            let time = last_time_of(before);
             let mut records = 0;
             let mut end = (entry.first_position - 1, time);
             let pieces = self.open(whole)?;

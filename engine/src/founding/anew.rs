@@ -59,15 +59,21 @@ struct Open {
     tally: Tally,
 }
 
+/// The time of the last batch of these segments. One that was rolled away from before anything was written to it has none.
+pub(crate) fn last_time_of(segments: &[SegmentEntry]) -> u64 {
+    segments.iter().map(|entry| entry.last_time).max().unwrap_or(0)
+}
+
 impl<'a> Anew<'a> {
-    /// Begins behind `previous`, whose last position and time are given.
-    pub(crate) fn after(storage: &'a dyn Storage, plan: Plan, previous: Option<&SegmentEntry>) -> Self {
+    /// Begins behind the last of these segments.
+    pub(crate) fn after(storage: &'a dyn Storage, plan: Plan, before: &[SegmentEntry]) -> Self {
+        let previous = before.last();
         Self {
             storage,
             plan,
             previous: previous.map(|entry| Link { number: entry.number, final_checksum: entry.final_checksum }),
             position: previous.map_or(1, |entry| entry.last_position + 1),
-            time: previous.map_or(0, |entry| entry.last_time),
+            time: last_time_of(before),
             open: None,
             ended: Vec::new(),
             staging: Vec::new(),

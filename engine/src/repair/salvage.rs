@@ -51,7 +51,7 @@ pub(super) fn repair(
     let mut losses = Losses::default();
     losses.report.notices = std::mem::take(&mut rubble.notices);
     let mut salvage = Salvage {
-        anew: founding.as_ref().map(|founding| Anew::after(founding.storage, plan, None)),
+        anew: founding.as_ref().map(|founding| Anew::after(founding.storage, plan, &[])),
         batch_len_max: rubble.manifest.limits.batch_len.saturating_add(BATCH_HEADER_LEN as u64),
         rubble: &rubble,
         position: 1,

@@ -106,7 +106,9 @@ impl Walk {
             wrong(at, self.position, told(&fault));
         }
         if header.recorded_at < self.time {
-            wrong(at, header.first_position, "recorded_at falls below that of the batch before".to_owned());
+            let what =
+                format!("recorded_at {} falls below that of the batch before, {}", header.recorded_at, self.time);
+            wrong(at, header.first_position, what);
         }
         let (mut events, mut controls) = (0, 0);
         let whole = scan::verify_batch(bytes, header, seed, |offset, position, record| match record {
