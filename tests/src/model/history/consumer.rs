@@ -163,7 +163,9 @@ impl History {
         ensure(ask.matches(&event.content), || format!("{} does not match", event.name()))?;
         ensure(at > self.consuming.last, || format!("{} after {}", event.name(), self.consuming.last))?;
         ensure(!self.consuming.is_done(at), || format!("{} was acknowledged", event.name()))?;
-        ensure(self.plain.hiding(&event, self.consuming.pinned).is_none(), || format!("{} is removed", event.name()))?;
+        // It was looked at no earlier than it stood there: a stream that was forgotten begins anew.
+        let seen_at = self.consuming.pinned.max(at);
+        ensure(self.plain.hiding(&event, seen_at).is_none(), || format!("{} is removed", event.name()))?;
         same("attempt", &delivery.attempt(), &1)?;
         self.consuming.last = at;
         self.consuming.handed.insert(at, delivery);

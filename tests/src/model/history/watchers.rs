@@ -197,7 +197,7 @@ impl History {
                     ensure(wanted == Some(&event), || format!("the model has another event than {}", event.name()))?;
                     ensure(watcher.ask.matches(&event.content), || format!("{} does not match", event.name()))?;
                     // It obeys a removal as soon as its view shows it.
-                    ensure(self.plain.hiding(&event, watcher.pinned).is_none(), || {
+                    ensure(self.plain.hiding(&event, watcher.pinned.max(event.position)).is_none(), || {
                         format!("{} is removed", event.name())
                     })?;
                     watcher.seen = event.position;
