@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const BACKLOG: u64 = 32;
 /// So many positions without a tier begin the work as well: the filters before their ids stand in memory, two bytes each, and
 /// what passes them falsely is looked for in each of their segments.
-const IDS_ENOUGH: u64 = 1 << 19;
+const IDS_ENOUGH: u64 = 1 << 22;
 /// Below so many positions a second work need not wait for quiet.
 const CALM: f64 = 500_000.0;
 /// With so many segments without a tier the thread is woken to look.
