@@ -284,7 +284,8 @@ fn readers_beside_a_writer(ground: &Ground, options: Options, view: View, durabi
             }
         });
         let begun = Instant::now();
-        while begun.elapsed() < time {
+        // On a slow machine as well until segments have rolled.
+        while begun.elapsed() < time || store.stats().segments <= 5 {
             first = script.append(&store, first, durability);
         }
         store.sync().unwrap();
@@ -296,7 +297,6 @@ fn readers_beside_a_writer(ground: &Ground, options: Options, view: View, durabi
     for event in kept.into_inner().unwrap() {
         script.check(event.as_event_ref());
     }
-    assert!(store.stats().segments > 5, "segments rolled");
     assert_eq!(follow(&store.reader_in(view), &script, 1, &AtomicBool::new(true)), 1);
 }
 
