@@ -102,6 +102,7 @@ impl Opened {
         self.inner.core.log.watermark.close();
         self.inner.committer.wake();
         self.inner.preparer.wake();
+        self.inner.preparer.wake_maker();
         self.inner.merging.wake();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
@@ -589,8 +590,7 @@ pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receip
     let outcome = match written {
         Ok(appended) => {
             if appended.wants_segment {
-                inner.committer.wake_if_asleep();
-                inner.preparer.wake();
+                inner.preparer.wake_maker();
             }
             Ok(appended.rests_on)
         }
