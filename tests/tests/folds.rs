@@ -221,10 +221,14 @@ fn meddling(meddle: impl Fn(&Store) + Send + Sync + 'static) -> (Store, annals::
 
 #[test]
 fn a_stream_that_is_removed_meanwhile_gets_no_snapshot() {
-    let (store, report) = meddling(|store| drop(store.delete("s", Expect::Any).unwrap()));
+    let (store, report) = meddling(|store| {
+        store.delete("s", Expect::Any).unwrap();
+    });
     assert_eq!((report.folds.folded, report.folds.failed, report.notices.len()), (0, 0, 0), "{report:?}");
     assert_eq!((store.snapshots("").unwrap(), loaded(&store, "s", &kind()).unwrap().0), (vec![], Chain::default()));
-    let (store, report) = meddling(|store| drop(store.tombstone("s", Expect::Any).unwrap()));
+    let (store, report) = meddling(|store| {
+        store.tombstone("s", Expect::Any).unwrap();
+    });
     assert_eq!((report.folds.folded, store.snapshots("").unwrap().len()), (0, 0));
     // Written again: not what was before counts.
     let (store, report) = meddling(|store| {
@@ -453,10 +457,11 @@ fn who_asks_from_outside_and_a_policy_fold_too() {
 /// Who looked before a removal and reads after the compaction that followed is told; it is given no state with a hole in it.
 #[test]
 fn a_history_whose_events_went_meanwhile_ends_with_an_error() {
+    let overtaken = AtomicU64::new(0);
     on_each_ground(|ground| {
         let store = ground.open(options());
-        append(&store, "s", 200);
-        append(&store, "t", 200);
+        append(&store, "s", 3000);
+        append(&store, "t", 3000);
         store.sync().unwrap();
         let beside = ground.open_read_only(options().read_mode(ReadMode::Pread));
         let reader = beside.reader();
@@ -473,12 +478,13 @@ fn a_history_whose_events_went_meanwhile_ends_with_an_error() {
                     let error = error.downcast::<Error>().unwrap();
                     assert!(matches!(*error, Error::Overtaken { .. }), "{stream} {error:?}");
                     assert!(history.next().is_none());
+                    overtaken.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            assert!(history.event_count() == 0 || history.event_count() == 200, "{}", history.event_count());
         }
         assert!(loaded(&store, "s", &kind()).is_none());
     });
+    assert!(overtaken.load(Ordering::Relaxed) >= 1, "{overtaken:?}");
 }
 
 #[derive(Clone, Debug)]
@@ -544,7 +550,7 @@ fn files(memory: &Memory) -> Vec<(String, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if std::env::var_os("ANNALS_LONG").is_some() { 5_000 } else { 60 }, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if std::env::var_os("ANNALS_LONG").is_some() { 5_000 } else { 60 }, ..ProptestConfig::default() })]
 
     #[test]
     fn a_load_gives_what_a_plain_replay_does(steps in prop::collection::vec(a_step(), 1..30)) {
