@@ -23,7 +23,7 @@ use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
 use crate::recovery::RecoveryReport;
-use crate::snapshot::{self, SnapshotWriter};
+use crate::snapshot::{self, Folds, SnapshotWriter};
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
@@ -44,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) tier_keeper: Mutex<TierKeeper>,
     pub(crate) merging: Merging,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) folds: Folds,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
     /// Held by whoever seals.
