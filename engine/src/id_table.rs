@@ -293,24 +293,20 @@ impl IdTable {
 
     /// Makes the next table and the next filter if they will be wanted soon; for a background thread. Costs little if not.
     pub(crate) fn make_ahead(&self) {
+        // The writer makes its own where this one is at it still, and so does nobody else meanwhile.
+        let Some(mut spare) = self.spare.try_lock() else { return };
         let shelves = self.shelves.load_full();
         let (table, filter) = (shelves.last_table(), shelves.last_filter());
-        if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && self.spare.lock().table.is_none() {
+        if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && spare.table.is_none() {
             let next = Table::new(table.slots_of_next());
             touch(next.slots.words());
-            let mut spare = self.spare.lock();
             // The writer may have begun one meanwhile.
-            if Arc::ptr_eq(table, self.shelves.load().last_table()) {
-                spare.table = Some(next);
-            }
+            spare.table = Arc::ptr_eq(table, self.shelves.load().last_table()).then_some(next);
         }
-        if filter.is_half_full() && self.spare.lock().filter.is_none() {
+        if filter.is_half_full() && spare.filter.is_none() {
             let next = Filter::new(FILTER_WORDS);
             touch(next.words.as_words());
-            let mut spare = self.spare.lock();
-            if Arc::ptr_eq(filter, self.shelves.load().last_filter()) {
-                spare.filter = Some(next);
-            }
+            spare.filter = Arc::ptr_eq(filter, self.shelves.load().last_filter()).then_some(next);
         }
     }
 }
@@ -359,6 +355,13 @@ impl IdWriter {
         for filter in &self.shelves.filters {
             prefetch(filter.words_of(hash));
         }
+    }
+
+    /// Begins to load what [`IdWriter::insert`] will write to: a long batch drives it out of the nearest cache.
+    #[inline]
+    pub(crate) fn prefetch_newest(&self, hash: u64) {
+        let newest = &self.shared.newest;
+        prefetch(&newest.words()[newest.home(hash)]);
     }
 
     /// False if no id here has this hash; true if one has, and seldom if none has.
