@@ -220,15 +220,36 @@ impl ActiveIndex {
         self.new_types.iter().map(|record| record as u32)
     }
 
-    /// Hash, kind and count of every key, in no order.
-    pub(crate) fn keys(&self) -> Vec<(u64, KeyKind, u32)> {
+    /// Every key, in no order.
+    pub(crate) fn keys(&self) -> Vec<KeyHead> {
         let table = self.keys.load();
-        let slots = table.slots().chunks_exact(2);
-        let heads = slots.map(|pair| (load(&pair[0]), load(&pair[1]))).filter(|(hash, _)| *hash != 0);
-        heads.map(|(hash, head)| (hash, kind(head), count(head))).collect()
+        let mut keys = Vec::with_capacity(table.used.load(Ordering::Relaxed) as usize);
+        let slots = table.slots().as_chunks::<2>().0.iter();
+        keys.extend(slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0));
+        keys
+    }
+
+    /// Records that carry this key of its own, newest first.
+    pub(crate) fn postings_of(&self, key: KeyHead) -> Postings<'_> {
+        Postings { index: self, kind: kind(key.head), next: newest(key.head), count: count(key.head) }
     }
 }
 
+/// A key of an [`ActiveIndex`], with where its records are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyHead {
+    pub(crate) hash: u64,
+    head: u64,
+}
+
+impl KeyHead {
+    /// How many records carry it.
+    pub(crate) fn count(self) -> u32 {
+        count(self.head)
+    }
+}
+
+#[inline]
 fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Acquire)
 }

@@ -6,8 +6,9 @@ use annals_format::index::{BatchRow, FinishedIndex, IndexHeader, IndexSizes, Ind
 use annals_format::index_file::{Sink, WriteError};
 
 use crate::Result;
-use crate::active_index::ActiveIndex;
+use crate::active_index::{ActiveIndex, KeyHead};
 use crate::event::Event;
+use crate::hash_order::HashOrder;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
 use crate::reader::event_of_record;
@@ -18,7 +19,7 @@ pub(super) struct Building<'a> {
     index: &'a ActiveIndex,
     first_position: u64,
     times: (u64, u64),
-    keys: Vec<(u64, KeyKind, u32)>,
+    keys: Vec<KeyHead>,
     /// Where they had to be read from the segment.
     streams: Option<Vec<Named<'a>>>,
     types: Vec<Named<'a>>,
@@ -37,7 +38,7 @@ struct Named<'a> {
 impl<'a> Building<'a> {
     pub(super) fn new(segment: &Segment, log: &Log, hash: NameHash, index: &'a ActiveIndex) -> Result<Self> {
         let mut keys = index.keys();
-        keys.sort_unstable_by_key(|(hash, _, _)| *hash);
+        HashOrder::default().sort(&mut keys, 0, |key| key.hash);
         let names = Names { segment, log, hash, index };
         let types = names.of(&index.type_firsts().collect::<Vec<_>>(), KeyKind::Type)?;
         let streams = match index.streams() {
@@ -46,8 +47,8 @@ impl<'a> Building<'a> {
         };
         let mut sizes = IndexSizes {
             records: index.record_count().into(),
-            keys: keys.chunk_by(|left, right| left.0 == right.0).count() as u64,
-            postings: keys.iter().map(|(_, _, count)| u64::from(*count)).sum(),
+            keys: keys.chunk_by(is_alike).count() as u64,
+            postings: keys.iter().map(|key| u64::from(key.count())).sum(),
             ids: index.id_hashes().filter(|hash| *hash != 0).count() as u64,
             types: types.len() as u64,
             names_len: types.iter().map(|named| named.name.len() as u64).sum(),
@@ -108,21 +109,25 @@ impl<'a> Building<'a> {
             first: stream.first,
             last: stream.last,
         }));
-        streams.sort_unstable();
+        // The first bytes of a name as a number decide nearly always, without a call.
+        streams.sort_by_cached_key(|stream| front(&stream.name));
+        for alike in streams.chunk_by_mut(|left, right| front(&left.name) == front(&right.name)) {
+            alike.sort_unstable();
+        }
         streams
     }
 
     fn write_keys<S: Sink>(&mut self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
         let keys = std::mem::take(&mut self.keys);
         // Keys of two kinds that share a hash share a row: what is found by it is looked at in any case.
-        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
-            writer.key(of_hash[0].0, of_hash.iter().map(|(_, _, count)| *count).sum())?;
+        for of_hash in keys.chunk_by(is_alike) {
+            writer.key(of_hash[0].hash, of_hash.iter().map(|key| key.count()).sum())?;
         }
         let mut positions = Vec::new();
-        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
+        for of_hash in keys.chunk_by(is_alike) {
             positions.clear();
-            for (hash, kind, _) in of_hash {
-                positions.extend(self.index.postings(*kind, *hash));
+            for key in of_hash {
+                self.index.postings_of(*key).for_each(|position| positions.push(position));
             }
             if of_hash.len() > 1 {
                 positions.sort_unstable_by(|left, right| right.cmp(left));
@@ -133,12 +138,29 @@ impl<'a> Building<'a> {
     }
 
     fn write_ids<S: Sink>(&self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
-        let mut ids = Vec::with_capacity(self.sizes.ids as usize);
+        let mut ids: Vec<(u32, u64)> = Vec::with_capacity(self.sizes.ids as usize);
         ids.extend((0u32..).zip(self.index.id_hashes()).filter(|(_, hash)| *hash != 0));
         // Stable: rows of one hash stay in the order of their records.
-        radsort::sort_by_key(&mut ids, |(_, hash)| *hash);
+        HashOrder::default().sort(&mut ids, 0, |(_, hash)| *hash);
         ids.iter().try_for_each(|(record, hash)| writer.id(*hash, *record))
     }
+}
+
+/// The first 16 bytes of a name as a number, zeros behind a short one.
+#[inline]
+fn front(name: &[u8]) -> u128 {
+    match name.first_chunk() {
+        Some(front) => u128::from_be_bytes(*front),
+        None => {
+            let mut front = [0; 16];
+            front[..name.len()].copy_from_slice(name);
+            u128::from_be_bytes(front)
+        }
+    }
+}
+
+fn is_alike(left: &KeyHead, right: &KeyHead) -> bool {
+    left.hash == right.hash
 }
 
 fn each_batch<E>(index: &ActiveIndex, mut each: impl FnMut(BatchRow) -> Result<(), E>) -> Result<(), E> {
