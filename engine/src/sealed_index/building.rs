@@ -14,6 +14,9 @@ use crate::name::{KeyKind, NameHash};
 use crate::reader::event_of_record;
 use crate::segment::Segment;
 
+/// So many keys before it is needed the newest record of one is asked for.
+const KEYS_AHEAD: usize = 12;
+
 /// What has to be sorted before a file is written; each part is gathered and sorted when its turn has come, and let go of then.
 pub(super) struct Building<'a> {
     index: &'a ActiveIndex,
@@ -54,12 +57,12 @@ impl<'a> Building<'a> {
             names_len: types.iter().map(|named| named.name.len() as u64).sum(),
             ..IndexSizes::default()
         };
-        let mut add_stream = |name_len: usize| {
-            sizes.streams += 1;
-            sizes.names_len += name_len as u64;
-        };
-        streams.iter().flatten().for_each(|named| add_stream(named.name.len()));
-        index.streams().into_iter().flatten().for_each(|stream| add_stream(stream.name.len()));
+        let read = || streams.iter().flatten();
+        let (count, len) = index
+            .streams_len()
+            .unwrap_or_else(|| (read().count(), read().map(|named| named.name.len()).sum()));
+        sizes.streams = count as u64;
+        sizes.names_len += len as u64;
         let mut times = None;
         each_batch(index, |batch| {
             sizes.batches += 1;
@@ -103,6 +106,7 @@ impl<'a> Building<'a> {
     fn streams(&mut self) -> Vec<Named<'a>> {
         let index = self.index;
         let mut streams = self.streams.take().unwrap_or_default();
+        streams.reserve_exact(index.streams_len().map_or(0, |(count, _)| count));
         streams.extend(index.streams().into_iter().flatten().map(|stream| Named {
             name: Cow::Borrowed(stream.name),
             last_revision: stream.last_revision,
@@ -123,11 +127,13 @@ impl<'a> Building<'a> {
         for of_hash in keys.chunk_by(is_alike) {
             writer.key(of_hash[0].hash, of_hash.iter().map(|key| key.count()).sum())?;
         }
-        let mut positions = Vec::new();
+        let (mut positions, mut at) = (Vec::new(), 0);
         for of_hash in keys.chunk_by(is_alike) {
             positions.clear();
             for key in of_hash {
-                self.index.postings_of(*key).for_each(|position| positions.push(position));
+                keys.get(at + KEYS_AHEAD).into_iter().for_each(|ahead| self.index.prefetch_posting_of(*ahead));
+                at += 1;
+                self.index.each_posting_of(*key, |position| positions.push(position));
             }
             if of_hash.len() > 1 {
                 positions.sort_unstable_by(|left, right| right.cmp(left));

@@ -9,7 +9,7 @@ use annals_format::index_manifest::TierEntry;
 use annals_format::tier::{TierMeasure, TierWriter};
 
 use super::file::Expected;
-use super::order::{Row, each_hash, each_name};
+use super::order::{Row, Rows, each_hash, each_name};
 use super::sink::{Halt, Pulse, Step, TierSink};
 use super::source::{INPUTS_MAX, MergeInput, NamesOf, Source};
 use super::stored::tier_name;
@@ -164,15 +164,47 @@ fn key_len(sources: &[Source<'_>], rows: &[Row]) -> Result<u32, Fault> {
 #[inline]
 fn each_key(sources: &[Source<'_>], pulse: &mut Pulse<'_>, each: impl FnMut(&[Row]) -> Step) -> Step {
     let counts: Vec<u32> = sources.iter().map(|source| source.key_count).collect();
-    each_hash(&counts, |input, row| sources[input].key_hash(row), pulse, each)
+    each_hash(&counts, &Keys(sources), pulse, each)
 }
 
 /// Every id by hash, then position: those of an input are below those of the next one, and ascend within it.
 #[inline]
 fn each_id(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(&Row) -> Step) -> Step {
     let counts: Vec<u32> = sources.iter().map(|source| source.id_count).collect();
-    let hash_of = |input: usize, row| sources[input].id_hash(row);
-    each_hash(&counts, hash_of, pulse, |rows| rows.iter().try_for_each(&mut each))
+    each_hash(&counts, &Ids(sources), pulse, |rows| rows.iter().try_for_each(&mut each))
+}
+
+struct Keys<'s, 'a>(&'s [Source<'a>]);
+
+impl Rows for Keys<'_, '_> {
+    #[inline]
+    fn hash(&self, input: usize, number: u32) -> Result<u64, Fault> {
+        self.0[input].key_hash(number)
+    }
+
+    #[inline]
+    fn prefetch(&self, input: usize, number: u32) {
+        self.0[input].prefetch_key(number);
+    }
+
+    #[inline]
+    fn prefetch_content(&self, row: &Row) {
+        self.0[row.input as usize].prefetch_positions(row.number);
+    }
+}
+
+struct Ids<'s, 'a>(&'s [Source<'a>]);
+
+impl Rows for Ids<'_, '_> {
+    #[inline]
+    fn hash(&self, input: usize, number: u32) -> Result<u64, Fault> {
+        self.0[input].id_hash(number)
+    }
+
+    #[inline]
+    fn prefetch(&self, input: usize, number: u32) {
+        self.0[input].prefetch_id(number);
+    }
 }
 
 fn each_name_of(

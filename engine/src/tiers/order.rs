@@ -11,15 +11,32 @@ use super::source::NameHead;
 use crate::hash_order::HashOrder;
 
 /// A row of an input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) hash: u64,
     pub(super) input: u32,
     pub(super) number: u32,
 }
 
+/// What rows are read from.
+pub(super) trait Rows {
+    /// Hash of a row.
+    fn hash(&self, input: usize, number: u32) -> Result<u64, Fault>;
+
+    /// Begins to load the row and those behind it: the inputs are many, and none is read for long.
+    fn prefetch(&self, input: usize, number: u32);
+
+    /// Begins to load what is read of this row once its turn has come.
+    fn prefetch_content(&self, row: &Row) {
+        let _ = row;
+    }
+}
+
 /// Rows that are gathered at a time, about.
 const TOGETHER: u64 = 1 << 14;
+/// How far ahead memory is asked for, in inputs and in rows.
+const INPUTS_AHEAD: usize = 2;
+const ROWS_AHEAD: usize = 16;
 
 const UNORDERED: Fault = Fault::Order { what: "rows of an index" };
 
@@ -27,7 +44,7 @@ const UNORDERED: Fault = Fault::Order { what: "rows of an index" };
 /// input in their own.
 pub(super) fn each_hash(
     counts: &[u32],
-    hash_of: impl Fn(usize, u32) -> Result<u64, Fault>,
+    from: &impl Rows,
     pulse: &mut Pulse<'_>,
     mut each: impl FnMut(&[Row]) -> Step,
 ) -> Step {
@@ -38,19 +55,28 @@ pub(super) fn each_hash(
     for part in 0..1u64 << bits {
         // Twice, since a shift by 64 is none.
         let part_of = |hash: u64| hash >> 1 >> (63 - bits);
-        for (input, (next, count)) in next.iter_mut().zip(counts).enumerate() {
-            while *next < *count {
-                let hash = hash_of(input, *next)?;
+        for (input, count) in counts.iter().enumerate() {
+            if let Some(ahead) = next.get(input + INPUTS_AHEAD) {
+                from.prefetch(input + INPUTS_AHEAD, *ahead);
+            }
+            let mut number = next[input];
+            while number < *count {
+                let hash = from.hash(input, number)?;
                 if part_of(hash) != part {
                     break;
                 }
-                gathered.push(Row { hash, input: input as u32, number: *next });
-                *next += 1;
+                gathered.push(Row { hash, input: input as u32, number });
+                number += 1;
             }
+            next[input] = number;
         }
         order.sort(&mut gathered, bits, |row: &Row| row.hash);
+        let mut at = 0;
         for rows in gathered.chunk_by(|left, right| left.hash == right.hash) {
             pulse.beat()?;
+            let ahead = at + ROWS_AHEAD;
+            gathered.iter().skip(ahead).take(rows.len()).for_each(|row| from.prefetch_content(row));
+            at += rows.len();
             each(rows)?;
         }
         gathered.clear();
@@ -147,11 +173,21 @@ mod tests {
 
     use super::*;
 
+    struct Listed<'a>(&'a [Vec<u64>]);
+
+    impl Rows for Listed<'_> {
+        fn hash(&self, input: usize, number: u32) -> Result<u64, Fault> {
+            Ok(self.0[input][number as usize])
+        }
+
+        fn prefetch(&self, _: usize, _: u32) {}
+    }
+
     fn in_order(inputs: &[Vec<u64>]) -> Step<Vec<Row>> {
         let counts: Vec<u32> = inputs.iter().map(|rows| rows.len() as u32).collect();
         let stop = AtomicBool::new(false);
         let mut all = Vec::new();
-        each_hash(&counts, |input, row| Ok(inputs[input][row as usize]), &mut Pulse::new(&stop), |rows| {
+        each_hash(&counts, &Listed(inputs), &mut Pulse::new(&stop), |rows| {
             assert!(rows.iter().all(|row| row.hash == rows[0].hash));
             all.extend_from_slice(rows);
             Ok(())

@@ -9,6 +9,7 @@ use annals_format::{Fault, index, tier};
 
 use super::file::TierFile;
 use super::sink::{Halt, Step};
+use crate::prefetch::prefetch;
 use crate::sealed_index::SealedIndex;
 
 /// Most inputs of one merge: each row is written once however many there are.
@@ -53,6 +54,9 @@ pub(super) struct Source<'a> {
     pub(super) key_count: u32,
     pub(super) id_count: u32,
 }
+
+/// Lines that are asked for at a time.
+const LINES_AHEAD: usize = 4;
 
 const BROKEN_ROW: Fault = Fault::Structure { what: "row of an index" };
 
@@ -101,6 +105,35 @@ impl<'a> Source<'a> {
             Rows::Tier(tier) => sure(tier.key(row)).map(|(hash, _)| hash),
         }
         .ok_or(BROKEN_ROW)
+    }
+
+    /// Begins to load this row of a segment's keys and those behind it. A tier has so many side by side that the processor
+    /// sees to it.
+    #[inline]
+    pub(super) fn prefetch_key(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows {
+            let rows = root.keys.get(row as usize..).unwrap_or_default();
+            rows.iter().step_by(4).take(LINES_AHEAD).for_each(prefetch);
+        }
+    }
+
+    /// Begins to load where its positions begin.
+    #[inline]
+    pub(super) fn prefetch_positions(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows
+            && let Some(first) = root.keys.get(row as usize).and_then(|key| root.postings.get(key.start.to_native() as usize))
+        {
+            prefetch(first);
+        }
+    }
+
+    /// As [`Source::prefetch_key`], of ids.
+    #[inline]
+    pub(super) fn prefetch_id(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows {
+            let rows = root.ids.get(row as usize..).unwrap_or_default();
+            rows.iter().step_by(4).take(LINES_AHEAD).for_each(prefetch);
+        }
     }
 
     /// How many positions the key has.
@@ -198,6 +231,9 @@ enum NameRows<'a> {
     Tier(tier::Names<'a, Verified>),
 }
 
+/// How many rows ahead of a name memory is asked for.
+const NAMES_AHEAD: usize = 6;
+
 /// So much of a name is compared as a number.
 const FRONT_LEN: usize = size_of::<u128>();
 
@@ -213,7 +249,13 @@ pub(super) struct NameHead<'a> {
 impl NameHead<'_> {
     pub(super) fn step(&mut self) {
         let next = match &mut self.names {
-            NameRows::Segment(names) => names.next().map(|found| found.name),
+            NameRows::Segment(names) => {
+                // Many inputs are read in turns, each too slowly for the processor to see to it.
+                let (row, name) = names.ahead(NAMES_AHEAD);
+                row.into_iter().for_each(prefetch);
+                name.into_iter().for_each(prefetch);
+                names.next().map(|found| found.name)
+            }
             NameRows::Tier(names) => sure(names.next()),
         };
         self.is_there = next.is_some();
