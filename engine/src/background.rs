@@ -1,9 +1,10 @@
 //! The threads of an open store.
 //!
-//! The *committer* makes the next segment, syncs for tickets, and where there are processors enough moves ring bytes into
-//! the segment while appends go on. The *keeper* seals ended segments and syncs `Buffered` commits at their interval. Neither is needed for correctness:
-//! an append flushes by itself when the ring is half full, makes the next segment if there is none, and waits for its
-//! own sync.
+//! The *committer* syncs for tickets, and where there are processors enough moves ring bytes into the segment while appends
+//! go on. The *preparer* makes the next segment: nothing else waits for that, and it waits for nothing else, since where
+//! files are filled with zeros it takes as long as all other work of the background together. The *keeper* seals ended
+//! segments and syncs `Buffered` commits at their interval. None is needed for correctness: an append flushes by itself
+//! when the ring is half full, makes the next segment if there is none, and waits for its own sync.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,6 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
-use crate::append::Durability;
 use crate::consumer;
 use crate::log::page_floor;
 use crate::manifest;
@@ -142,6 +142,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
     // Without its threads the store still works, only with less done ahead.
     let threads = [
         run("annals-committer", commit_loop),
+        run("annals-preparer", prepare_loop),
         run("annals-keeper", keep_loop),
         run("annals-merger", merging::merge_loop),
         run("annals-notifier", |inner| inner.core.log.watermark.notify_until_closed()),
@@ -200,11 +201,6 @@ fn commit_loop(inner: &Inner) {
 
 /// Flushes and syncs what is there to be; false if there was nothing.
 fn commit_once(inner: &Inner) -> bool {
-    // The keeper may be long at sealing, and a roll that finds no file has to make one itself. Where files are filled with
-    // zeros that takes long as well, and tickets would wait for it: there the keeper does it.
-    if inner.core.default_durability == Durability::Buffered && inner.preparer.make_wanted() {
-        return true;
-    }
     let log = &inner.core.log;
     if log.watermark.is_poisoned() {
         return false;
@@ -227,6 +223,19 @@ fn commit_once(inner: &Inner) -> bool {
     false
 }
 
+fn prepare_loop(inner: &Inner) {
+    while !inner.stopping.load(Ordering::Acquire) {
+        inner.preparer.wait_until_asked(&inner.stopping);
+        inner.preparer.make_wanted();
+        make_ids_ahead(inner);
+    }
+}
+
+/// The next table and filter of ids, if they will be wanted soon.
+fn make_ids_ahead(inner: &Inner) {
+    inner.core.ids.iter().for_each(|ids| ids.make_ahead());
+}
+
 fn keep_loop(inner: &Inner) {
     let mut synced_at = Instant::now();
     let mut synced_end = inner.core.log.watermark.written_end();
@@ -234,9 +243,8 @@ fn keep_loop(inner: &Inner) {
     while !inner.stopping.load(Ordering::Acquire) {
         let sweep_at = inner.options.sweep_interval.map(|interval| swept_at + interval);
         let sync_at = synced_at + inner.options.sync_interval;
-        inner.preparer.wait(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
-        inner.preparer.make_wanted();
-        inner.core.ids.iter().for_each(|ids| ids.make_ahead());
+        inner.preparer.wait_for_ended(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
+        make_ids_ahead(inner);
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {

@@ -7,6 +7,7 @@
 //!
 //! Only what a durable record removes is taken out, and what finds it stays: id, names, tags, position and revision.
 
+mod folding;
 mod install;
 mod newest;
 mod policy;
@@ -31,6 +32,7 @@ use crate::removal;
 use crate::snapshot;
 use crate::store::{Inner, Store};
 
+pub use folding::{FoldFailure, Folded};
 pub(crate) use install::remove_superseded;
 pub use policy::CompactionPolicy;
 pub(crate) use policy::attend;
@@ -138,12 +140,14 @@ pub struct CompactionReport {
     pub removed_events: u64,
     /// Snapshots of state that went because their streams were deleted.
     pub void_snapshots: u64,
+    /// What was done by registered folds.
+    pub folds: Folded,
     /// Whether it was stopped before all was done. What was done stays.
     pub cancelled: bool,
     /// Whether the segment that was being written was ended, to be compacted too.
     pub ended_live: bool,
-    /// Old files that could not be removed, which the next opening for writing does, what kept snapshots from going, and why the
-    /// segment that is being written could not be ended.
+    /// Old files that could not be removed, which the next opening for writing does, what kept snapshots from going or from being
+    /// saved, and why the segment that is being written could not be ended.
     pub notices: Vec<String>,
 }
 
@@ -153,8 +157,10 @@ pub struct CompactionReport {
 pub struct Compacting {
     /// Bytes of segments that are done.
     pub done: u64,
-    /// Bytes of all segments that are looked at.
+    /// Bytes of all segments that are looked at; 0 while streams are folded, which comes before.
     pub total: u64,
+    /// Streams that were folded by registered folds.
+    pub folded: u64,
 }
 
 impl Store {
@@ -165,7 +171,8 @@ impl Store {
     /// Of removed events id, stream, type, tags, position and revision stay, and of truncated and expired ones a keyed hash of
     /// the content, for retries. The content of all that was removed before the call is in no file of the directory after it:
     /// the segment that is being written is ended if it holds any of it, and the ring is emptied ([`LiveSegment`]). Takes about
-    /// a second for 100 MB, in the calling thread, and as much memory as the compressed segment.
+    /// a second for 100 MB, in the calling thread, and as much memory as the compressed segment. Before that streams are folded for
+    /// which folds are registered ([`Store::register_fold`]).
     ///
     /// # Errors
     /// `NoSpace`, `Io`, and `Corrupt` where a segment is damaged; segments before that one stay compacted, the others as they
@@ -204,28 +211,60 @@ fn run(
     options: &CompactionOptions,
     progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
 ) -> Result<CompactionReport> {
+    // Before a sweep: a state may take the place of what it lets go of.
+    let (folds, notice) = match fold(inner, options, progress)? {
+        (folds, Ok(ControlFlow::Continue(()))) => (folds, None),
+        (folds, Ok(ControlFlow::Break(()))) => {
+            return Ok(CompactionReport { folds, cancelled: true, ..CompactionReport::default() });
+        }
+        // What can be compacted may make the room that is missing.
+        (folds, Err(error)) => (folds, Some(format!("streams could not be folded: {error}"))),
+    };
     if options.sweep_first && !options.dry_run && !inner.core.removals.policies().is_empty() {
         removal::sweep(inner)?;
     }
     // Then all that was removed before this call is durable.
     inner.sync()?;
-    let mut report = compact(inner, options, progress)?;
+    let mut report = compact(inner, options, folds.folded, progress)?;
+    report.folds = folds;
+    report.notices.extend(notice);
     if !options.dry_run && !report.compacted.is_empty() && !report.cancelled {
         merging::pack_compacted(inner);
     }
     if !options.dry_run && !report.cancelled {
         // States of what is deleted go with its events.
-        match snapshot::drop_void(inner) {
-            Ok(void) => report.void_snapshots = void,
+        match snapshot::let_go(inner) {
+            Ok((void, superseded)) => (report.void_snapshots, report.folds.superseded) = (void, superseded),
             Err(error) => report.notices.push(error.to_string()),
         }
     }
     Ok(report)
 }
 
-pub(crate) fn compact(
+/// Folds by what is registered; fails where compaction would not do either.
+fn fold(
     inner: &Inner,
     options: &CompactionOptions,
+    progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
+) -> Result<(Folded, Result<ControlFlow<()>>)> {
+    if folding::is_folding() {
+        return Err(Error::invalid("a fold asks for compaction, which waits for it", None));
+    }
+    let mut report = Folded::default();
+    let folds = inner.folds.all();
+    if folds.is_empty() {
+        return Ok((report, Ok(ControlFlow::Continue(()))));
+    }
+    let mut pace = Pace::of(&[], options, 0, progress);
+    let outcome = folding::fold(inner, &folds, options, &mut pace, &mut report);
+    inner.core.log.check_poison()?;
+    Ok((report, outcome))
+}
+
+fn compact(
+    inner: &Inner,
+    options: &CompactionOptions,
+    folded: u64,
     progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
 ) -> Result<CompactionReport> {
     // One at a time; who asks meanwhile waits.
@@ -253,7 +292,7 @@ pub(crate) fn compact(
         (sealing.manifest.segments.clone(), sealing.manifest.content_hash_key)
     };
     let due = due(entries, &inner.core, durable, options);
-    let mut pace = Pace::of(&due, options, progress);
+    let mut pace = Pace::of(&due, options, folded, progress);
     for entry in due {
         // One that is ended and not yet listed among the readers' segments comes up the next time.
         let Some(segment) = install::listed_segment(inner, &entry) else { continue };
@@ -336,7 +375,7 @@ impl CompactionReport {
 
 impl ReadOnly {
     /// What compaction would do, as far as segments were listed at the last look: as [`Store::compact`] with `dry_run`, beside a
-    /// writer or alone.
+    /// writer or alone. Folds are registered with the writer, and are not part of it.
     ///
     /// # Errors
     /// `Corrupt` or `Io` where a segment is damaged.
@@ -351,7 +390,7 @@ impl ReadOnly {
         let listed: Vec<SegmentEntry> =
             core.segments.load().iter().filter_map(|segment| segment.entry().cloned()).collect();
         let due = due(listed, core, durable, options);
-        let mut pace = Pace::of(&due, options, progress);
+        let mut pace = Pace::of(&due, options, 0, progress);
         let mut report = CompactionReport::default();
         for entry in due {
             let basis = rewrite::Basis {
@@ -380,32 +419,56 @@ impl ReadOnly {
 pub(crate) struct Pace<'a> {
     progress: &'a mut dyn FnMut(Compacting) -> ControlFlow<()>,
     at: Compacting,
+    /// Bytes that count against the limit, and those of events that are not told of yet.
+    passed: u64,
+    read: u64,
     begun: Instant,
     limit: Option<u64>,
 }
 
 /// It sleeps no longer at once, so that it can be cancelled.
 const NAP: Duration = Duration::from_millis(50);
+/// What an event that is read counts beside its payload and metadata, and how many bytes are read between two looks.
+const EVENT: u64 = 64;
+const READ: u64 = 64 << 10;
 
 impl<'a> Pace<'a> {
     fn of(
         due: &[SegmentEntry],
         options: &CompactionOptions,
+        folded: u64,
         progress: &'a mut dyn FnMut(Compacting) -> ControlFlow<()>,
     ) -> Self {
         let total = due.iter().map(|entry| entry.end / 2 * 2).sum();
-        Self { progress, at: Compacting { done: 0, total }, begun: Instant::now(), limit: options.bytes_per_second }
+        let at = Compacting { done: 0, total, folded };
+        Self { progress, at, passed: 0, read: 0, begun: Instant::now(), limit: options.bytes_per_second }
     }
 
-    /// So many bytes more are done; true if it shall stop.
+    /// So many bytes of segments more are done; true if it shall stop.
     fn pass(&mut self, len: u64) -> bool {
         self.at.done += len;
+        self.passed += len;
+        self.look()
+    }
+
+    /// An event of so many bytes was read; true if it shall stop.
+    fn read(&mut self, len: u64) -> bool {
+        self.read += len + EVENT;
+        if self.read < READ {
+            return false;
+        }
+        self.look()
+    }
+
+    /// Tells how far it is, and waits as the limit says; true if it shall stop.
+    fn look(&mut self) -> bool {
+        self.passed += std::mem::take(&mut self.read);
         loop {
             if (self.progress)(self.at).is_break() {
                 return true;
             }
             let due =
-                self.limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(self.at.done as f64 / limit as f64));
+                self.limit.map_or(Duration::ZERO, |limit| Duration::from_secs_f64(self.passed as f64 / limit as f64));
             match due.checked_sub(self.begun.elapsed()) {
                 Some(ahead) if !ahead.is_zero() => std::thread::sleep(ahead.min(NAP)),
                 _ => return false,

@@ -162,6 +162,15 @@ pub enum Error {
         common: u64,
     },
 
+    /// Events that a history was to hand out were removed since it was loaded, and compaction has taken them out.
+    #[error("revision {revision} of stream {stream:?} was removed while its history was read; load the stream again")]
+    Overtaken {
+        /// The stream.
+        stream: String,
+        /// The first revision that is missing.
+        revision: Revision,
+    },
+
     /// The operating system refused.
     #[error("{action} {file}: {source}")]
     Io {

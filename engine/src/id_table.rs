@@ -36,9 +36,12 @@ const FIRST_SLOTS: usize = 1 << 13;
 const LAST_SLOTS: usize = 1 << 18;
 /// From here on the next table is made in the background: it takes long to be given so much memory.
 const AHEAD_FROM: usize = 1 << 18;
-/// Words of a filter. A word serves four ids: 16 bits an id, of which four are set.
+/// Words of a filter. A word serves four ids: 16 bits an id, of which eight are set. The eight lie in four words side by
+/// side, two in each: in one cache line, and yet of a full filter one absent id in 800 passes, where four bits in a single
+/// word let one in 200 pass (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters, 2007).
 const FILTER_WORDS: usize = 1 << 18;
 const IDS_PER_WORD: usize = 4;
+const WORDS_PER_ID: usize = 4;
 /// So many tables stay in memory when the files of the index hold their ids.
 const TABLES_KEPT: usize = 1;
 /// How many ids ahead of the one that moves memory is asked for.
@@ -99,11 +102,13 @@ const fn tag(hash: u64) -> u64 {
     hash & !POSITION_MASK
 }
 
-/// Four of a filter word's bits, chosen by bits of the hash that do not choose the word.
+/// Two bits of each of an id's words, chosen by bits of the hash that do not choose the words.
 #[inline]
-const fn filter_bits(hash: u64) -> u64 {
-    1 << (hash >> 58) | 1 << (hash >> 52 & 63) | 1 << (hash >> 46 & 63) | 1 << (hash >> 40 & 63)
+const fn filter_bits(hash: u64, word: usize) -> u64 {
+    1 << (hash >> (16 + 12 * word) & 63) | 1 << (hash >> (22 + 12 * word) & 63)
 }
+
+const _: () = assert!(FILTER_WORDS / WORDS_PER_ID <= 1 << 16, "the lower 16 bits of a hash choose its words");
 
 /// Says *absent* of nearly all ids that are not in it, and never of one that is.
 #[derive(Debug)]
@@ -123,16 +128,16 @@ impl Filter {
     }
 
     #[inline]
-    fn word(&self, hash: u64) -> &AtomicU64 {
-        let words = self.words.as_words();
-        &words[hash as usize & (words.len() - 1)]
+    fn words_of(&self, hash: u64) -> &[AtomicU64; WORDS_PER_ID] {
+        let (lines, _) = self.words.as_words().as_chunks();
+        &lines[hash as usize & (lines.len() - 1)]
     }
 
     #[inline]
     fn may_hold(&self, hash: u64) -> bool {
-        let bits = filter_bits(hash);
         // Acquire: who meets a bit sees the slot of its id among the newest.
-        self.word(hash).load(Ordering::Acquire) & bits == bits
+        let is_set = |(word, bits): (&AtomicU64, u64)| word.load(Ordering::Acquire) & bits == bits;
+        self.words_of(hash).iter().zip((0..WORDS_PER_ID).map(|word| filter_bits(hash, word))).all(is_set)
     }
 
     #[inline]
@@ -142,8 +147,9 @@ impl Filter {
             self.first_position.store(position, Ordering::Relaxed);
         }
         raise(&self.last_position, position);
-        let word = self.word(hash);
-        word.store(word.load(Ordering::Relaxed) | filter_bits(hash), Ordering::Release);
+        for (index, word) in self.words_of(hash).iter().enumerate() {
+            word.store(word.load(Ordering::Relaxed) | filter_bits(hash, index), Ordering::Release);
+        }
         self.used.store(self.used.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
@@ -287,24 +293,20 @@ impl IdTable {
 
     /// Makes the next table and the next filter if they will be wanted soon; for a background thread. Costs little if not.
     pub(crate) fn make_ahead(&self) {
+        // The writer makes its own where this one is at it still, and so does nobody else meanwhile.
+        let Some(mut spare) = self.spare.try_lock() else { return };
         let shelves = self.shelves.load_full();
         let (table, filter) = (shelves.last_table(), shelves.last_filter());
-        if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && self.spare.lock().table.is_none() {
+        if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && spare.table.is_none() {
             let next = Table::new(table.slots_of_next());
             touch(next.slots.words());
-            let mut spare = self.spare.lock();
             // The writer may have begun one meanwhile.
-            if Arc::ptr_eq(table, self.shelves.load().last_table()) {
-                spare.table = Some(next);
-            }
+            spare.table = Arc::ptr_eq(table, self.shelves.load().last_table()).then_some(next);
         }
-        if filter.is_half_full() && self.spare.lock().filter.is_none() {
+        if filter.is_half_full() && spare.filter.is_none() {
             let next = Filter::new(FILTER_WORDS);
             touch(next.words.as_words());
-            let mut spare = self.spare.lock();
-            if Arc::ptr_eq(filter, self.shelves.load().last_filter()) {
-                spare.filter = Some(next);
-            }
+            spare.filter = Arc::ptr_eq(filter, self.shelves.load().last_filter()).then_some(next);
         }
     }
 }
@@ -351,8 +353,15 @@ impl IdWriter {
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         for filter in &self.shelves.filters {
-            prefetch(filter.word(hash));
+            prefetch(filter.words_of(hash));
         }
+    }
+
+    /// Begins to load what [`IdWriter::insert`] will write to: a long batch drives it out of the nearest cache.
+    #[inline]
+    pub(crate) fn prefetch_newest(&self, hash: u64) {
+        let newest = &self.shared.newest;
+        prefetch(&newest.words()[newest.home(hash)]);
     }
 
     /// False if no id here has this hash; true if one has, and seldom if none has.
@@ -611,6 +620,6 @@ mod tests {
         assert_eq!(writer.shelves.filters.len(), 3);
         let passes = |n: u64| writer.may_hold(hash(n));
         let passed = (10_000_000..10_100_000).filter(|n| passes(*n)).count();
-        assert!(passed < 3_000, "{passed} of 100,000");
+        assert!(passed < 500, "{passed} of 100,000");
     }
 }

@@ -64,7 +64,8 @@ mod writer;
 pub use append::{Batch, Committed, Condition, Durability, Expect, NewEvent, OccurredAt, Receipt};
 pub use as_of::AsOf;
 pub use compaction::{
-    Compacting, CompactionOptions, CompactionPolicy, CompactionReport, CompactionRequest, LiveSegment, RequestState,
+    Compacting, CompactionOptions, CompactionPolicy, CompactionReport, CompactionRequest, FoldFailure, Folded,
+    LiveSegment, RequestState,
 };
 pub use consumer::{
     Checkpoint, Consumer, ConsumerInfo, ConsumerOptions, Delivery, Failed, InvalidCheckpoint, Lane, ParkedEvent,
@@ -87,7 +88,8 @@ pub use reader::{Lookup, Reader, RemovalReason, StreamInfo, TypeInfo};
 pub use recovery::RecoveryReport;
 pub use removal::{Cut, Removed, Retention, Scope, Swept};
 pub use snapshot::{
-    CleanSnapshots, CleanedSnapshots, History, Loaded, SavedSnapshot, Snapshot, SnapshotInfo, Snapshots,
+    CleanSnapshots, CleanedSnapshots, Fold, FoldError, History, Loaded, SavedSnapshot, Snapshot, SnapshotInfo,
+    Snapshots,
 };
 pub use stats::Stats;
 pub use store::{Store, Ticket};

@@ -117,8 +117,10 @@ pub(crate) struct Preparer {
     is_wanted: AtomicBool,
     state: Mutex<State>,
     made: Condvar,
-    /// Wakes the background thread.
-    pub(crate) work: Condvar,
+    /// Wakes the thread that makes files.
+    asked: Condvar,
+    /// Wakes the thread that seals.
+    work: Condvar,
 }
 
 impl Preparer {
@@ -135,6 +137,7 @@ impl Preparer {
             is_wanted: AtomicBool::new(false),
             state: Mutex::default(),
             made: Condvar::new(),
+            asked: Condvar::new(),
             work: Condvar::new(),
         }
     }
@@ -344,18 +347,32 @@ impl Preparer {
         }
     }
 
-    /// Waits until there may be work, at most until `deadline`.
-    pub(crate) fn wait(&self, deadline: std::time::Instant) {
+    /// Waits until there may be something to seal, at most until `deadline`.
+    pub(crate) fn wait_for_ended(&self, deadline: std::time::Instant) {
         let mut state = self.state.lock();
-        if state.wanted.is_none() && state.to_seal.is_empty() {
+        if state.to_seal.is_empty() {
             self.work.wait_until(&mut state, deadline);
         }
     }
 
-    /// Wakes the background thread from its wait.
+    /// Waits until a file is asked for or `stopping` is set, which [`Preparer::wake_maker`] is to be called after.
+    pub(crate) fn wait_until_asked(&self, stopping: &AtomicBool) {
+        let mut state = self.state.lock();
+        while !self.is_wanted.load(Ordering::Acquire) && !stopping.load(Ordering::Acquire) {
+            self.asked.wait(&mut state);
+        }
+    }
+
+    /// Wakes the thread that seals from its wait.
     pub(crate) fn wake(&self) {
         let _state = self.state.lock();
         self.work.notify_all();
+    }
+
+    /// Wakes the thread that makes files from its wait.
+    pub(crate) fn wake_maker(&self) {
+        let _state = self.state.lock();
+        self.asked.notify_one();
     }
 
     /// Removes the file that was made and not used.

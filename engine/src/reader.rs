@@ -399,7 +399,7 @@ impl Reader {
     }
 
     /// Every unit of the index up to `head`, oldest first.
-    fn each_unit(&self, head: u64, mut each: impl FnMut(&Unit<'_>) -> Result<()>) -> Result<()> {
+    pub(crate) fn each_unit(&self, head: u64, mut each: impl FnMut(&Unit<'_>) -> Result<()>) -> Result<()> {
         let segments = self.core.segments.load();
         let mut at = 1;
         while at <= head {

@@ -23,7 +23,7 @@ use crate::query::{Query, Seek};
 use crate::read::Read;
 use crate::reader::{Lookup, Reader, StreamInfo, TypeInfo};
 use crate::recovery::RecoveryReport;
-use crate::snapshot::{self, SnapshotWriter};
+use crate::snapshot::{self, Folds, SnapshotWriter};
 use crate::stats::Stats;
 use crate::storage::{LockGuard, Memory, Storage};
 use crate::tiers::TierKeeper;
@@ -44,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) tier_keeper: Mutex<TierKeeper>,
     pub(crate) merging: Merging,
     pub(crate) snapshots: SnapshotWriter,
+    pub(crate) folds: Folds,
     pub(crate) options: Options,
     pub(crate) report: RecoveryReport,
     /// Held by whoever seals.
@@ -102,6 +103,7 @@ impl Opened {
         self.inner.core.log.watermark.close();
         self.inner.committer.wake();
         self.inner.preparer.wake();
+        self.inner.preparer.wake_maker();
         self.inner.merging.wake();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
@@ -589,8 +591,7 @@ pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receip
     let outcome = match written {
         Ok(appended) => {
             if appended.wants_segment {
-                inner.committer.wake_if_asleep();
-                inner.preparer.wake();
+                inner.preparer.wake_maker();
             }
             Ok(appended.rests_on)
         }

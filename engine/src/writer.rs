@@ -486,6 +486,7 @@ impl Writer {
         for (index, event) in staged.iter().enumerate() {
             if let Some(ahead) = staged.get(index + AHEAD) {
                 index_writer.prefetch_key(ahead.stream);
+                self.ids.prefetch_newest(ahead.id);
             }
             let position = first_event + index as u64;
             let place = Place { frame: batch_at + u64::from(event.frame), batch: batch_at };

@@ -1,11 +1,14 @@
 //! The ground that the tests of annals stand on.
 
 pub mod chronicle;
+pub mod container;
 pub mod counted;
 pub mod crash;
 pub mod damage;
+pub mod memory;
 pub mod model;
 pub mod sim_disk;
+pub mod told;
 pub mod whole_store;
 
 /// What the documents show compiles.

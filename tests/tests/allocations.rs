@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use annals::{
     Durability, Expect, Message, MessageRef, NewEvent, Next, Options, Position, Query, QueryItem, Read, ReadMode, Seek,
-    Subscription, View,
+    Store, Subscription, View,
 };
 use annals_tests::model::Ground;
 
@@ -53,20 +53,24 @@ fn allocations(work: impl FnOnce()) -> u64 {
     COUNT.get() - before
 }
 
-#[test]
-fn a_scan_by_the_borrowed_form_allocates_nothing_per_event() {
-    let ground = Ground::disk();
+/// A store of so many events of 300 bytes, in three streams and several segments, closed and opened again.
+fn reopened_with(ground: &Ground, events: usize) -> Store {
     let store = ground.open(Options::new().durability(Durability::Buffered));
-    let payload = [7; 300];
-    let events = 20_000;
     for n in 0..events {
-        let stream = ["a", "b", "c"][n % 3];
-        let event = NewEvent::new("T", &payload).tags(&["t"]).metadata(b"meta");
-        store.append(stream, Expect::Any, &[event]).unwrap();
+        let event = NewEvent::new("T", &[7; 300]).tags(&["t"]).metadata(b"meta");
+        store.append(["a", "b", "c"][n % 3], Expect::Any, &[event]).unwrap();
     }
     store.close().unwrap();
     let store = ground.open(Options::new());
     assert!(store.stats().segments > 2);
+    store
+}
+
+#[test]
+fn a_scan_by_the_borrowed_form_allocates_nothing_per_event() {
+    let ground = Ground::disk();
+    let events = 20_000;
+    let store = reopened_with(&ground, events);
     let mut bytes = 0;
     let mut scan = || {
         let read = store.read_all(&Query::all(), Seek::Beginning).unwrap();
@@ -86,15 +90,8 @@ fn a_scan_by_the_borrowed_form_allocates_nothing_per_event() {
 #[test]
 fn filtered_reads_and_look_ups_allocate_nothing_per_event() {
     let ground = Ground::disk();
-    let store = ground.open(Options::new().durability(Durability::Buffered));
     let events = 20_000;
-    for n in 0..events {
-        let stream = ["a", "b", "c"][n % 3];
-        store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
-    }
-    store.close().unwrap();
-    let store = ground.open(Options::new());
-    assert!(store.stats().segments > 2);
+    let store = reopened_with(&ground, events);
     let item = || QueryItem::new().tags_all(["t"]).types(["T"]);
     let dense = Query::item(item());
     let joined = Query::item(item().streams(["a", "b"])).or(item().streams(["c"]).tags_any(["t", "u"]));
@@ -210,14 +207,8 @@ fn a_subscription_that_follows_a_writer_allocates_nothing_between_two_segments()
 #[test]
 fn a_subscription_that_is_behind_allocates_nothing_per_event() {
     let ground = Ground::disk();
-    let store = ground.open(Options::new().durability(Durability::Buffered));
     let events = 20_000;
-    for n in 0..events {
-        let stream = ["a", "b", "c"][n % 3];
-        store.append(stream, Expect::Any, &[NewEvent::new("T", &[7; 300]).tags(&["t"])]).unwrap();
-    }
-    store.close().unwrap();
-    let store = ground.open(Options::new());
+    let store = reopened_with(&ground, events);
     for query in [Query::all(), Query::tag("t"), Query::prefix("")] {
         for borrowed in [false, true] {
             let read = || {

@@ -10,8 +10,7 @@ use annals::{
     AsOf, CompactionOptions, Durability, Error, EventId, Expect, ForkOptions, Message, NewEvent, Next, Options,
     Position, Query, QueryItem, ReadMode, Reader, RemovalReason, Retention, Revision, Scope, Seek, Store, View,
 };
-use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader};
-use annals_format::residue::Head;
+use annals_tests::container::{held_by, is_container};
 use annals_tests::model::{Ground, on_each_ground};
 
 fn options() -> Options {
@@ -251,35 +250,6 @@ fn what_was_removed_is_in_no_file() {
         searched += found;
         assert!(searched > 1000 && left > 3, "{searched} in {left} containers");
     });
-}
-
-fn is_container(name: &str) -> bool {
-    name.starts_with("segment-") && name.len() > 40
-}
-
-/// What a container holds, its dictionary too: read by the description of the format alone.
-fn held_by(file: &[u8]) -> Vec<u8> {
-    let (header, _) = CompactedHeader::decode(&file[..COMPACTED_HEADER_LEN]).unwrap();
-    let of = |range: std::ops::Range<u64>| &file[range.start as usize..range.end as usize];
-    let table = BlockTable::decode(&header, of(header.block_table())).unwrap();
-    let dictionary = of(header.dictionary());
-    let mut decoder = zstd::bulk::Decompressor::with_dictionary(dictionary).unwrap();
-    let mut held = dictionary.to_vec();
-    for number in 0..header.block_count {
-        let bytes = of(table.place(number).unwrap());
-        let len = header.block_content_len(number) as usize;
-        table.check(number, bytes).unwrap();
-        match bytes.len() == len {
-            true => held.extend_from_slice(bytes),
-            false => {
-                let (head, rest) = Head::decode(bytes).unwrap();
-                let mut block = decoder.decompress(rest, len).unwrap();
-                head.put_back(&mut block, header.seed()).unwrap();
-                held.extend(block);
-            }
-        }
-    }
-    held
 }
 
 #[test]

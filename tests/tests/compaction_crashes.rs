@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use annals::{
-    CompactionOptions, Durability, Error, Expect, Lookup, NewEvent, Options, Query, ReadMode, Reader, Retention,
-    Revision, Scope, Seek, Snapshots, Store, inspect,
+    CompactionOptions, Durability, Error, Event, Expect, Fold, FoldError, Lookup, NewEvent, Options, Query, ReadMode,
+    Reader, Retention, Revision, Scope, Seek, Snapshot, Snapshots, Store, inspect,
 };
 use annals_tests::crash::{Trace, Verdict, changes, how_many, seed, small};
 use annals_tests::ensure;
@@ -25,10 +25,45 @@ struct Ground {
     /// The files after compaction, a reopening and a clean close.
     left: BTreeSet<String>,
     head: u64,
+    /// Whether streams are folded by compaction: on every second ground.
+    folds: bool,
 }
 
 fn kind() -> Snapshots {
     Snapshots::of("state", 1)
+}
+
+/// Saved by compaction alone, of two of the streams.
+fn folded() -> Snapshots {
+    Snapshots::of("folded", 1).every_events(5).keep(1)
+}
+
+/// How many events, and what of their order and content is left when they are folded.
+struct Sum;
+
+impl Fold for Sum {
+    type State = [u64; 2];
+
+    fn begin(&self, snapshot: Option<&Snapshot>) -> Result<[u64; 2], FoldError> {
+        let Some(snapshot) = snapshot else { return Ok([0; 2]) };
+        let (count, sum) = snapshot.state().split_at(8);
+        Ok([u64::from_le_bytes(count.try_into()?), u64::from_le_bytes(sum.try_into()?)])
+    }
+
+    fn apply(&self, [count, sum]: &mut [u64; 2], event: &Event) -> Result<(), FoldError> {
+        *count += 1;
+        *sum = event.payload().iter().fold(*sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        Ok(())
+    }
+
+    fn encode(&self, state: &[u64; 2]) -> Result<Vec<u8>, FoldError> {
+        Ok(state.map(u64::to_le_bytes).concat())
+    }
+}
+
+fn register(store: &Store, folds: bool) -> Verdict {
+    let streams: &[&str] = if folds { &["a", "d"] } else { &[] };
+    streams.iter().try_for_each(|stream| store.register_fold(stream, &folded(), Sum).map_err(text))
 }
 
 fn text(error: Error) -> String {
@@ -60,6 +95,9 @@ fn answers(reader: &Reader) -> Verdict<Vec<String>> {
             (snapshot, history.by_ref().filter_map(Result::ok).count())
         });
         answers.push(format!("{stream} {loaded:?}"));
+        // By whatever snapshot it begins: the same state.
+        let state = reader.load(stream, &folded()).map_err(text)?.complete().map(|mut history| history.replay(&Sum));
+        answers.push(format!("{stream} {:?}", state.transpose().map_err(|error| error.to_string())?));
     }
     for number in 1..=reader.head() {
         answers.push(match reader.by_id(id(number)).map_err(text)? {
@@ -82,6 +120,8 @@ impl Ground {
         let options = small(Durability::Buffered, mode);
         let disk = SimDisk::new();
         let store = options.clone().open_storage(Arc::new(disk.clone())).map_err(text)?;
+        let folds = seed.is_multiple_of(2);
+        register(&store, folds)?;
         let compaction = CompactionOptions::new().level(1).block_bytes(4096 << dice.below(3));
         let mut number = 0;
         let rounds = 1 + dice.below(2);
@@ -98,7 +138,7 @@ impl Ground {
         let head = store.head();
         store.close().map_err(text)?;
         let files = disk.files();
-        let mut ground = Self { files, options, compaction, answers, left: BTreeSet::new(), head };
+        let mut ground = Self { files, options, compaction, answers, left: BTreeSet::new(), head, folds };
         let (disk, store) = ground.open(None)?;
         let report = store.compact(&ground.compaction).map_err(text)?;
         ensure!(!report.compacted.is_empty(), "nothing to compact: {report:?}");
@@ -154,7 +194,9 @@ impl Ground {
     }
 
     fn reopen(&self, disk: &SimDisk) -> Verdict<Store> {
-        self.options.clone().open_storage(Arc::new(disk.clone())).map_err(|error| format!("opening: {error}"))
+        let opened = self.options.clone().open_storage(Arc::new(disk.clone()));
+        let store = opened.map_err(|error| format!("opening: {error}"))?;
+        register(&store, self.folds).map(|()| store)
     }
 
     fn answers_as_before(&self, store: &Store) -> Verdict {
@@ -205,6 +247,7 @@ fn operations(ground: &Ground) -> Verdict<Vec<(u64, WriteKind, Call)>> {
     let disk = SimDisk::from_files(&ground.files);
     let trace = Trace::default();
     let store = ground.options.clone().open_storage(Arc::new(trace.of(&disk))).map_err(text)?;
+    register(&store, ground.folds)?;
     let begun = disk.steps();
     store.compact(&ground.compaction).map_err(text)?;
     let ended = disk.steps();
@@ -232,7 +275,7 @@ fn every_operation_of_a_compaction_fails_and_the_store_goes_on() {
                 hits += 1;
                 disk.clear_faults();
                 let is_told = match &outcome {
-                    Ok(report) => !report.notices.is_empty(),
+                    Ok(report) => !report.notices.is_empty() || report.folds.failed > 0,
                     Err(Error::Io { .. } | Error::NoSpace { .. }) => true,
                     // The log itself could not be synced.
                     Err(Error::Poisoned { .. } | Error::OutcomeUnknown { .. }) => true,
@@ -294,6 +337,8 @@ fn every_operation_of_a_compaction_is_a_power_cut() {
     assert!(states >= wanted && biting * 2 >= states, "{biting} of {states} states bite");
     let of_kind = |kind: WriteKind, call: Call| cuts.get(&(kind, call)).copied().unwrap_or(0);
     let least = wanted / 100;
+    let of_snapshots = of_kind(WriteKind::Snapshots, Call::Write) + of_kind(WriteKind::Snapshots, Call::Sync);
+    assert!(of_snapshots >= least, "{cuts:?}");
     assert!(
         of_kind(WriteKind::Container, Call::Write) + of_kind(WriteKind::Container, Call::Sync) >= least,
         "{cuts:?}"

@@ -10,6 +10,7 @@ use annals::{
     RequestState, Seek, Store,
 };
 use annals_format::request::{Live, Request};
+use annals_tests::container::is_container;
 use annals_tests::model::on_each_ground;
 
 fn options() -> Options {
@@ -45,7 +46,7 @@ fn holds(storage: &dyn Storage, name: &str) -> bool {
 }
 
 fn containers(storage: &dyn Storage) -> usize {
-    storage.list().unwrap().iter().filter(|name| name.starts_with("segment-") && name.len() > 40).count()
+    storage.list().unwrap().iter().filter(|name| is_container(name)).count()
 }
 
 fn secrets(storage: &dyn Storage) -> usize {

@@ -2,10 +2,8 @@
 //! useless dictionaries, tables whose blocks overlap, counts and lengths beyond everything. Each is an error that names the
 //! container, or shows what is there, and takes no more memory than the declared caps: measured by a counting allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use annals::{
     CompactionOptions, Durability, Error, Expect, NewEvent, Options, Query, ReadMode, Reader, Seek, Store, inspect,
@@ -16,48 +14,10 @@ use annals_format::compacted::{
 };
 use annals_format::manifest::{CompactedEntry, Manifest};
 use annals_format::residue::{self, Start};
+use annals_tests::container::is_container;
+use annals_tests::memory::{Counting, MemoryTaken};
 use annals_tests::model::golden::Files;
 use annals_tests::sim_disk::SimDisk;
-
-/// Counts what is allocated, by all threads, and the most there was.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(by: usize) {
-    let now = NOW.fetch_add(by, Ordering::Relaxed) + by;
-    MOST.fetch_max(now, Ordering::Relaxed);
-}
-
-#[expect(unsafe_code, reason = "an allocator that counts")]
-// SAFETY: every call is handed on to the system's allocator as it came; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        grown(len);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
-        unsafe { System.realloc(at, layout, len) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -166,14 +126,13 @@ fn forged(files: &Files, container: &str, change: impl FnOnce(Parts) -> Parts) -
 }
 
 fn containers(files: &Files) -> Vec<String> {
-    files.keys().filter(|name| name.starts_with("segment-") && name.len() > 40).cloned().collect()
+    files.keys().filter(|name| is_container(name)).cloned().collect()
 }
 
 /// Opens and asks in every way; answers whether the container was named by an error, and panics where an event is shown that
 /// is not one of `events`, or more memory is taken than is declared.
 fn examine(what: &str, files: &Files, container: &str, events: &BTreeSet<String>) -> bool {
-    let before = NOW.load(Ordering::Relaxed);
-    MOST.store(before, Ordering::Relaxed);
+    let memory = MemoryTaken::begin();
     let mut is_named = false;
     let mut judge = |error: &Error| match error {
         Error::Corrupt(corrupt) => is_named |= corrupt.file == *container,
@@ -216,7 +175,7 @@ fn examine(what: &str, files: &Files, container: &str, events: &BTreeSet<String>
     }
     let report = inspect::verify_in(&SimDisk::from_files(files), &mut |_, _| {}).unwrap();
     is_named |= report.findings.iter().any(|finding| finding.file == *container);
-    let taken = MOST.load(Ordering::Relaxed) - before;
+    let taken = memory.most();
     assert!(taken < MEMORY, "{what}: {taken} bytes were allocated");
     is_named
 }

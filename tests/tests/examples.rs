@@ -18,6 +18,7 @@ example!(backup_and_restore, "../../engine/examples/backup_and_restore.rs");
 example!(bank_account, "../../engine/examples/bank_account.rs");
 example!(course_subscriptions, "../../engine/examples/course_subscriptions.rs");
 example!(exactly_once, "../../engine/examples/exactly_once.rs");
+example!(folded_by_compaction, "../../engine/examples/folded_by_compaction.rs");
 example!(idempotent_consumer, "../../engine/examples/idempotent_consumer.rs");
 example!(live_dashboard, "../../engine/examples/live_dashboard.rs");
 example!(order_totals, "../../engine/examples/order_totals.rs");
@@ -42,6 +43,7 @@ fn every_example_is_run() {
         "bank_account.rs",
         "course_subscriptions.rs",
         "exactly_once.rs",
+        "folded_by_compaction.rs",
         "idempotent_consumer.rs",
         "live_dashboard.rs",
         "order_totals.rs",

@@ -11,14 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use annals::storage::Storage;
-use annals::{
-    Durability, Error, Expect, Follower, Lookup, NewEvent, Options, Query, ReadEvents, ReadMode, Seek, Store, View,
-};
+use annals::{Durability, Error, Expect, Follower, NewEvent, Options, Query, ReadEvents, ReadMode, Seek, Store, View};
 use annals_tests::counted::Counted;
 use annals_tests::crash::{Hooked, Script, Truth, Verdict, examine, from_environment, how_many, play_on, seed, small};
 use annals_tests::ensure;
 use annals_tests::model::{Ground, on_each_ground, repetitions};
 use annals_tests::sim_disk::{Dice, SimDisk};
+use annals_tests::told::told;
 
 fn append(store: &Store, stream: &str, text: &str, durability: Durability) -> u64 {
     let receipt = store.append_with(stream, Expect::Any, &[NewEvent::new("T", text)], durability).unwrap();
@@ -253,29 +252,6 @@ fn followers_on_a_read_only_mount_beside_a_writer_that_is_killed() {
     let (head, batches) = finish_all(&path, following, &acknowledged);
     println!("{batches} batches, {head} events, four followers of a read-only mount");
     assert!(head > 0, "nothing was written");
-}
-
-/// Everything that can be asked, in one value.
-fn told(events: &impl ReadEvents) -> (u64, Vec<String>, String, String) {
-    let reader = events.reader();
-    let all: Vec<String> = reader
-        .read_all(&Query::all(), Seek::Beginning)
-        .unwrap()
-        .map(|event| {
-            let event = event.unwrap();
-            let found = reader.by_id(event.id()).unwrap();
-            assert!(matches!(found, Lookup::Found(found) if found.position() == event.position()));
-            let (position, revision) = (event.position(), event.revision());
-            format!("{position} {} {revision} {} {}", event.stream(), event.recorded_at(), event.payload().len())
-        })
-        .collect();
-    for stream in ["s-0", "s-1", "s-2"] {
-        let of_stream = all.iter().filter(|event| event.contains(stream)).count();
-        assert_eq!(reader.read_stream(stream, Seek::Beginning).unwrap().count(), of_stream);
-        assert_eq!(reader.read_stream_back(stream, Seek::End).unwrap().count(), of_stream);
-    }
-    let (streams, types) = (reader.streams("").unwrap(), reader.types().unwrap());
-    (reader.head(), all, format!("{streams:?}"), format!("{types:?}"))
 }
 
 /// Appends, syncs, closings, kills and reopenings at random: whenever a follower is asked it shows exactly what an opening

@@ -10,8 +10,7 @@ use annals::{
     CompactionOptions, Durability, Expect, LiveSegment, NewEvent, Options, Query, Retention, Revision, Scope, Seek,
     Snapshots, Store,
 };
-use annals_format::compacted::{BlockTable, COMPACTED_HEADER_LEN, CompactedHeader};
-use annals_format::residue::Head;
+use annals_tests::container::{held_by, is_container};
 use annals_tests::model::on_each_ground;
 
 fn options(durability: Durability) -> Options {
@@ -38,7 +37,7 @@ fn secrets(storage: &dyn Storage) -> BTreeMap<(u64, u64), String> {
         let Ok(file) = storage.open(&name, Access::Read) else { continue };
         let mut bytes = vec![0; file.len().unwrap() as usize];
         file.read_at(0, &mut bytes).unwrap();
-        if name.starts_with("segment-") && name.len() > 40 {
+        if is_container(&name) {
             bytes.extend(held_by(&bytes));
         }
         let mark = b"secret-";
@@ -54,30 +53,6 @@ fn secrets(storage: &dyn Storage) -> BTreeMap<(u64, u64), String> {
         }
     }
     found
-}
-
-/// What a container holds, its dictionary too: read by the description of the format alone.
-fn held_by(file: &[u8]) -> Vec<u8> {
-    let (header, _) = CompactedHeader::decode(&file[..COMPACTED_HEADER_LEN]).unwrap();
-    let of = |range: std::ops::Range<u64>| &file[range.start as usize..range.end as usize];
-    let table = BlockTable::decode(&header, of(header.block_table())).unwrap();
-    let dictionary = of(header.dictionary());
-    let mut decoder = zstd::bulk::Decompressor::with_dictionary(dictionary).unwrap();
-    let mut held = dictionary.to_vec();
-    for number in 0..header.block_count {
-        let bytes = of(table.place(number).unwrap());
-        let len = header.block_content_len(number) as usize;
-        match bytes.len() == len {
-            true => held.extend_from_slice(bytes),
-            false => {
-                let (head, rest) = Head::decode(bytes).unwrap();
-                let mut block = decoder.decompress(rest, len).unwrap();
-                head.put_back(&mut block, header.seed()).unwrap();
-                held.extend(block);
-            }
-        }
-    }
-    held
 }
 
 /// A store with a few sealed segments and something in the live one, of eight streams, and what of them is removed.

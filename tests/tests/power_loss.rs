@@ -63,7 +63,8 @@ impl Chain {
         }
         let kinds: BTreeSet<WriteKind> = changing.iter().map(|(_, kind, _)| *kind).collect();
         // What few scripts do is cut more often where it is done.
-        let rare = [WriteKind::EndMark, WriteKind::Container].into_iter().filter(|kind| kinds.contains(kind));
+        let rare =
+            [WriteKind::EndMark, WriteKind::Container, WriteKind::Tier].into_iter().filter(|kind| kinds.contains(kind));
         let kinds: Vec<WriteKind> = rare.chain(kinds.iter().copied()).collect();
         let kind = &kinds[self.dice.index(kinds.len())];
         let of_kind: Vec<u64> = changing.iter().filter(|(_, of, _)| of == kind).map(|(step, ..)| *step).collect();

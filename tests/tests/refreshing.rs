@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use annals::storage::{Access, Storage};
-use annals::{
-    Durability, Error, Expect, Lookup, NewEvent, Options, Query, ReadMode, ReadOnly, Reader, Seek, Store, View,
-};
+use annals::{Durability, Error, Expect, NewEvent, Options, ReadMode, ReadOnly, Store, View};
 use annals_tests::counted::Counted;
 use annals_tests::model::{Ground, on_each_ground, repetitions, seed};
 use annals_tests::sim_disk::Dice;
+use annals_tests::told::told;
 
 fn options() -> Options {
     Options::new().background(false).durability(Durability::Buffered)
@@ -67,28 +66,6 @@ fn an_idle_refresh_reads_a_few_pages_however_long_the_segment_is() {
             }
         }
     });
-}
-
-/// Everything that can be asked, in one value.
-fn told(reader: &Reader) -> (u64, Vec<String>, String, String) {
-    let events: Vec<String> = reader
-        .read_all(&Query::all(), Seek::Beginning)
-        .unwrap()
-        .map(|event| {
-            let event = event.unwrap();
-            let found = reader.by_id(event.id()).unwrap();
-            assert!(matches!(found, Lookup::Found(found) if found.position() == event.position()));
-            let (position, revision) = (event.position(), event.revision());
-            format!("{position} {} {revision} {} {}", event.stream(), event.recorded_at(), event.payload().len())
-        })
-        .collect();
-    for stream in ["s-0", "s-1", "s-2"] {
-        let of_stream = events.iter().filter(|event| event.contains(stream)).count();
-        assert_eq!(reader.read_stream(stream, Seek::Beginning).unwrap().count(), of_stream);
-        assert_eq!(reader.read_stream_back(stream, Seek::End).unwrap().count(), of_stream);
-    }
-    let (streams, types) = (reader.streams("").unwrap(), reader.types().unwrap());
-    (reader.head(), events, format!("{streams:?}"), format!("{types:?}"))
 }
 
 #[test]

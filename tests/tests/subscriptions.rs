@@ -187,10 +187,9 @@ fn many_subscribers_beside_writers_see_what_a_read_sees() {
                         scope.spawn(move || (query, follow(&mut subscription, events as u64, borrowed)))
                     })
                     .collect();
-                for writer in 0..2 {
-                    let store = &store;
-                    scope.spawn(move || write(store, writer, events / 2));
-                }
+                let store = &store;
+                let writers = [0, 1].map(|writer| scope.spawn(move || write(store, writer, events / 2)));
+                writers.into_iter().for_each(|writer| writer.join().unwrap());
                 readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
             });
             for (query, seen) in seen {

@@ -4,54 +4,13 @@
 //! their number, `ANNALS_LONG` the long form. With cargo-fuzz, which learns from the code that an input reaches:
 //! `cd fuzz && cargo +nightly fuzz run whole_store corpus/whole_store seeds/whole_store`.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use annals_tests::memory::{Counting, MemoryTaken};
 use annals_tests::model::{repetitions, seed};
 use annals_tests::sim_disk::Dice;
 use annals_tests::whole_store::{self, CHANGES, exercise};
-
-/// Counts what is allocated, by all threads, and the most there was.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(by: usize) {
-    let now = NOW.fetch_add(by, Ordering::Relaxed) + by;
-    MOST.fetch_max(now, Ordering::Relaxed);
-}
-
-#[expect(unsafe_code, reason = "an allocator that counts")]
-// SAFETY: every call is handed on to the system's allocator as it came; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        grown(len);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from `alloc` above, so from the system's allocator, with this layout.
-        unsafe { System.realloc(at, layout, len) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -80,13 +39,12 @@ fn whatever_stands_in_the_files_nothing_panics_hangs_or_is_invented() {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for number in 0..inputs {
         let bytes = input(&mut Dice::of(seed, number));
-        let (begun, before) = (Instant::now(), NOW.load(Ordering::Relaxed));
-        MOST.store(before, Ordering::Relaxed);
+        let (begun, memory) = (Instant::now(), MemoryTaken::begin());
         let outcome = std::panic::catch_unwind(|| exercise(&bytes)).unwrap_or_else(|panic| {
             println!("input {number} of seed {seed}: {bytes:?}");
             std::panic::resume_unwind(panic)
         });
-        let (took, memory) = (begun.elapsed(), MOST.load(Ordering::Relaxed).saturating_sub(before));
+        let (took, memory) = (begun.elapsed(), memory.most());
         assert!(took < PATIENCE, "input {number} took {took:?}: {bytes:?}");
         assert!(memory < MEMORY, "input {number} took {memory} bytes: {bytes:?}");
         longest = longest.max(took);

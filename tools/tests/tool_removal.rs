@@ -130,15 +130,6 @@ fn the_commands_of_the_guide_run() {
         }
     }
     store.close().unwrap();
-    let guide = include_str!("../../docs/guide/removal.md");
-    let block = guide.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of commands");
-    let mut count = 0;
-    for line in block.lines() {
-        let mut words = line.split_whitespace();
-        assert_eq!(words.next(), Some("annals"), "{line}");
-        let ran = annals().current_dir(dir.path()).args(words).output().unwrap();
-        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
-        count += 1;
-    }
+    let count = run_commands_of(include_str!("../../docs/guide/removal.md"), dir.path());
     assert!(count >= 9, "{count} commands");
 }

@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use annals::{Expect, NewEvent, Revision, Snapshots, Store};
-use support::{annals, json_lines, run, snapshot};
+use support::{json_lines, run, run_commands_of, snapshot};
 
 fn store_at(dir: &Path) -> (PathBuf, Store) {
     let path = dir.join("shop");
@@ -106,15 +106,6 @@ fn damage_is_named() {
 fn the_commands_of_the_guide_run() {
     let dir = tempfile::tempdir().unwrap();
     store_at(dir.path()).1.close().unwrap();
-    let guide = include_str!("../../docs/guide/snapshots.md");
-    let block = guide.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of commands");
-    let mut count = 0;
-    for line in block.lines() {
-        let mut words = line.split_whitespace();
-        assert_eq!(words.next(), Some("annals"), "{line}");
-        let ran = annals().current_dir(dir.path()).args(words).output().unwrap();
-        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
-        count += 1;
-    }
+    let count = run_commands_of(include_str!("../../docs/guide/snapshots.md"), dir.path());
     assert!(count >= 8, "{count} commands");
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use annals_format::compacted::{BLOCK_LEN_MAX, BLOCK_LEN_MIN};
 use annals_format::request::{ANSWER_LEN, Answer, AnswerState, Live, REQUEST_LEN, Request};
 
-use super::{Compacting, CompactionOptions, CompactionReport, LiveSegment, run};
+use super::{Compacting, CompactionOptions, CompactionReport, Folded, LiveSegment, run};
 use crate::Result;
 use crate::error::Error;
 use crate::made_id::random_bytes;
@@ -67,7 +67,7 @@ pub enum RequestState {
     /// The writer is at it.
     Running(Compacting),
     /// It is done. The segments that were compacted are counted, not named: `compacted` holds zeros. Of long notices the
-    /// beginning is there.
+    /// beginning is there. What registered folds did is told in words among them.
     Done(CompactionReport),
     /// It failed, for this reason.
     Failed(String),
@@ -127,7 +127,7 @@ impl CompactionRequest {
         };
         Ok(match answer.state {
             AnswerState::Running => {
-                RequestState::Running(Compacting { done: answer.progress[0], total: answer.progress[1] })
+                RequestState::Running(Compacting { done: answer.progress[0], total: answer.progress[1], folded: 0 })
             }
             AnswerState::Done => RequestState::Done(report_of(&answer)),
             AnswerState::Failed => RequestState::Failed(answer.text),
@@ -161,6 +161,7 @@ fn report_of(answer: &Answer) -> CompactionReport {
         bytes_after,
         removed_events,
         void_snapshots,
+        folds: Folded::default(),
         cancelled: false,
         ended_live: answer.ended_live,
         notices: answer.text.lines().map(str::to_owned).collect(),
@@ -238,7 +239,7 @@ pub(super) fn serve(inner: &Inner, goes_on: &mut dyn FnMut(Compacting) -> Contro
                 report.removed_events,
                 report.void_snapshots,
             ];
-            answer.text = report.notices.join("\n");
+            answer.text = in_words(&report.folds).into_iter().chain(report.notices).collect::<Vec<_>>().join("\n");
         }
         Err(error) => {
             answer.state = AnswerState::Failed;
@@ -247,6 +248,27 @@ pub(super) fn serve(inner: &Inner, goes_on: &mut dyn FnMut(Compacting) -> Contro
     }
     tell(&mut answer);
     true
+}
+
+/// What was done by registered folds, for who asked from outside and has no figures for it.
+fn in_words(folds: &Folded) -> Option<String> {
+    if *folds == Folded::default() {
+        return None;
+    }
+    let Folded { folded, events, incomplete, failed, superseded, .. } = folds;
+    let mut words = format!("{folded} streams were folded, of {events} events");
+    let more = [
+        (incomplete, "have no beginning to fold from"),
+        (failed, "could not be folded"),
+        (superseded, "older snapshots went"),
+    ];
+    for (count, what) in more.into_iter().filter(|(count, _)| **count > 0) {
+        words.push_str(&format!("; {count} {what}"));
+    }
+    if let Some(first) = folds.failures.first() {
+        words.push_str(&format!(" (the first is {:?}: {})", first.stream, first.reason));
+    }
+    Some(words)
 }
 
 fn options_of(request: &Request) -> CompactionOptions {

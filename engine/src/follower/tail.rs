@@ -15,7 +15,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use annals_format::batch::BatchHeader;
 use annals_format::manifest::SegmentState;
@@ -226,8 +225,6 @@ impl LogTail {
         if Some((mark.store, mark.incarnation)) != self.basis.marked {
             return Ok(Progress::Elsewhere);
         }
-        // What was written before the mark is looked at after it.
-        fence(Ordering::Acquire);
         if mark.incarnation != self.basis.incarnation {
             return self.beyond_mark();
         }

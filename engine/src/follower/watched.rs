@@ -42,10 +42,21 @@ impl Bytes {
 
     /// Copies what stands at `offset` now; both offset and length are multiples of 8. False if the file ends before.
     fn load(&self, offset: usize, out: &mut [u8], name: &str) -> Result<bool> {
+        self.load_by(SharedMap::load, offset, out, name)
+    }
+
+    /// The same, `copy` being how it is copied where it is mapped.
+    fn load_by(
+        &self,
+        copy: fn(&SharedMap, usize, &mut [u8]),
+        offset: usize,
+        out: &mut [u8],
+        name: &str,
+    ) -> Result<bool> {
         match self {
             Self::Mapped(map) if offset > map.len() || out.len() > map.len() - offset => Ok(false),
             Self::Mapped(map) => {
-                map.load(offset, out);
+                copy(map, offset, out);
                 Ok(true)
             }
             Self::File(file) => {
@@ -65,14 +76,15 @@ impl WatchedMark {
         Bytes::open(storage, MARK_NAME, mode, |len| len == MARK_LEN as u64).map(Self)
     }
 
-    /// The newest mark. What is written while this looks makes its slot unreadable for the moment: then it is the one
-    /// before. `None` if there is none.
+    /// The newest mark; what was written before it is seen after this. What is written while this looks makes its slot
+    /// unreadable for the moment: then it is the one before. `None` if there is none.
     pub(super) fn newest(&self) -> Result<Option<Mark>> {
         let Some(bytes) = &self.0 else { return Ok(None) };
         let mut newest: Option<Mark> = None;
         for sequence in 0..2 {
             let mut slot = [0; MARK_SLOT_LEN];
-            if !bytes.load(Mark::slot_offset(sequence) as usize, &mut slot, MARK_NAME)? {
+            let offset = Mark::slot_offset(sequence) as usize;
+            if !bytes.load_by(SharedMap::load_acquired, offset, &mut slot, MARK_NAME)? {
                 continue;
             }
             match Mark::decode_for(&slot, Purpose::Read) {

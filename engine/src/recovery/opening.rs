@@ -38,7 +38,7 @@ use crate::prepare::{Prepared, Preparer, SegmentPlan, index_name, segment_name, 
 use crate::publish::{Lock, Watermark};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, RunningTally, Segment, SegmentCache, SegmentIndex};
-use crate::snapshot::{self, Shelf, SnapshotWriter};
+use crate::snapshot::{self, Folds, Shelf, SnapshotWriter};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
@@ -287,6 +287,7 @@ impl Opening {
             options: self.options,
             report: self.report,
             seal_turn: Mutex::default(),
+            folds: Folds::default(),
             compacting: Mutex::default(),
             retired: Retired::default(),
             stopping: false.into(),

@@ -11,6 +11,7 @@ use annals_format::manifest::SnapshotFileEntry;
 use annals_format::snapshot::{SNAPSHOT_HEADER_LEN, SnapshotFrame, padded};
 
 use super::file::{Scanned, file_name};
+use super::fold::Registered;
 use super::judge::Judge;
 use super::shelf::Placed;
 use super::write::{make, put, save_manifest};
@@ -102,11 +103,14 @@ impl Store {
     /// # }
     /// ```
     pub fn clean_snapshots(&self, how: &CleanSnapshots) -> Result<CleanedSnapshots> {
-        clean(self.inner(), &self.reader_in(View::Durable), how)
+        clean(self.inner(), &self.reader_in(View::Durable), how.dry_run, &|_| how.keep)
     }
 }
 
-fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<CleanedSnapshots> {
+/// How many of the snapshots of this stream, name and schema are kept.
+type Keep<'a> = &'a dyn Fn(&SnapshotFrame<'_>) -> usize;
+
+fn clean(inner: &Inner, reader: &Reader, dry_run: bool, keep: Keep<'_>) -> Result<CleanedSnapshots> {
     inner.core.log.check_poison()?;
     let _one = inner.snapshots.cleaning.lock();
     let shelf = &inner.core.snapshots;
@@ -116,9 +120,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
         let mut state = inner.snapshots.state.lock();
         state.check_open()?;
         drop(shelf.table()?);
-        if !how.dry_run
-            && let Some(entry) = state.end(inner)?
-        {
+        if !dry_run && let Some(entry) = state.end(inner)? {
             save_manifest(inner, |snapshots| put(snapshots, entry))?;
         }
         let table = shelf.table()?;
@@ -131,7 +133,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
     report.bytes_after = report.bytes_before;
     let mut staying = Vec::new();
     for entries in streams {
-        judge_stream(reader, entries, how, &mut staying, &mut report)?;
+        judge_stream(reader, entries, keep, &mut staying, &mut report)?;
     }
     staying.sort_unstable_by_key(|placed: &Placed| (placed.entry.file, placed.entry.offset));
     // What cannot be copied stays where it is.
@@ -149,7 +151,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
     let gone: Vec<u64> = files.iter().map(|(n, _)| *n).filter(|n| !unmoved.contains(n)).collect();
     staying.retain(|placed| gone.contains(&placed.entry.file));
     let is_worth_it = report.void + report.superseded > 0 || gone.len() > 1;
-    if how.dry_run || !is_worth_it || gone.is_empty() {
+    if dry_run || !is_worth_it || gone.is_empty() {
         return Ok(report);
     }
     let new = copy(inner, &staying)?;
@@ -194,7 +196,7 @@ fn clean(inner: &Inner, reader: &Reader, how: &CleanSnapshots) -> Result<Cleaned
 fn judge_stream(
     reader: &Reader,
     mut entries: Vec<Placed>,
-    how: &CleanSnapshots,
+    keep: Keep<'_>,
     staying: &mut Vec<Placed>,
     report: &mut CleanedSnapshots,
 ) -> Result<()> {
@@ -228,7 +230,7 @@ fn judge_stream(
         let of_kind = kept.entry((frame.stream.to_owned(), frame.name.to_owned(), frame.schema)).or_default();
         let (count, oldest) = of_kind;
         *count += 1;
-        if *count <= how.keep || frame.position > head {
+        if *count <= keep(&frame) || frame.position > head {
             staying.push(entry);
             report.kept += 1;
         } else if judge.is_cut() && judge.reaches(frame.revision) {
@@ -307,12 +309,21 @@ fn copy_into_one(inner: &Inner, these: &[Placed], len: u64, copied: &mut Copied)
     Ok(())
 }
 
-/// Lets go of snapshots that are void, and of no other; answers how many.
-pub(crate) fn drop_void(inner: &Inner) -> Result<u64> {
-    let all = CleanSnapshots::new().keep(usize::MAX);
+/// Lets go of snapshots that are void, and of those of registered folds that are more than is to be kept of them; of no other.
+/// Answers how many of each.
+pub(crate) fn let_go(inner: &Inner) -> Result<(u64, u64)> {
+    let folds = inner.folds.all();
+    let keep = |frame: &SnapshotFrame<'_>| {
+        let is_of = |fold: &&Arc<Registered>| {
+            let kind = &fold.kind;
+            (kind.name(), kind.schema()) == (frame.name, frame.schema) && frame.stream.starts_with(&fold.prefix)
+        };
+        folds.iter().filter(is_of).map(|fold| fold.kind.kept().unwrap_or(usize::MAX)).max().unwrap_or(usize::MAX)
+    };
     let reader = Reader::new(inner.core.clone(), View::Durable);
-    match clean(inner, &reader, &all.clone().dry_run(true))?.void {
-        0 => Ok(0),
-        _ => clean(inner, &reader, &all).map(|cleaned| cleaned.void),
+    let planned = clean(inner, &reader, true, &keep)?;
+    match planned.void + planned.superseded {
+        0 => Ok((0, 0)),
+        _ => clean(inner, &reader, false, &keep).map(|cleaned| (cleaned.void, cleaned.superseded)),
     }
 }

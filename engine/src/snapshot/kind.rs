@@ -6,8 +6,10 @@ use super::load::{History, Loaded};
 use super::state::Snapshot;
 use super::write::{Saving, save};
 use crate::append::Durability;
+use crate::options::View;
 use crate::read_events::ReadEvents;
-use crate::store::Store;
+use crate::reader::Reader;
+use crate::store::{Inner, Store};
 use crate::{Position, Result, Revision};
 
 /// Snapshots of one kind of state: its name, its schema, and when one is due.
@@ -38,9 +40,10 @@ use crate::{Position, Result, Revision};
 pub struct Snapshots {
     name: String,
     schema: u32,
-    every_events: Option<u64>,
-    every_bytes: Option<u64>,
-    max_age: Option<Duration>,
+    pub(super) every_events: Option<u64>,
+    pub(super) every_bytes: Option<u64>,
+    pub(super) max_age: Option<Duration>,
+    keep: Option<usize>,
     durability: Durability,
     compresses: bool,
 }
@@ -71,6 +74,7 @@ impl Snapshots {
             every_events: None,
             every_bytes: None,
             max_age: None,
+            keep: None,
             durability: Durability::Durable,
             compresses: true,
         }
@@ -91,6 +95,14 @@ impl Snapshots {
     /// One is due when anything has been folded since the last and that, or without one the first event, is older than this.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
+        self
+    }
+
+    /// Where this kind is registered ([`Store::register_fold`](crate::Store::register_fold)), compaction leaves the newest so many
+    /// of each stream; at least 1. Unless told, all stay. What takes the place of removed events stays anyway, as in a clean-up
+    /// ([`Store::clean_snapshots`](crate::Store::clean_snapshots)).
+    pub fn keep(mut self, snapshots: usize) -> Self {
+        self.keep = Some(snapshots.max(1));
         self
     }
 
@@ -118,6 +130,16 @@ impl Snapshots {
         self.schema
     }
 
+    /// How many of each stream compaction keeps, if it was told.
+    pub(crate) fn kept(&self) -> Option<usize> {
+        self.keep
+    }
+
+    /// How sure a save is.
+    pub(crate) fn durability_of_saves(&self) -> Durability {
+        self.durability
+    }
+
     /// Saves the state of a stream up to and including `revision`, in place of none: clean-up keeps as many as it is told
     /// ([`Store::clean_snapshots`](crate::Store::clean_snapshots)).
     ///
@@ -128,10 +150,21 @@ impl Snapshots {
     /// `Invalid` if there is no such revision to be read, for names that cannot be, and for states of more than 256 MiB;
     /// `NoSpace`, `Io`: it is not saved, and the store goes on; `Poisoned`.
     pub fn save(&self, store: &Store, stream: &str, revision: Revision, state: &[u8]) -> Result<SavedSnapshot> {
-        let Self { name, schema, durability, compresses, .. } = self;
-        let saving =
-            Saving { stream, name, schema: *schema, revision, durability: *durability, compresses: *compresses };
-        save(store.inner(), &store.reader_in(crate::View::Written), &saving, state)
+        self.save_with(store.inner(), stream, revision, state, self.durability)
+    }
+
+    /// As [`Snapshots::save`], with another durability.
+    pub(crate) fn save_with(
+        &self,
+        inner: &Inner,
+        stream: &str,
+        revision: Revision,
+        state: &[u8],
+        durability: Durability,
+    ) -> Result<SavedSnapshot> {
+        let Self { name, schema, compresses, .. } = self;
+        let saving = Saving { stream, name, schema: *schema, revision, durability, compresses: *compresses };
+        save(inner, &Reader::new(inner.core.clone(), View::Written), &saving, state)
     }
 
     /// Saves the state made of what `history` has handed out, if a limit is reached; `state` is called only then.

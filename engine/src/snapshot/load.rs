@@ -1,5 +1,6 @@
 //! Loading: the newest snapshot that counts, and the events after it.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use annals_format::snapshot::SnapshotFrame;
@@ -47,7 +48,8 @@ impl Loaded {
 
 /// A stream from a snapshot on, or from its beginning: the snapshot, and the events after it in order.
 ///
-/// Counts what it hands out, by which policies decide ([`Snapshots::save_if_due`]).
+/// Counts what it hands out, by which policies decide ([`Snapshots::save_if_due`]). Where events were removed since it was loaded
+/// and compaction has taken them out, it ends with `Overtaken`, never with a hole: load it again.
 #[derive(Debug)]
 pub struct History {
     stream: String,
@@ -55,6 +57,9 @@ pub struct History {
     events: Read,
     state: StreamState,
     revision: Option<Revision>,
+    /// Revisions that are still to come.
+    due: RangeInclusive<u64>,
+    is_broken: bool,
     first_time: Option<u64>,
     event_count: u64,
     byte_count: u64,
@@ -149,14 +154,29 @@ impl Iterator for History {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.events.next()?;
-        if let Ok(event) = &next {
-            self.revision = Some(event.revision());
-            self.event_count += 1;
-            self.byte_count += (event.payload().len() + event.metadata().len()) as u64;
-            self.first_time.get_or_insert(event.recorded_at());
+        if self.is_broken {
+            return None;
         }
-        Some(next)
+        let due = self.due.next();
+        let event = match (self.events.next(), due) {
+            (None, None) => return None,
+            (Some(Ok(event)), Some(due)) if event.revision().get() == due => event,
+            (Some(Err(error)), _) => {
+                self.is_broken = true;
+                return Some(Err(error));
+            }
+            // Compaction has taken out what a record removes that this view does not see.
+            (_, due) => {
+                self.is_broken = true;
+                let revision = due.and_then(Revision::new).or(self.revision).unwrap_or(Revision::FIRST);
+                return Some(Err(Error::Overtaken { stream: self.stream.clone(), revision }));
+            }
+        };
+        self.revision = Some(event.revision());
+        self.event_count += 1;
+        self.byte_count += (event.payload().len() + event.metadata().len()) as u64;
+        self.first_time.get_or_insert(event.recorded_at());
+        Some(Ok(event))
     }
 }
 
@@ -270,6 +290,8 @@ impl Reader {
             snapshot,
             state: judge.facts.state,
             events,
+            due: from..=judge.facts.last,
+            is_broken: false,
             first_time: None,
             event_count: 0,
             byte_count: 0,

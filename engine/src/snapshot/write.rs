@@ -127,6 +127,15 @@ impl SnapshotWriter {
         Self { state: Mutex::new(state), syncing: Mutex::new(()), cleaning: Mutex::new(()) }
     }
 
+    /// All that was saved before this call is synced.
+    ///
+    /// # Errors
+    /// If a sync fails: what was saved since the one before does not count.
+    pub(crate) fn sync(&self, inner: &Inner) -> Result<()> {
+        let active = self.state.lock().active.clone();
+        active.map_or(Ok(()), |active| sync_up_to(inner, &active, u64::MAX))
+    }
+
     /// Nothing is written from here on. All that was saved is synced, and the manifest says so, unless the log has failed.
     pub(crate) fn close(&self, inner: &Inner) -> Result<()> {
         let _no_cleaning = self.cleaning.lock();

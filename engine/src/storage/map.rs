@@ -255,8 +255,8 @@ impl Index<RangeFull> for Map {
 /// Copies the bytes to the heap.
 impl From<&[u8]> for Map {
     fn from(bytes: &[u8]) -> Self {
-        let block = Block::new(bytes.len()).expect("memory for a copy of bytes that are in memory");
-        block.write(0, &[io::IoSlice::new(bytes)]);
+        let mut block = Block::new(bytes.len()).expect("memory for a copy of bytes that are in memory");
+        block.bytes_mut().copy_from_slice(bytes);
         Self::of_block(Arc::new(block))
     }
 }

@@ -85,7 +85,7 @@ impl Writer {
     #[inline]
     pub(crate) fn ask_for_next_segment(&self) -> bool {
         let len = self.active.segment.header.segment_len;
-        self.active.offset > len / 4 && self.preparer.request(len)
+        self.active.offset > len / 8 && self.preparer.request(len)
     }
 }
 

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use annals_format::index_file::FileKind;
+use annals_format::packed_places;
+use annals_format::request::{Answer, AnswerState, Live, Request};
 use annals_fuzz::samples;
 use annals_tests::sim_disk::Dice;
 
@@ -25,12 +28,47 @@ fn main() -> std::io::Result<()> {
     for (number, frame) in samples::control_frames().iter().enumerate() {
         write("record", &format!("control-{}", number + 1), frame)?;
     }
+    // A block of a compacted segment begins with a batch; in front of it stand where the walk begins and at which position.
+    let start = [0, 0, samples::FIRST as u8, 0];
+    write("residue", "batch", &[&start[..], &samples::batch()].concat())?;
+    write("residue", "record", &[&[40, 3, samples::FIRST as u8, 0][..], &samples::batch()].concat())?;
+    let identity = samples::file_identity(FileKind::PackedPlaces, samples::FIRST, samples::FIRST + 3);
+    let places = packed_places::encode(&identity, &[517, 526, 0, 564], [(0, 512), (3, 559)]).expect("a small file");
+    write("packed_places", "sample", &places)?;
+    write("request", "request", &request().encode())?;
+    write("request", "answer", &answer().encode())?;
     for number in 0..8 {
         let mut dice = Dice::new(number);
         let bytes: Vec<u8> = (0..10 + 9 * (number % 4)).map(|_| dice.next() as u8).collect();
         write("whole_store", &format!("dice-{number}"), &bytes)?;
     }
     Ok(())
+}
+
+fn request() -> Request {
+    Request {
+        store: [1; 16],
+        id: [2; 16],
+        asked_at: 3,
+        bytes_per_second: 4 << 20,
+        block_len: 64 << 10,
+        level: 3,
+        live: Live::EndWhereRemoved,
+        sweep: true,
+    }
+}
+
+fn answer() -> Answer {
+    Answer {
+        store: [1; 16],
+        request: [2; 16],
+        state: AnswerState::Failed,
+        ended_live: true,
+        written_at: 4,
+        progress: [5, 6],
+        figures: [7, 8, 9, 10, 11, 12],
+        text: "größer".to_owned(),
+    }
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {

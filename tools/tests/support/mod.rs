@@ -155,3 +155,15 @@ pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
 }
+
+/// Runs the first block of commands of a guide in this directory; answers how many there are.
+pub(crate) fn run_commands_of(guide: &str, directory: &Path) -> usize {
+    let block = guide.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of commands");
+    for line in block.lines() {
+        let mut words = line.split_whitespace();
+        assert_eq!(words.next(), Some("annals"), "{line}");
+        let ran = annals().current_dir(directory).args(words).output().unwrap();
+        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+    block.lines().count()
+}

@@ -92,23 +92,37 @@ impl Block {
         }
     }
 
+    /// Word by word and atomically: a small file that is read through a [`SharedMap`] changes under its readers, and who sees a
+    /// word of it (acquire) sees what was written before.
     fn write_part(&self, offset: usize, bytes: &[u8]) {
         assert!(offset <= self.len && bytes.len() <= self.len - offset, "a write inside the block");
-        // SAFETY: the offset was checked against the length of the allocation.
-        let target = unsafe { self.start().add(offset) };
-        // SAFETY: initialised bytes of the allocation; the lock held by the caller keeps other writers out, and
-        // the slice is gone before the copy below.
-        let before = unsafe { std::slice::from_raw_parts(target, bytes.len()) };
-        // The last page of a group is written again as it grows, and what it held is being read by then: the part
-        // that stays the same is left alone.
-        let same = equal_prefix(before, bytes);
-        let rest = &bytes[same..];
-        // SAFETY: `same` is at most the length of the part, which lies in the allocation.
-        let target = unsafe { target.add(same) }.cast_mut();
-        // SAFETY: source and target are valid for the length and do not overlap (a block gives out no slice to
-        // the writer). The memory consists of atomics, so it may be written behind a shared reference; the lock
-        // keeps other writers out, and no reader looks at bytes that still change.
-        unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), target, rest.len()) };
+        let (head, rest) = bytes.split_at(bytes.len().min(offset.next_multiple_of(8) - offset));
+        self.write_in_word(offset, head);
+        let words = &self.words()[(offset + head.len()) / 8..];
+        let (whole, tail) = rest.as_chunks::<8>();
+        for (word, bytes) in words.iter().zip(whole) {
+            store_changed(word, u64::from_ne_bytes(*bytes));
+        }
+        self.write_in_word(offset + bytes.len() - tail.len(), tail);
+    }
+
+    /// Copies in bytes that lie in one word.
+    fn write_in_word(&self, offset: usize, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let word = &self.words()[offset / 8];
+            let mut value = word.load(Ordering::Relaxed).to_ne_bytes();
+            value[offset % 8..][..bytes.len()].copy_from_slice(bytes);
+            store_changed(word, u64::from_ne_bytes(value));
+        }
+    }
+}
+
+/// The last page of a group is written again as it grows, and what it held is being read by then: words that stay the same are
+/// left alone.
+#[inline]
+fn store_changed(word: &AtomicU64, value: u64) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Release);
     }
 }
 
@@ -116,13 +130,6 @@ impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block").field("len", &self.len).finish_non_exhaustive()
     }
-}
-
-fn equal_prefix(a: &[u8], b: &[u8]) -> usize {
-    const RUN: usize = 64;
-    let runs = a.chunks_exact(RUN).zip(b.chunks_exact(RUN)).take_while(|(a, b)| a == b).count();
-    let rest = a[runs * RUN..].iter().zip(&b[runs * RUN..]);
-    runs * RUN + rest.take_while(|(a, b)| a == b).count()
 }
 
 /// As many zeroed pairs, without touching their pages.

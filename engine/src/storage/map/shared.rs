@@ -166,6 +166,14 @@ impl SharedMap {
         }
     }
 
+    /// As [`SharedMap::load`], each word acquired: what was written before a word that this sees is seen after it.
+    pub(crate) fn load_acquired(&self, offset: usize, out: &mut [u8]) {
+        let words = self.words(offset, out.len());
+        for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = word.load(Ordering::Acquire).to_ne_bytes();
+        }
+    }
+
     /// Stores zeros to all of `range`, relaxed.
     pub fn zero(&self, range: Range<usize>) {
         let len = range.end.checked_sub(range.start).expect("a range that does not run backwards");

@@ -124,6 +124,34 @@ fn rewriting_a_grown_page_leaves_its_start_alone() {
     assert_eq!(&map[..], bytes);
 }
 
+/// How a follower beside a writer in memory reads: a small file that changes in place says how far another one holds bytes that
+/// no longer change.
+#[test]
+fn who_sees_a_written_word_sees_what_was_written_before() {
+    const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };
+    let (data, mark) = (MemoryFile::new(16 * ROUNDS as u64).unwrap(), MemoryFile::new(64).unwrap());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                data.write_at(16 * (round as u64 - 1), &[IoSlice::new(&[round as u8; 16])]).unwrap();
+                mark.write_at(0, &[IoSlice::new(&round.to_ne_bytes()), IoSlice::new(&[round as u8; 21])]).unwrap();
+            }
+        });
+        let (bytes, mark) = (data.map().unwrap(), mark.map_shared().unwrap());
+        let (mut seen, mut copy) = (0, [0; 32]);
+        while seen < ROUNDS {
+            mark.load_acquired(0, &mut copy);
+            let now = usize::from_ne_bytes(copy[..8].try_into().unwrap());
+            for round in seen + 1..=now {
+                assert_eq!(bytes[16 * (round - 1)..16 * round], [round as u8; 16]);
+            }
+            seen = now;
+        }
+        writer.join().unwrap();
+    });
+    assert_eq!(mark.to_vec()[8..32], [&[ROUNDS as u8; 21][..], &[0; 3]].concat());
+}
+
 /// Release and acquire on one word publish relaxed words: the rule the ring lives by.
 #[test]
 fn words_published_by_a_release_are_seen_whole() {
