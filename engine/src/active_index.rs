@@ -231,7 +231,9 @@ impl ActiveIndex {
         let table = self.keys.load();
         let mut keys = Vec::with_capacity(table.used.load(Ordering::Relaxed) as usize);
         let slots = table.slots().as_chunks::<2>().0.iter();
-        keys.extend(slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0));
+        keys.extend(
+            slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0),
+        );
         keys
     }
 

@@ -159,9 +159,9 @@ impl NamesSeen {
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
         let words = words.iter().chain(std::iter::once(&last)).map(|word| u64::from_le_bytes(*word));
-        self.mix = words.chain(std::iter::once(name.len() as u64)).fold(self.mix, |mix, word| {
-            (mix ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
-        });
+        self.mix = words
+            .chain(std::iter::once(name.len() as u64))
+            .fold(self.mix, |mix, word| (mix ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
     }
 }
 

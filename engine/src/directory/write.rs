@@ -196,7 +196,12 @@ type Turn = u16;
 /// Most files of one merge, beside what was gathered.
 const FILES_MAX: usize = Turn::BITS as usize - 1;
 
-fn row_of<'a>(gathered: &'a Gathered, files: &[Rows<'a, Verified>], source: usize, number: u32) -> Option<DirectoryRow<'a>> {
+fn row_of<'a>(
+    gathered: &'a Gathered,
+    files: &[Rows<'a, Verified>],
+    source: usize,
+    number: u32,
+) -> Option<DirectoryRow<'a>> {
     match source.checked_sub(1) {
         None => gathered.row(number as usize),
         Some(file) => sure(files[file].row(number)),
@@ -204,7 +209,11 @@ fn row_of<'a>(gathered: &'a Gathered, files: &[Rows<'a, Verified>], source: usiz
 }
 
 /// Every stream once, in order; `files` newest first.
-fn turns(gathered: &Gathered, files: &[Rows<'_, Verified>], pulse: &mut Pulse<'_>) -> Step<(Vec<Turn>, DirectorySizes)> {
+fn turns(
+    gathered: &Gathered,
+    files: &[Rows<'_, Verified>],
+    pulse: &mut Pulse<'_>,
+) -> Step<(Vec<Turn>, DirectorySizes)> {
     let row = |source, number| row_of(gathered, files, source, number);
     let (mut turns, mut sizes) = (Vec::new(), DirectorySizes::default());
     let mut heads: Vec<Head<'_>> = (0..=files.len()).map(|source| Head { next: 1, row: row(source, 0) }).collect();

@@ -58,9 +58,8 @@ impl<'a> Building<'a> {
             ..IndexSizes::default()
         };
         let read = || streams.iter().flatten();
-        let (count, len) = index
-            .streams_len()
-            .unwrap_or_else(|| (read().count(), read().map(|named| named.name.len()).sum()));
+        let (count, len) =
+            index.streams_len().unwrap_or_else(|| (read().count(), read().map(|named| named.name.len()).sum()));
         sizes.streams = count as u64;
         sizes.names_len += len as u64;
         let mut times = None;

@@ -207,11 +207,6 @@ impl Rows for Ids<'_, '_> {
     }
 }
 
-fn each_name_of(
-    sources: &[Source<'_>],
-    of: NamesOf,
-    pulse: &mut Pulse<'_>,
-    each: impl FnMut(&[u8]) -> Step,
-) -> Step {
+fn each_name_of(sources: &[Source<'_>], of: NamesOf, pulse: &mut Pulse<'_>, each: impl FnMut(&[u8]) -> Step) -> Step {
     each_name(sources.iter().map(|source| source.names(of)).collect(), pulse, each)
 }

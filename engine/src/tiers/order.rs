@@ -199,7 +199,11 @@ mod tests {
         let mut wanted = Vec::new();
         for (input, rows) in inputs.iter_mut().enumerate() {
             rows.sort_unstable();
-            wanted.extend((0..).zip(rows.iter()).map(|(number, hash)| Row { hash: *hash, input: input as u32, number }));
+            wanted.extend((0..).zip(rows.iter()).map(|(number, hash)| Row {
+                hash: *hash,
+                input: input as u32,
+                number,
+            }));
         }
         wanted.sort_by_key(|row| row.hash);
         assert_eq!(in_order(&inputs).expect("rows in order"), wanted);

@@ -121,7 +121,8 @@ impl<'a> Source<'a> {
     #[inline]
     pub(super) fn prefetch_positions(&self, row: u32) {
         if let Rows::Segment(root) = &self.rows
-            && let Some(first) = root.keys.get(row as usize).and_then(|key| root.postings.get(key.start.to_native() as usize))
+            && let Some(first) =
+                root.keys.get(row as usize).and_then(|key| root.postings.get(key.start.to_native() as usize))
         {
             prefetch(first);
         }
