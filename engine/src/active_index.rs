@@ -50,6 +50,9 @@ pub(crate) struct ActiveIndex {
     used_rows: Mutex<StreamRows>,
 }
 
+/// So many streams before it is needed a slot is asked for.
+const SLOTS_AHEAD: usize = 12;
+
 /// Words of a record, in order.
 const WORDS: u32 = 4;
 const PLACE: u32 = 0;
@@ -198,6 +201,9 @@ impl ActiveIndex {
         let streams = self.streams.get()?;
         let table = self.keys.load_full();
         let row = move |(number, row): (usize, &StreamRow)| {
+            if let Some(ahead) = streams.rows.get(number + SLOTS_AHEAD) {
+                prefetch(&table.slots()[(ahead.hash as usize & table.mask()) * 2]);
+            }
             // Each was entered with its key.
             let head = table.slot(KeyKind::Stream, row.hash).head.load(Ordering::Acquire);
             StreamInSegment {
@@ -220,15 +226,61 @@ impl ActiveIndex {
         self.new_types.iter().map(|record| record as u32)
     }
 
-    /// Hash, kind and count of every key, in no order.
-    pub(crate) fn keys(&self) -> Vec<(u64, KeyKind, u32)> {
+    /// Every key, in no order.
+    pub(crate) fn keys(&self) -> Vec<KeyHead> {
         let table = self.keys.load();
-        let slots = table.slots().chunks_exact(2);
-        let heads = slots.map(|pair| (load(&pair[0]), load(&pair[1]))).filter(|(hash, _)| *hash != 0);
-        heads.map(|(hash, head)| (hash, kind(head), count(head))).collect()
+        let mut keys = Vec::with_capacity(table.used.load(Ordering::Relaxed) as usize);
+        let slots = table.slots().as_chunks::<2>().0.iter();
+        keys.extend(
+            slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0),
+        );
+        keys
+    }
+
+    /// Records that carry this key of its own, newest first. Of the only one of a stream or type no record is looked at.
+    #[inline]
+    pub(crate) fn each_posting_of(&self, key: KeyHead, mut each: impl FnMut(u32)) {
+        let kind = kind(key.head);
+        if key.count() == 1 && kind != KeyKind::Tag {
+            return newest(key.head).checked_sub(1).into_iter().for_each(each);
+        }
+        let postings = Postings { index: self, kind, next: newest(key.head), count: count(key.head) };
+        postings.for_each(&mut each);
+    }
+
+    /// Begins to load what that looks at first: another processor wrote it.
+    #[inline]
+    pub(crate) fn prefetch_posting_of(&self, key: KeyHead) {
+        let Some(at) = newest(key.head).checked_sub(1) else { return };
+        let cell = match kind(key.head) {
+            KeyKind::Tag => self.tagged.cell(at),
+            _ if key.count() == 1 => None,
+            _ => self.records.cell(at * WORDS),
+        };
+        cell.into_iter().for_each(prefetch);
+    }
+
+    /// How many streams an ended segment has, and how long their names are together; `None` as for [`ActiveIndex::streams`].
+    pub(crate) fn streams_len(&self) -> Option<(usize, usize)> {
+        self.streams.get().map(|streams| (streams.rows.len(), streams.names.len()))
     }
 }
 
+/// A key of an [`ActiveIndex`], with where its records are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyHead {
+    pub(crate) hash: u64,
+    head: u64,
+}
+
+impl KeyHead {
+    /// How many records carry it.
+    pub(crate) fn count(self) -> u32 {
+        count(self.head)
+    }
+}
+
+#[inline]
 fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Acquire)
 }

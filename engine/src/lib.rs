@@ -21,6 +21,7 @@ mod event;
 mod follower;
 mod fork;
 mod founding;
+mod hash_order;
 mod id_table;
 mod input;
 pub mod inspect;

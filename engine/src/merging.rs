@@ -23,13 +23,13 @@ use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
-/// With so many segments without a tier work begins however fast segments end.
-const BACKLOG: u64 = 32;
+/// When no segment has ended for so long, it is quiet.
+const QUIET: Duration = Duration::from_millis(200);
+/// With so many segments without a tier work begins while segments go on ending.
+const BACKLOG: u64 = 256;
 /// So many positions without a tier begin the work as well: the filters before their ids stand in memory, two bytes each, and
 /// what passes them falsely is looked for in each of their segments.
 const IDS_ENOUGH: u64 = 1 << 22;
-/// Below so many positions a second work need not wait for quiet.
-const CALM: f64 = 500_000.0;
 /// With so many segments without a tier the thread is woken to look.
 const SOON: u64 = 8;
 /// With so many positions behind its coverage the directory is written while appends go on; else when no segment has ended
@@ -55,10 +55,10 @@ pub(crate) struct Merging {
 }
 
 impl Merging {
-    fn sleep(&self, inner: &Inner) {
+    fn sleep(&self, inner: &Inner, at_most: Duration) {
         let mut guard = self.lock.lock();
         if !inner.stopping.load(Ordering::Acquire) {
-            self.wake.wait_for(&mut guard, LOOK);
+            self.wake.wait_for(&mut guard, at_most);
         }
     }
 
@@ -75,13 +75,11 @@ pub(crate) fn merge_loop(inner: &Inner) {
     pass_over_shrunk(inner);
     let mut seen = Seen::default();
     while !inner.stopping.load(Ordering::Acquire) {
-        let uncovered = uncovered(inner);
-        let Rate { is_quiet, is_calm } = flow.rate(inner);
-        let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
-        let tiers_due = uncovered > 0 && (is_calm || uncovered >= BACKLOG || ids_in_memory >= IDS_ENOUGH);
+        let is_quiet = flow.is_quiet(inner);
+        let tiers_due = || is_quiet && uncovered(inner) > 0 || are_tiers_late(inner);
         let mut enough = if is_quiet { 1 } else { behind_enough(inner) };
         let scattered = is_quiet && keeps_scattered_directory(inner);
-        if tiers_due || scattered || behind(inner) >= enough {
+        if tiers_due() || scattered || behind(inner) >= enough {
             let begun = Instant::now();
             let mut written = 0;
             let mut pace = |bytes: u64| {
@@ -99,7 +97,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
                 // What ends while tiers are merged is not worth a file each time.
                 enough = behind_enough(inner);
                 let due = if is_quiet { Due::BySize } else { Due::WhileMoreCome };
-                goes_on |= tiers_due && keep_tiers(inner, due, &mut pace, &inner.stopping);
+                goes_on |= tiers_due() && keep_tiers(inner, due, &mut pace, &inner.stopping);
             }
         }
         shrink_covered(inner);
@@ -107,7 +105,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
             seen.look(inner);
         }
         compaction::attend(inner, is_quiet);
-        inner.merging.sleep(inner);
+        inner.merging.sleep(inner, if is_quiet { LOOK } else { QUIET });
     }
 }
 
@@ -116,46 +114,38 @@ pub(crate) fn keep_up(inner: &Inner) {
     if behind(inner) >= BEHIND {
         keep_directory(inner, false, &mut |_| {}, &inner.stopping);
     }
-    let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
-    if uncovered(inner) >= BACKLOG || ids_in_memory >= IDS_ENOUGH {
+    if are_tiers_late(inner) {
         keep_tiers(inner, Due::WhileMoreCome, &mut |_| {}, &inner.stopping);
     }
 }
 
-/// How fast segments come to an end.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    /// None has ended for a while.
-    is_quiet: bool,
-    /// Few positions a second: merging is in nobody's way.
-    is_calm: bool,
+/// Whether so much is without a tier that one is made while segments go on ending.
+fn are_tiers_late(inner: &Inner) -> bool {
+    let ids_in_memory = ended_until(inner).saturating_sub(inner.core.tiers.load().covered_until());
+    uncovered(inner) >= BACKLOG || ids_in_memory >= IDS_ENOUGH
 }
 
-/// Looks at the last position that has ended, not more often than the thread sleeps: woken early it would find that nothing
-/// has ended since just before.
+/// Looks at the last position that has ended, not too often: woken early it would find that nothing has ended since just before.
 #[derive(Debug)]
 struct Flow {
     looked: Instant,
     until: u64,
-    rate: Rate,
+    /// None has ended for a while.
+    is_quiet: bool,
 }
 
 impl Flow {
     /// At opening all is quiet.
     fn new(inner: &Inner) -> Self {
-        let rate = Rate { is_quiet: true, is_calm: true };
-        Self { looked: Instant::now(), until: ended_until(inner), rate }
+        Self { looked: Instant::now(), until: ended_until(inner), is_quiet: true }
     }
 
-    fn rate(&mut self, inner: &Inner) -> Rate {
-        let since = self.looked.elapsed();
-        if since >= LOOK {
+    fn is_quiet(&mut self, inner: &Inner) -> bool {
+        if self.looked.elapsed() >= QUIET {
             let until = ended_until(inner);
-            let ended = until.saturating_sub(self.until);
-            let is_calm = (ended as f64) < CALM * since.as_secs_f64();
-            (self.looked, self.until, self.rate) = (Instant::now(), until, Rate { is_quiet: ended == 0, is_calm });
+            (self.looked, self.until, self.is_quiet) = (Instant::now(), until, until == self.until);
         }
-        self.rate
+        self.is_quiet
     }
 }
 

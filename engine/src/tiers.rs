@@ -15,7 +15,7 @@
 //! | `blocks` | the bytes of a file, each block verified before it is first read |
 //! | `file` | questions to one tier, in positions of the log |
 //! | `list` | all tiers of a store, and who answers for a position |
-//! | `source`, `merge`, `sink` | some neighbours become one tier |
+//! | `source`, `order`, `merge`, `sink` | some neighbours become one tier |
 //! | `choose` | which neighbours |
 //! | `stored` | index manifests and names of files |
 //! | `keeper`, `directories` | all of it, and files of the [directory](crate::directory), in the order that survives a crash |
@@ -27,6 +27,7 @@ mod file;
 mod keeper;
 mod list;
 mod merge;
+mod order;
 mod sink;
 mod source;
 mod stored;

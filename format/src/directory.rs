@@ -5,7 +5,6 @@ use std::ops::Range;
 use rkyv::{Archive, Serialize};
 
 use crate::Fault;
-use crate::checksum::crc;
 use crate::field::{u32_at, u64_at};
 use crate::index_file::{
     ArchiveWriter, BucketBuilder, Buckets, CheckTable, FileBuffer, FileBytes, FileHeader, FileIdentity, FileKind,
@@ -150,13 +149,19 @@ struct Names {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct NamesSeen {
     sizes: DirectorySizes,
-    checksum: u32,
+    mix: u64,
 }
 
 impl NamesSeen {
     fn push(&mut self, name: &[u8]) {
         self.sizes.add(name.len());
-        self.checksum = crc(self.checksum, name);
+        let (words, rest) = name.as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let words = words.iter().chain(std::iter::once(&last)).map(|word| u64::from_le_bytes(*word));
+        self.mix = words
+            .chain(std::iter::once(name.len() as u64))
+            .fold(self.mix, |mix, word| (mix ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
     }
 }
 

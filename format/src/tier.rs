@@ -21,7 +21,7 @@ use crate::field::{u32_at, u64_at};
 use crate::index_file::{Buckets, FileHeader, FileKind, Flat, Section, Touch, Verified, View, checked_root};
 
 pub use ids::Ids;
-pub use measure::TierMeasure;
+pub use measure::{EncodedNames, TierMeasure};
 pub use names::Names;
 pub use positions::{Positions, PositionsMark, is_dense};
 pub use writer::{TierParts, TierSizes, TierWriter, encode};

@@ -159,7 +159,7 @@ proptest! {
         let ids: Vec<(u64, u32)> = ids.iter().map(|hash| (*hash, 0)).collect();
         let streams: Vec<&[u8]> = streams.iter().map(|name| name.as_bytes()).collect();
         let types: Vec<&[u8]> = types.iter().map(|name| name.as_bytes()).collect();
-        let mut measure = TierMeasure::new(count);
+        let mut measure = TierMeasure::new(count, 100);
         rows.iter().for_each(|(_, list)| measure.key(list.len() as u32));
         measure.ids(ids.len() as u32);
         streams.iter().try_for_each(|name| measure.stream(name))?;
@@ -167,6 +167,28 @@ proptest! {
         let parts = TierParts { keys: &rows, ids: &ids, streams: &streams, types: &types };
         let file = tier::encode(&identity(FileKind::Tier, count.into()), &parts)?;
         prop_assert_eq!(measure.file_len(), Ok(file.len() as u64));
+        // The names that were kept make the same file.
+        let mut writer = TierWriter::begin(FileBuffer::new(), identity(FileKind::Tier, count.into()), measure.sizes())?;
+        for (hash, list) in &rows {
+            writer.key(*hash, list.len() as u32, list[0])?;
+        }
+        for (_, list) in &rows {
+            writer.positions(list.len() as u32)?;
+            list.iter().try_for_each(|position| writer.position(*position))?;
+        }
+        ids.iter().try_for_each(|(hash, position)| writer.id(*hash, *position))?;
+        ids.iter().try_for_each(|(hash, _)| writer.filtered_id(*hash))?;
+        let [kept_streams, kept_types] = measure.into_names();
+        match kept_streams {
+            Some(kept) => writer.streams(kept)?,
+            None => streams.iter().try_for_each(|name| writer.stream(name))?,
+        }
+        match kept_types {
+            Some(kept) => writer.types(kept)?,
+            None => types.iter().try_for_each(|name| writer.type_name(name))?,
+        }
+        let (finished, buffer) = writer.finish()?;
+        prop_assert!(buffer.into_file(&finished)[..] == file[..]);
     }
 
     /// What a list gives at once, and where positions go on after they were put aside.

@@ -1,6 +1,5 @@
 //! The streams of ended segments, gathered from their indexes.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use annals_format::Fault;
@@ -9,6 +8,7 @@ use annals_format::index::ArchivedIndexRoot;
 use annals_format::manifest::SegmentEntry;
 
 use crate::Result;
+use crate::hash_order::HashOrder;
 use crate::name::{KeyKind, NameHash};
 use crate::prefetch::prefetch;
 use crate::sealed_index::SealedIndex;
@@ -72,7 +72,8 @@ impl Pending {
         let names =
             |(index, _): &(Arc<SealedIndex>, SegmentEntry)| index.rows().map_or(0, ArchivedIndexRoot::streams_len);
         gathered.texts.reserve_exact(self.rows as usize * TEXT_HEAD + self.segments.iter().map(names).sum::<usize>());
-        for (index, entry) in &self.segments {
+        // Newest first: so stand those of one hash as well.
+        for (index, entry) in self.segments.iter().rev() {
             let root = index.rows().map_err(|_| Fault::Structure { what: "archive" })?;
             if root.first_position.to_native() != entry.first_position {
                 return Err(Fault::Identity { what: "positions of an index" });
@@ -143,13 +144,18 @@ impl Gathered {
 
     /// Orders by hash and name, and keeps the newest of each stream.
     fn sort(&mut self) {
-        self.rows.sort_unstable_by_key(|row| (row.hash, Reverse(row.position)));
         let mut rows = std::mem::take(&mut self.rows);
+        HashOrder::default().sort(&mut rows, 0, |row| row.hash);
         let (mut kept, mut from) = (0, 0);
         while from < rows.len() {
             let hash = rows[from].hash;
             let to = from + rows[from..].iter().take_while(|row| row.hash == hash).count();
             let first = kept;
+            if to == from + 1 {
+                rows[kept] = rows[from];
+                (kept, from) = (kept + 1, to);
+                continue;
+            }
             for at in from..to {
                 // Newest first; nearly always all of one hash are one stream.
                 if rows[first..kept].iter().all(|row| self.name(row) != self.name(&rows[at])) {

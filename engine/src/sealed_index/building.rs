@@ -6,19 +6,23 @@ use annals_format::index::{BatchRow, FinishedIndex, IndexHeader, IndexSizes, Ind
 use annals_format::index_file::{Sink, WriteError};
 
 use crate::Result;
-use crate::active_index::ActiveIndex;
+use crate::active_index::{ActiveIndex, KeyHead};
 use crate::event::Event;
+use crate::hash_order::HashOrder;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
 use crate::reader::event_of_record;
 use crate::segment::Segment;
+
+/// So many keys before it is needed the newest record of one is asked for.
+const KEYS_AHEAD: usize = 12;
 
 /// What has to be sorted before a file is written; each part is gathered and sorted when its turn has come, and let go of then.
 pub(super) struct Building<'a> {
     index: &'a ActiveIndex,
     first_position: u64,
     times: (u64, u64),
-    keys: Vec<(u64, KeyKind, u32)>,
+    keys: Vec<KeyHead>,
     /// Where they had to be read from the segment.
     streams: Option<Vec<Named<'a>>>,
     types: Vec<Named<'a>>,
@@ -37,7 +41,7 @@ struct Named<'a> {
 impl<'a> Building<'a> {
     pub(super) fn new(segment: &Segment, log: &Log, hash: NameHash, index: &'a ActiveIndex) -> Result<Self> {
         let mut keys = index.keys();
-        keys.sort_unstable_by_key(|(hash, _, _)| *hash);
+        HashOrder::default().sort(&mut keys, 0, |key| key.hash);
         let names = Names { segment, log, hash, index };
         let types = names.of(&index.type_firsts().collect::<Vec<_>>(), KeyKind::Type)?;
         let streams = match index.streams() {
@@ -46,19 +50,18 @@ impl<'a> Building<'a> {
         };
         let mut sizes = IndexSizes {
             records: index.record_count().into(),
-            keys: keys.chunk_by(|left, right| left.0 == right.0).count() as u64,
-            postings: keys.iter().map(|(_, _, count)| u64::from(*count)).sum(),
+            keys: keys.chunk_by(is_alike).count() as u64,
+            postings: keys.iter().map(|key| u64::from(key.count())).sum(),
             ids: index.id_hashes().filter(|hash| *hash != 0).count() as u64,
             types: types.len() as u64,
             names_len: types.iter().map(|named| named.name.len() as u64).sum(),
             ..IndexSizes::default()
         };
-        let mut add_stream = |name_len: usize| {
-            sizes.streams += 1;
-            sizes.names_len += name_len as u64;
-        };
-        streams.iter().flatten().for_each(|named| add_stream(named.name.len()));
-        index.streams().into_iter().flatten().for_each(|stream| add_stream(stream.name.len()));
+        let read = || streams.iter().flatten();
+        let (count, len) =
+            index.streams_len().unwrap_or_else(|| (read().count(), read().map(|named| named.name.len()).sum()));
+        sizes.streams = count as u64;
+        sizes.names_len += len as u64;
         let mut times = None;
         each_batch(index, |batch| {
             sizes.batches += 1;
@@ -102,27 +105,34 @@ impl<'a> Building<'a> {
     fn streams(&mut self) -> Vec<Named<'a>> {
         let index = self.index;
         let mut streams = self.streams.take().unwrap_or_default();
+        streams.reserve_exact(index.streams_len().map_or(0, |(count, _)| count));
         streams.extend(index.streams().into_iter().flatten().map(|stream| Named {
             name: Cow::Borrowed(stream.name),
             last_revision: stream.last_revision,
             first: stream.first,
             last: stream.last,
         }));
-        streams.sort_unstable();
+        // The first bytes of a name as a number decide nearly always, without a call.
+        streams.sort_by_cached_key(|stream| front(&stream.name));
+        for alike in streams.chunk_by_mut(|left, right| front(&left.name) == front(&right.name)) {
+            alike.sort_unstable();
+        }
         streams
     }
 
     fn write_keys<S: Sink>(&mut self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
         let keys = std::mem::take(&mut self.keys);
         // Keys of two kinds that share a hash share a row: what is found by it is looked at in any case.
-        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
-            writer.key(of_hash[0].0, of_hash.iter().map(|(_, _, count)| *count).sum())?;
+        for of_hash in keys.chunk_by(is_alike) {
+            writer.key(of_hash[0].hash, of_hash.iter().map(|key| key.count()).sum())?;
         }
-        let mut positions = Vec::new();
-        for of_hash in keys.chunk_by(|left, right| left.0 == right.0) {
+        let (mut positions, mut at) = (Vec::new(), 0);
+        for of_hash in keys.chunk_by(is_alike) {
             positions.clear();
-            for (hash, kind, _) in of_hash {
-                positions.extend(self.index.postings(*kind, *hash));
+            for key in of_hash {
+                keys.get(at + KEYS_AHEAD).into_iter().for_each(|ahead| self.index.prefetch_posting_of(*ahead));
+                at += 1;
+                self.index.each_posting_of(*key, |position| positions.push(position));
             }
             if of_hash.len() > 1 {
                 positions.sort_unstable_by(|left, right| right.cmp(left));
@@ -133,12 +143,29 @@ impl<'a> Building<'a> {
     }
 
     fn write_ids<S: Sink>(&self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
-        let mut ids = Vec::with_capacity(self.sizes.ids as usize);
+        let mut ids: Vec<(u32, u64)> = Vec::with_capacity(self.sizes.ids as usize);
         ids.extend((0u32..).zip(self.index.id_hashes()).filter(|(_, hash)| *hash != 0));
         // Stable: rows of one hash stay in the order of their records.
-        radsort::sort_by_key(&mut ids, |(_, hash)| *hash);
+        HashOrder::default().sort(&mut ids, 0, |(_, hash)| *hash);
         ids.iter().try_for_each(|(record, hash)| writer.id(*hash, *record))
     }
+}
+
+/// The first 16 bytes of a name as a number, zeros behind a short one.
+#[inline]
+fn front(name: &[u8]) -> u128 {
+    match name.first_chunk() {
+        Some(front) => u128::from_be_bytes(*front),
+        None => {
+            let mut front = [0; 16];
+            front[..name.len()].copy_from_slice(name);
+            u128::from_be_bytes(front)
+        }
+    }
+}
+
+fn is_alike(left: &KeyHead, right: &KeyHead) -> bool {
+    left.hash == right.hash
 }
 
 fn each_batch<E>(index: &ActiveIndex, mut each: impl FnMut(BatchRow) -> Result<(), E>) -> Result<(), E> {

@@ -1,9 +1,9 @@
 //! Which neighbours become one next.
 //!
 //! A unit's *level* is how many segments it stands for: 1, from 4 on, from 16 on, from 64 on, from 512 on, and so on by 8.
-//! Four neighbours of a level become one of the next, eight from 64 segments on. So every row is written again once a
-//! level, and of each level there are few. While segments end one after the other, eight of any level become one: each row
-//! is then written less often, for which there are more tiers for a while.
+//! Four neighbours of a level become one of the next or a higher one, eight from 64 segments on, and all that are there go
+//! along. So every row is written again once a level at most, and of each level there are few. While segments end one after
+//! the other, eight of any level become one: each row is then written less often, for which there are more tiers for a while.
 //!
 //! Where a tier was dropped, small units lie between large ones, where nothing will be added to them: they are merged
 //! however many they are, and one that is left goes along when its neighbours are merged.
@@ -52,7 +52,7 @@ impl Fan {
 
 /// The neighbours to be merged next: the lowest level first, and of it the oldest.
 ///
-/// They are two to eight, their files together at most 1.5 GiB long, their positions at most 2^32 - 1. Once they are one
+/// They are at most 512, their files together at most 1.5 GiB long, their positions at most 2^32 - 1. Once they are one
 /// unit, asking again finds the next; after at most as many merges as there are units there is none.
 pub(super) fn choose_merge(units: &[UnitSize], fan: Fan) -> Option<Range<usize>> {
     let highest = units.iter().map(|unit| level(unit.segments)).max()?;
@@ -81,9 +81,10 @@ fn due_in(units: &[UnitSize], run: Range<usize>, (of, fan): (u32, Fan), is_enclo
         let end = if is_enclosed {
             run.end
         } else if is_of_level(&start) {
-            // Up to the last of as many as are needed, smaller ones between them included.
+            // All that follow go along, smaller ones included: a row costs no more where there are more of them, and need not be
+            // written again so soon.
             match (start..run.end).filter(is_of_level).nth(fan.at(of) - 1) {
-                Some(last) => last + 1,
+                Some(_) => run.end,
                 None => return None,
             }
         } else {
@@ -137,7 +138,7 @@ mod tests {
         for count in 1..=1000u64 {
             units.push(segment(10_000, 1 << 20));
             while let Some(range) = choose_merge(&units, Fan::Ordinary) {
-                assert!((2..=8).contains(&range.len()));
+                assert!((2..=INPUTS_MAX).contains(&range.len()));
                 written += merged(&mut units, range).segments;
             }
             let tiers = units.iter().filter(|unit| unit.segments > 1).count();
@@ -199,7 +200,7 @@ mod tests {
         units.insert(3, segment(10_000, 1 << 20));
         assert_eq!(choose_merge(&units, Fan::Ordinary), None);
         units.push(large);
-        assert_eq!(choose_merge(&units, Fan::Ordinary), Some(0..8));
+        assert_eq!(choose_merge(&units, Fan::Ordinary), Some(0..9));
     }
 
     #[test]
@@ -231,7 +232,7 @@ mod tests {
                 .map(|(segments, positions, len, merges)| UnitSize { segments, positions, len, merges: merges > 0 })
                 .collect();
             while let Some(range) = choose_merge(&units, fan) {
-                prop_assert!((2..=8).contains(&range.len()) && range.end <= units.len());
+                prop_assert!((2..=INPUTS_MAX).contains(&range.len()) && range.end <= units.len());
                 prop_assert!(units[range.clone()].iter().all(|unit| unit.merges));
                 let whole = merged(&mut units, range);
                 prop_assert!(whole.len <= LEN_MAX && whole.positions <= POSITIONS_MAX);

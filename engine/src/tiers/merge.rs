@@ -7,15 +7,18 @@ use annals_format::Fault;
 use annals_format::index_file::{FileIdentity, FileKind, WriteError};
 use annals_format::index_manifest::TierEntry;
 use annals_format::tier::{TierMeasure, TierWriter};
-use smallvec::SmallVec;
 
 use super::file::Expected;
+use super::order::{Row, Rows, each_hash, each_name};
 use super::sink::{Halt, Pulse, Step, TierSink};
-use super::source::{Heads, INPUTS_MAX, MergeInput, NameHead, NamesOf, Source};
+use super::source::{INPUTS_MAX, MergeInput, NamesOf, Source};
 use super::stored::tier_name;
 use crate::Result;
 use crate::error::Error;
 use crate::storage::Storage;
+
+/// Names that take no more in the file are kept from when they are measured to when they are written.
+const NAMES_KEPT: usize = 8 << 20;
 
 /// Which file is to be made of what.
 #[derive(Debug)]
@@ -25,14 +28,15 @@ pub(super) struct MergePlan<'a> {
     /// Number of the new file, and the generation of the index manifest that will name it.
     pub(super) number: u64,
     pub(super) generation: u64,
-    /// One to eight neighbours, oldest first.
+    /// Neighbours, oldest first, at most [`INPUTS_MAX`].
     pub(super) inputs: &'a [MergeInput<'a>],
 }
 
 /// Writes the tier; when this returns, the file and its name are durable and nothing names it yet. `None`: `stop` was
 /// set, and nothing is left behind. `pace` is told of every piece written, and may take its time.
 ///
-/// Below a microsecond an event. Takes 256 KiB of memory, half a byte a key and id, and a quarter of a byte a name.
+/// Some tenths of a microsecond an event. Takes a MiB of memory, 2 KiB an input, half a byte a key and id, and what the names
+/// take in the file, as far as that is some MiB.
 pub(super) fn merge(plan: &MergePlan<'_>, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> Result<Option<TierEntry>> {
     let name = tier_name(plan.number);
     let beside = format!("{name}.new");
@@ -91,27 +95,34 @@ impl MergePlan<'_> {
         let identity = self.identity()?;
         let goes_on = || !stop.load(Ordering::Relaxed);
         let sources = self.inputs.iter().map(|input| Source::open(input, identity.first_position, goes_on));
-        let sources = sources.collect::<Step<SmallVec<[Source<'_>; INPUTS_MAX]>>>()?;
+        let sources = sources.collect::<Step<Vec<Source<'_>>>>()?;
         let pulse = &mut Pulse::new(stop);
         let measure = measure(&sources, identity.position_count() as u32, pulse)?;
         let len = measure.file_len()?;
         let sizes = measure.sizes();
-        drop(measure);
+        let [streams, types] = measure.into_names();
         let sink = TierSink::create(self.storage, beside, len, pace, stop).map_err(failed)?;
         let mut writer = TierWriter::begin(sink, identity.clone(), sizes)?;
-        each_key(&sources, pulse, |hash, rows| {
-            let first = rows.first().map_or(Ok(0), |(input, row)| sources[*input].key_first(*row))?;
-            writer.key(hash, key_len(&sources, rows)?, first)
+        each_key(&sources, pulse, |rows| {
+            let first = rows.first().map_or(Ok(0), |row| sources[row.input as usize].key_first(row.number))?;
+            writer.key(rows.first().map_or(0, |row| row.hash), key_len(&sources, rows)?, first)
         })?;
-        each_key(&sources, pulse, |_, rows| {
+        each_key(&sources, pulse, |rows| {
             writer.positions(key_len(&sources, rows)?)?;
-            rows.iter()
-                .try_for_each(|(input, row)| sources[*input].each_position(*row, |position| writer.position(position)))
+            rows.iter().try_for_each(|row| {
+                sources[row.input as usize].each_position(row.number, |position| writer.position(position))
+            })
         })?;
-        each_id(&sources, pulse, |hash, position| writer.id(hash, position))?;
-        each_id(&sources, pulse, |hash, _| writer.filtered_id(hash))?;
-        each_name(&sources, NamesOf::Streams, pulse, |name| writer.stream(name))?;
-        each_name(&sources, NamesOf::Types, pulse, |name| writer.type_name(name))?;
+        each_id(&sources, pulse, |row| writer.id(row.hash, sources[row.input as usize].id(row.number)?.1))?;
+        each_id(&sources, pulse, |row| writer.filtered_id(row.hash))?;
+        match streams {
+            Some(streams) => writer.streams(streams)?,
+            None => each_name_of(&sources, NamesOf::Streams, pulse, |name| writer.stream(name))?,
+        }
+        match types {
+            Some(types) => writer.types(types)?,
+            None => each_name_of(&sources, NamesOf::Types, pulse, |name| writer.type_name(name))?,
+        }
         let (finished, sink) = writer.finish()?;
         if finished.len != len {
             return Err(Fault::Length { what: "length of a tier", value: finished.len }.into());
@@ -131,86 +142,71 @@ impl MergePlan<'_> {
 }
 
 fn measure(sources: &[Source<'_>], position_count: u32, pulse: &mut Pulse<'_>) -> Step<TierMeasure> {
-    let mut measure = TierMeasure::new(position_count);
-    each_key(sources, pulse, |_, rows| {
+    let mut measure = TierMeasure::new(position_count, NAMES_KEPT);
+    each_key(sources, pulse, |rows| {
         measure.key(key_len(sources, rows)?);
         Ok(())
     })?;
     sources.iter().for_each(|source| measure.ids(source.id_count));
-    each_name(sources, NamesOf::Streams, pulse, |name| Ok(measure.stream(name)?))?;
-    each_name(sources, NamesOf::Types, pulse, |name| Ok(measure.type_name(name)?))?;
+    each_name_of(sources, NamesOf::Streams, pulse, |name| Ok(measure.stream(name)?))?;
+    each_name_of(sources, NamesOf::Types, pulse, |name| Ok(measure.type_name(name)?))?;
     Ok(measure)
 }
 
-/// Input and row of each that has a key.
-type KeyRows = [(usize, u32)];
-
-fn key_len(sources: &[Source<'_>], rows: &KeyRows) -> Result<u32, Fault> {
-    rows.iter().try_fold(0u32, |sum, (input, row)| {
-        let len = sources[*input].key_len(*row)?;
+fn key_len(sources: &[Source<'_>], rows: &[Row]) -> Result<u32, Fault> {
+    rows.iter().try_fold(0u32, |sum, row| {
+        let len = sources[row.input as usize].key_len(row.number)?;
         sum.checked_add(len).ok_or(Fault::Count { what: "positions of a key", value: u64::from(sum) + u64::from(len) })
     })
 }
 
 /// Every key once by hash, with the rows that have it, oldest first.
 #[inline]
-fn each_key(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(u64, &KeyRows) -> Step) -> Step {
-    let hash_of = |input: usize, row| sources[input].key_hash(row);
-    let mut heads = Heads::new(sources.iter().map(|source| source.key_count), hash_of)?;
-    let mut rows = SmallVec::<[(usize, u32); INPUTS_MAX]>::new();
-    while let Some(hash) = heads.lowest() {
-        pulse.beat()?;
-        rows.clear();
-        for input in 0..sources.len() {
-            if heads.is_at(input, hash) {
-                rows.push((input, heads.row(input)));
-                if let Some(next) = heads.step(input) {
-                    heads.set(input, hash_of(input, next)?);
-                }
-            }
-        }
-        each(hash, &rows)?;
-    }
-    Ok(())
+fn each_key(sources: &[Source<'_>], pulse: &mut Pulse<'_>, each: impl FnMut(&[Row]) -> Step) -> Step {
+    let counts: Vec<u32> = sources.iter().map(|source| source.key_count).collect();
+    each_hash(&counts, &Keys(sources), pulse, each)
 }
 
-/// Every id by hash, then position.
+/// Every id by hash, then position: those of an input are below those of the next one, and ascend within it.
 #[inline]
-fn each_id(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(u64, u32) -> Step) -> Step {
-    let mut heads = Heads::new(sources.iter().map(|source| source.id_count), |input, row| {
-        sources[input].id(row).map(|(hash, _)| hash)
-    })?;
-    while let Some(hash) = heads.lowest() {
-        pulse.beat()?;
-        // Positions of an input are below those of the next one, and ascend within it.
-        for (input, source) in sources.iter().enumerate() {
-            while heads.is_at(input, hash) {
-                each(hash, source.id(heads.row(input))?.1)?;
-                if let Some(next) = heads.step(input) {
-                    heads.set(input, source.id(next)?.0);
-                }
-            }
-        }
-    }
-    Ok(())
+fn each_id(sources: &[Source<'_>], pulse: &mut Pulse<'_>, mut each: impl FnMut(&Row) -> Step) -> Step {
+    let counts: Vec<u32> = sources.iter().map(|source| source.id_count).collect();
+    each_hash(&counts, &Ids(sources), pulse, |rows| rows.iter().try_for_each(&mut each))
 }
 
-/// Every name once by its bytes.
-fn each_name(sources: &[Source<'_>], of: NamesOf, pulse: &mut Pulse<'_>, mut each: impl FnMut(&[u8]) -> Step) -> Step {
-    let mut heads: SmallVec<[NameHead<'_>; INPUTS_MAX]> = sources.iter().map(|source| source.names(of)).collect();
-    let mut lowest = Vec::new();
-    loop {
-        pulse.beat()?;
-        let there = heads.iter_mut().filter(|head| head.is_there);
-        let Some(head) = there.min_by(|left, right| left.cmp(right)) else { return Ok(()) };
-        std::mem::swap(&mut lowest, &mut head.now);
-        let front = head.front();
-        head.step();
-        for head in heads.iter_mut().filter(|head| head.is_there) {
-            if head.is_at(front, &lowest) {
-                head.step();
-            }
-        }
-        each(&lowest)?;
+struct Keys<'s, 'a>(&'s [Source<'a>]);
+
+impl Rows for Keys<'_, '_> {
+    #[inline]
+    fn hash(&self, input: usize, number: u32) -> Result<u64, Fault> {
+        self.0[input].key_hash(number)
     }
+
+    #[inline]
+    fn prefetch(&self, input: usize, number: u32) {
+        self.0[input].prefetch_key(number);
+    }
+
+    #[inline]
+    fn prefetch_content(&self, row: &Row) {
+        self.0[row.input as usize].prefetch_positions(row.number);
+    }
+}
+
+struct Ids<'s, 'a>(&'s [Source<'a>]);
+
+impl Rows for Ids<'_, '_> {
+    #[inline]
+    fn hash(&self, input: usize, number: u32) -> Result<u64, Fault> {
+        self.0[input].id_hash(number)
+    }
+
+    #[inline]
+    fn prefetch(&self, input: usize, number: u32) {
+        self.0[input].prefetch_id(number);
+    }
+}
+
+fn each_name_of(sources: &[Source<'_>], of: NamesOf, pulse: &mut Pulse<'_>, each: impl FnMut(&[u8]) -> Step) -> Step {
+    each_name(sources.iter().map(|source| source.names(of)).collect(), pulse, each)
 }

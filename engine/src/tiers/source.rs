@@ -1,6 +1,5 @@
 //! What is merged: rows of a segment's index or of a tier, in their order.
 
-use std::cmp::Ordering;
 use std::convert::Infallible;
 
 use annals_format::index::ArchivedIndexRoot;
@@ -10,10 +9,11 @@ use annals_format::{Fault, index, tier};
 
 use super::file::TierFile;
 use super::sink::{Halt, Step};
+use crate::prefetch::prefetch;
 use crate::sealed_index::SealedIndex;
 
-/// Most inputs of one merge.
-pub(super) const INPUTS_MAX: usize = 8;
+/// Most inputs of one merge: each row is written once however many there are.
+pub(super) const INPUTS_MAX: usize = 512;
 
 /// One of the neighbours that become one.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,9 @@ pub(super) struct Source<'a> {
     pub(super) key_count: u32,
     pub(super) id_count: u32,
 }
+
+/// Lines that are asked for at a time.
+const LINES_AHEAD: usize = 4;
 
 const BROKEN_ROW: Fault = Fault::Structure { what: "row of an index" };
 
@@ -98,17 +101,47 @@ impl<'a> Source<'a> {
     #[inline]
     pub(super) fn key_hash(&self, row: u32) -> Result<u64, Fault> {
         match &self.rows {
-            Rows::Segment(root) => root.key(row).map(|(hash, _)| hash),
+            Rows::Segment(root) => root.keys.get(row as usize).map(|row| row.hash.to_native()),
             Rows::Tier(tier) => sure(tier.key(row)).map(|(hash, _)| hash),
         }
         .ok_or(BROKEN_ROW)
+    }
+
+    /// Begins to load this row of a segment's keys and those behind it. A tier has so many side by side that the processor
+    /// sees to it.
+    #[inline]
+    pub(super) fn prefetch_key(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows {
+            let rows = root.keys.get(row as usize..).unwrap_or_default();
+            rows.iter().step_by(4).take(LINES_AHEAD).for_each(prefetch);
+        }
+    }
+
+    /// Begins to load where its positions begin.
+    #[inline]
+    pub(super) fn prefetch_positions(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows
+            && let Some(first) =
+                root.keys.get(row as usize).and_then(|key| root.postings.get(key.start.to_native() as usize))
+        {
+            prefetch(first);
+        }
+    }
+
+    /// As [`Source::prefetch_key`], of ids.
+    #[inline]
+    pub(super) fn prefetch_id(&self, row: u32) {
+        if let Rows::Segment(root) = &self.rows {
+            let rows = root.ids.get(row as usize..).unwrap_or_default();
+            rows.iter().step_by(4).take(LINES_AHEAD).for_each(prefetch);
+        }
     }
 
     /// How many positions the key has.
     #[inline]
     pub(super) fn key_len(&self, row: u32) -> Result<u32, Fault> {
         match &self.rows {
-            Rows::Segment(root) => root.key(row).map(|(_, positions)| positions.len() as u32),
+            Rows::Segment(root) => root.keys.get(row as usize).map(|row| row.count.to_native()),
             Rows::Tier(tier) => sure(tier.key(row)).map(|(_, positions)| positions.len()),
         }
         .ok_or(BROKEN_ROW)
@@ -154,6 +187,16 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Hash of an id.
+    #[inline]
+    pub(super) fn id_hash(&self, row: u32) -> Result<u64, Fault> {
+        match &self.rows {
+            Rows::Segment(root) => root.ids.get(row as usize).map(|row| row.hash.to_native()),
+            Rows::Tier(tier) => sure(tier.id(row)).map(|(hash, _)| hash),
+        }
+        .ok_or(BROKEN_ROW)
+    }
+
     /// Hash and position of an id.
     #[inline]
     pub(super) fn id(&self, row: u32) -> Result<(u64, u32), Fault> {
@@ -189,6 +232,12 @@ enum NameRows<'a> {
     Tier(tier::Names<'a, Verified>),
 }
 
+/// How many rows ahead of a name memory is asked for.
+const NAMES_AHEAD: usize = 6;
+
+/// So much of a name is compared as a number.
+const FRONT_LEN: usize = size_of::<u128>();
+
 /// The next name of one input.
 pub(super) struct NameHead<'a> {
     names: NameRows<'a>,
@@ -201,94 +250,41 @@ pub(super) struct NameHead<'a> {
 impl NameHead<'_> {
     pub(super) fn step(&mut self) {
         let next = match &mut self.names {
-            NameRows::Segment(names) => names.next().map(|found| found.name),
+            NameRows::Segment(names) => {
+                // Many inputs are read in turns, each too slowly for the processor to see to it.
+                let (row, name) = names.ahead(NAMES_AHEAD);
+                row.into_iter().for_each(prefetch);
+                name.into_iter().for_each(prefetch);
+                names.next().map(|found| found.name)
+            }
             NameRows::Tier(names) => sure(names.next()),
         };
         self.is_there = next.is_some();
         self.now.clear();
         self.now.extend_from_slice(next.unwrap_or_default());
-        let mut front = [0; 16];
-        let len = self.now.len().min(front.len());
-        front[..len].copy_from_slice(&self.now[..len]);
-        self.front = u128::from_be_bytes(front);
+        self.front = match self.now.first_chunk() {
+            None if next.is_none() => u128::MAX,
+            Some(front) => u128::from_be_bytes(*front),
+            None => {
+                let mut front = [0; FRONT_LEN];
+                front[..self.now.len()].copy_from_slice(&self.now);
+                u128::from_be_bytes(front)
+            }
+        };
     }
 
-    /// In the order of bytes.
+    /// In the order of bytes, of those that begin alike; one at its end comes last.
     #[inline]
-    pub(super) fn cmp(&self, other: &Self) -> Ordering {
-        let beyond = || self.rest().cmp(other.rest()).then(self.now.len().cmp(&other.now.len()));
-        self.front.cmp(&other.front).then_with(beyond)
+    pub(super) fn comes_before(&self, other: &Self) -> bool {
+        let rest = || match self.now.len().max(other.now.len()) > FRONT_LEN {
+            true => self.now < other.now,
+            false => self.now.len() < other.now.len(),
+        };
+        self.is_there && (!other.is_there || rest())
     }
 
-    /// Whether it stands at `name`, which began with `front`.
     #[inline]
-    pub(super) fn is_at(&self, front: u128, name: &[u8]) -> bool {
-        self.front == front && self.now.len() == name.len() && self.rest() == name.get(16..).unwrap_or_default()
-    }
-
     pub(super) fn front(&self) -> u128 {
         self.front
-    }
-
-    #[inline]
-    fn rest(&self) -> &[u8] {
-        self.now.get(16..).unwrap_or_default()
-    }
-}
-
-/// The next row of each input, by hash. Eight hashes lie in one cache line: the smallest is found faster by looking at
-/// all than by a tree over them.
-pub(super) struct Heads {
-    hashes: [u64; INPUTS_MAX],
-    rows: [u32; INPUTS_MAX],
-    counts: [u32; INPUTS_MAX],
-}
-
-impl Heads {
-    /// At the first row of each; `hash_of` is asked for input and row.
-    pub(super) fn new(
-        counts: impl IntoIterator<Item = u32>,
-        hash_of: impl Fn(usize, u32) -> Result<u64, Fault>,
-    ) -> Result<Self, Fault> {
-        let mut heads = Self { hashes: [u64::MAX; INPUTS_MAX], rows: [0; INPUTS_MAX], counts: [0; INPUTS_MAX] };
-        for (input, count) in counts.into_iter().enumerate() {
-            heads.counts[input] = count;
-            if count > 0 {
-                heads.hashes[input] = hash_of(input, 0)?;
-            }
-        }
-        Ok(heads)
-    }
-
-    /// The smallest hash, `None` at the end of all.
-    #[inline]
-    pub(super) fn lowest(&self) -> Option<u64> {
-        let lowest = self.hashes.iter().fold(u64::MAX, |lowest, hash| lowest.min(*hash));
-        // What is at its end has the largest hash there is; a row may have it too.
-        (lowest != u64::MAX || (0..INPUTS_MAX).any(|input| self.is_at(input, lowest))).then_some(lowest)
-    }
-
-    /// Whether the next row of this input has this hash.
-    #[inline]
-    pub(super) fn is_at(&self, input: usize, hash: u64) -> bool {
-        self.hashes[input] == hash && self.rows[input] < self.counts[input]
-    }
-
-    #[inline]
-    pub(super) fn row(&self, input: usize) -> u32 {
-        self.rows[input]
-    }
-
-    /// The row was taken; answers whether another follows, whose hash is then to be set.
-    #[inline]
-    pub(super) fn step(&mut self, input: usize) -> Option<u32> {
-        self.rows[input] += 1;
-        self.hashes[input] = u64::MAX;
-        (self.rows[input] < self.counts[input]).then_some(self.rows[input])
-    }
-
-    #[inline]
-    pub(super) fn set(&mut self, input: usize, hash: u64) {
-        self.hashes[input] = hash;
     }
 }

@@ -262,6 +262,15 @@ pub struct Names<'a> {
     names: &'a [u8],
 }
 
+impl<'a> Names<'a> {
+    /// What will be read of the row after so many more, and of a name before it, about: for who begins to load it.
+    #[inline]
+    pub fn ahead(&self, rows: usize) -> (Option<&'a ArchivedNameRow>, Option<&'a u8>) {
+        let name = self.rows.get(rows / 2).and_then(|row| self.names.get(row.offset.to_native() as usize));
+        (self.rows.get(rows), name)
+    }
+}
+
 impl<'a> Iterator for Names<'a> {
     type Item = NameAt<'a>;
 

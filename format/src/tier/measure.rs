@@ -10,7 +10,7 @@ use crate::index_file::{CheckTable, table_len};
 
 /// Is told what will be written, in the same order within each kind, and answers the length of the file.
 ///
-/// Takes a quarter of a byte of memory a name.
+/// Takes a quarter of a byte of memory a name, and what it keeps of names.
 #[derive(Debug)]
 pub struct TierMeasure {
     position_count: u32,
@@ -21,30 +21,57 @@ pub struct TierMeasure {
     types: NameMeasure,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct NameMeasure {
     encoder: NameEncoder,
     len: u64,
+    /// As they will be written, while they are not longer than `most`.
+    kept: Option<Vec<u8>>,
+    most: usize,
+}
+
+/// Names of one kind as they are written, all of them.
+#[derive(Debug)]
+pub struct EncodedNames {
+    pub(super) encoder: NameEncoder,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl NameMeasure {
+    fn new(most: usize) -> Self {
+        Self { encoder: NameEncoder::default(), len: 0, kept: Some(Vec::new()), most }
+    }
+
     fn push(&mut self, name: &[u8]) -> Result<(), Fault> {
         let shared = self.encoder.push(name)?;
         self.len += 2 + (name.len() - shared) as u64;
+        match &mut self.kept {
+            Some(kept) if self.len <= self.most as u64 => {
+                kept.extend_from_slice(&[shared as u8, (name.len() - shared) as u8]);
+                kept.extend_from_slice(&name[shared..]);
+            }
+            kept => *kept = None,
+        }
         Ok(())
+    }
+
+    fn into_encoded(self) -> Option<EncodedNames> {
+        let encoder = self.encoder;
+        self.kept.map(|bytes| EncodedNames { encoder, bytes })
     }
 }
 
 impl TierMeasure {
-    /// Of a tier of so many positions.
-    pub fn new(position_count: u32) -> Self {
+    /// Of a tier of so many positions. Names that take at most `names_kept` bytes in the file, of either kind, are kept for
+    /// [`TierMeasure::into_names`].
+    pub fn new(position_count: u32, names_kept: usize) -> Self {
         Self {
             position_count,
             keys: 0,
             postings: 0,
             ids: 0,
-            streams: NameMeasure::default(),
-            types: NameMeasure::default(),
+            streams: NameMeasure::new(names_kept),
+            types: NameMeasure::new(names_kept),
         }
     }
 
@@ -80,6 +107,12 @@ impl TierMeasure {
     /// What [`TierWriter::begin`](super::TierWriter::begin) is to be told.
     pub fn sizes(&self) -> TierSizes {
         TierSizes { keys_at_most: self.keys, ids_at_most: self.ids }
+    }
+
+    /// All streams and all types, for [`TierWriter::streams`](super::TierWriter::streams) and
+    /// [`TierWriter::types`](super::TierWriter::types); `None` where they were too long to be kept.
+    pub fn into_names(self) -> [Option<EncodedNames>; 2] {
+        [self.streams.into_encoded(), self.types.into_encoded()]
     }
 
     /// Length of the file that is written of just this.

@@ -6,6 +6,7 @@ use crate::index_file::{
     WriteError, none_written,
 };
 
+use super::measure::EncodedNames;
 use super::names::NameEncoder;
 use super::positions::{bitmap_len, is_dense};
 use super::{BITMAP, PackedId, Sections, filter, ids};
@@ -295,6 +296,33 @@ impl<S: Sink> TierWriter<S> {
     pub fn type_name(&mut self, name: &[u8]) -> Result<(), WriteError<S::Error>> {
         self.enter(Part::Types)?;
         self.name(name)
+    }
+
+    /// All streams at once, as [`TierMeasure`](super::TierMeasure) has kept them, in the place of
+    /// [`TierWriter::stream`].
+    ///
+    /// # Errors
+    /// As there; `Order` also if one came before.
+    pub fn streams(&mut self, names: EncodedNames) -> Result<(), WriteError<S::Error>> {
+        self.enter(Part::Streams)?;
+        self.names(names)
+    }
+
+    /// All types at once, in the place of [`TierWriter::type_name`].
+    ///
+    /// # Errors
+    /// As for [`TierWriter::streams`].
+    pub fn types(&mut self, names: EncodedNames) -> Result<(), WriteError<S::Error>> {
+        self.enter(Part::Types)?;
+        self.names(names)
+    }
+
+    fn names(&mut self, names: EncodedNames) -> Result<(), WriteError<S::Error>> {
+        if self.names.count > 0 {
+            return Err(Fault::Order { what: "names" }.into());
+        }
+        self.names = names.encoder;
+        self.writer.write(&names.bytes)
     }
 
     fn name(&mut self, name: &[u8]) -> Result<(), WriteError<S::Error>> {

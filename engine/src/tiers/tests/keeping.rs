@@ -7,15 +7,28 @@ fn loaded(closed: &Closed) -> Loaded {
     load(&closed.storage, &closed.names(), &closed.manifest, ReadMode::Mapped).expect("no later version")
 }
 
-/// Merges until nothing is due, and answers the tiers.
+/// Merges until nothing is due, as segments are sealed one after the other, and answers the tiers.
 fn merge_all(closed: &Closed, keeper: &mut TierKeeper, mut tiers: Tiers) -> Tiers {
-    while keeper.is_due(&tiers, &closed.segments, &closed.manifest) {
+    let mut manifest = closed.manifest.clone();
+    for count in 1..=closed.segments.len() {
+        manifest.segments = closed.manifest.segments[..count].to_vec();
+        // Tiers of more than that are there already.
+        if tiers.iter().all(|tier| tier.entry().last_segment <= manifest.segments[count - 1].number) {
+            tiers = merge_due(closed, &manifest, keeper, tiers);
+        }
+    }
+    tiers
+}
+
+fn merge_due(closed: &Closed, manifest: &Manifest, keeper: &mut TierKeeper, mut tiers: Tiers) -> Tiers {
+    let segments = &closed.segments[..manifest.segments.len()];
+    while keeper.is_due(&tiers, segments, manifest) {
         let replaced: Option<Replaced> = keeper
             .merge_next(
                 &closed.storage,
                 &tiers,
-                &closed.segments,
-                &closed.manifest,
+                segments,
+                manifest,
                 (Due::BySize, &AtomicBool::new(false)),
                 &mut |_| {},
             )
