@@ -25,8 +25,9 @@ use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
 const LOOK: Duration = Duration::from_millis(500);
 /// When no segment has ended for so long, it is quiet.
 const QUIET: Duration = Duration::from_millis(200);
-/// With so many segments without a tier work begins while segments go on ending.
-const BACKLOG: u64 = 256;
+/// With so many segments without a tier work begins while segments go on ending. More would be less work (each row is
+/// written about half as often with eight times as many), but each of them is asked by whoever asks for what is nowhere.
+const BACKLOG: u64 = 32;
 /// So many positions without a tier begin the work as well: the filters before their ids stand in memory, two bytes each, and
 /// what passes them falsely is looked for in each of their segments.
 const IDS_ENOUGH: u64 = 1 << 22;

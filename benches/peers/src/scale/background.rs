@@ -13,7 +13,7 @@ pub(super) fn is_background(name: &str) -> bool {
 
 /// Whether it does not work for the log alone. The kernel keeps 15 bytes of a name.
 pub(super) fn is_for_the_index(name: &str) -> bool {
-    is_background(name) && !name.starts_with("annals-committe")
+    is_background(name) && !["annals-committe", "annals-preparer"].contains(&name)
 }
 
 /// Three tables: time, bytes written, bytes kept.
@@ -45,8 +45,8 @@ pub(super) fn rows(scale: &Scale) -> Result<Vec<Row>> {
         files("segments"),
     );
     let counted =
-        "processor time of the store's threads but the committer, which writes the log, and of closing; where \
-                   segments are made by the same thread, that is in it"
+        "processor time of the store's threads but the committer and the preparer, which write the log and make its \
+         segments, and of closing"
             .to_owned();
     let seen = format!(
         "lengths of the index files that appeared ({}, {} not seen in time); {} are kept",
