@@ -141,7 +141,8 @@ impl<'a> Source<'a> {
     #[inline]
     pub(super) fn key_len(&self, row: u32) -> Result<u32, Fault> {
         match &self.rows {
-            Rows::Segment(root) => root.keys.get(row as usize).map(|row| row.count.to_native()),
+            // Not the row's own count alone: a file gets its length by it, before any of its positions is read.
+            Rows::Segment(root) => root.key(row).map(|(_, positions)| positions.len() as u32),
             Rows::Tier(tier) => sure(tier.key(row)).map(|(_, positions)| positions.len()),
         }
         .ok_or(BROKEN_ROW)

@@ -1,5 +1,7 @@
 use super::*;
 use crate::error::Error;
+use crate::prepare::index_name;
+use crate::tiers::source::Source;
 
 /// Everything asked of a tier of which one byte is wrong: it answers as it should, or says that it is broken.
 fn ask_damaged(closed: &Closed, held: &Held, entry: &TierEntry, mode: ReadMode) -> bool {
@@ -101,4 +103,22 @@ fn a_broken_input_is_not_merged() {
     assert!(closed.merge(3, &[MergeInput::Tier(&first), MergeInput::Tier(&second)]).is_err());
     assert!(second.is_broken() && !first.is_broken());
     assert_eq!(tier_files(&closed.names()).len(), 2);
+}
+
+/// A tier gets its length by the counts, before any position is read: a count that is not true is not passed on.
+#[test]
+fn a_count_beyond_the_positions_of_a_segment_is_refused() {
+    let closed = Closed::of_segments(2);
+    let inputs = closed.segment_inputs();
+    let source = Source::open(&inputs[0], closed.manifest.segments[0].first_position, || true).expect("it opens");
+    let count = &closed.indexes[0].rows().expect("keys").keys[0].count;
+    assert_eq!(source.key_len(0), Ok(count.to_native()));
+    let name = index_name(closed.manifest.segments[0].number);
+    let file = closed.storage.open(&name, Access::Read).expect("the file is there");
+    // It was verified when it was opened, and changes in memory afterwards.
+    let at = std::ptr::from_ref(count).addr() - file.map().expect("memory").as_ptr().addr();
+    closed.flip(&name, at + 3, 0x40);
+    assert!(source.key_len(0).is_err());
+    let error = closed.merge(1, &inputs).expect_err("a row of a damaged index");
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
 }
