@@ -529,8 +529,9 @@ impl KeyTable {
     }
 
     fn slots_for(keys: usize) -> usize {
-        // Half to three quarters of them are taken when there are as many keys.
-        (keys.max(128) * 3 / 2).next_power_of_two()
+        // Seven sixteenths to seven eighths of them are taken when there are as many keys: a table twice as large is twice as
+        // much to wait for.
+        (keys.max(128) * 8 / 7 + 1).next_power_of_two()
     }
 
     fn clear(&self) {
@@ -577,7 +578,7 @@ impl KeyTable {
     fn add_used(&self) -> bool {
         let used = self.used.load(Ordering::Relaxed) + 1;
         self.used.store(used, Ordering::Relaxed);
-        used as usize * 4 > self.mask() * 3
+        used as usize * 8 > self.mask() * 7
     }
 
     fn grown(&self) -> Self {
