@@ -166,6 +166,13 @@ impl ActiveIndex {
         self.word(record, PLACE).map(unpacked)
     }
 
+    /// Begins to load what [`ActiveIndex::postings`] looks at first.
+    #[inline]
+    pub(crate) fn prefetch_key(&self, hash: u64) {
+        let table = self.keys.load();
+        prefetch(&table.slots()[(hash as usize & table.mask()) * 2]);
+    }
+
     /// Records that carry the key, newest first.
     pub(crate) fn postings(&self, kind: KeyKind, hash: u64) -> Postings<'_> {
         let table = self.keys.load();
@@ -522,8 +529,9 @@ impl KeyTable {
     }
 
     fn slots_for(keys: usize) -> usize {
-        // Half to three quarters of them are taken when there are as many keys.
-        (keys.max(128) * 3 / 2).next_power_of_two()
+        // Seven sixteenths to seven eighths of them are taken when there are as many keys: a table twice as large is twice as
+        // much to wait for.
+        (keys.max(128) * 8 / 7 + 1).next_power_of_two()
     }
 
     fn clear(&self) {
@@ -570,7 +578,7 @@ impl KeyTable {
     fn add_used(&self) -> bool {
         let used = self.used.load(Ordering::Relaxed) + 1;
         self.used.store(used, Ordering::Relaxed);
-        used as usize * 4 > self.mask() * 3
+        used as usize * 8 > self.mask() * 7
     }
 
     fn grown(&self) -> Self {
