@@ -66,6 +66,8 @@ struct Scene {
     points: Vec<Vec<String>>,
     moment: AsOf,
     saves: Vec<Save>,
+    /// The state of each stream, if it can be made.
+    states: BTreeMap<&'static str, Option<[u64; 2]>>,
     made: BTreeMap<Work, Vec<String>>,
 }
 
@@ -90,8 +92,8 @@ impl Scene {
         let moment = if dice.chance(1, 3) { AsOf::Head } else { AsOf::Position(dice.below(aged.head + 1)) };
         let saves = saves_of(&aged, &source, &mut dice)?;
         let (chain, whole_chain) = (before_last.into_inner(), SimDisk::from_files(&chain.files()));
-        let (points, made) = (Vec::new(), BTreeMap::new());
-        let mut scene = Self { aged, source, damaged, chain, whole_chain, points, moment, saves, made };
+        let (states, points, made) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let mut scene = Self { aged, source, damaged, chain, whole_chain, points, moment, saves, states, made };
         scene.points = scene.restored_points(&scene.whole_chain)?;
         scene.note_what_is_made()?;
         Ok(scene)
@@ -100,9 +102,12 @@ impl Scene {
     /// What is made without a cut, which shows what the source shows.
     fn note_what_is_made(&mut self) -> Verdict {
         let source = self.source()?;
+        for stream in STREAMS {
+            self.states.insert(stream, replayed(&source.reader(), stream, &folded())?);
+        }
         let then = source.reader().as_of(self.moment).map_err(text)?;
         let (last, known) = (then.head(), self.aged.head);
-        let wanted = events(&then, last, known, 1)?;
+        let wanted = events(&then, last, known)?;
         for work in [Restore, Fork, Repair] {
             let target = self.target(work);
             self.make(work, &target).map_err(|error| format!("{work:?} uncut: {error}"))?;
@@ -110,18 +115,18 @@ impl Scene {
             let reader = made.reader();
             if work == Repair {
                 // Of a damaged store what could be read.
-                let shown: Vec<String> = events(&reader, known, 0, 1)?;
-                let ever = events(&source.reader(), known, 0, 1)?;
+                let shown: Vec<String> = events(&reader, known, 0)?;
+                let ever = events(&source.reader(), known, 0)?;
                 let wrong = shown.iter().find(|line| line.contains(" of ") && !ever.contains(line));
                 ensure!(wrong.is_none(), "repaired: {wrong:?} is not in the source");
             } else {
-                let shown = events(&reader, last, known, 1)?;
+                let shown = events(&reader, last, known)?;
                 same(&wanted, &shown).map_err(|text| format!("{work:?} uncut, {:?}: {text}", self.moment))?;
             }
             self.made.insert(work, answers(&reader)?);
         }
         let newest = self.points.last().ok_or("no point")?;
-        let wanted = events(&source.reader(), known, known, 1)?;
+        let wanted = events(&source.reader(), known, known)?;
         same(&wanted, &newest[1..=wanted.len()]).map_err(|text| format!("the newest point: {text}"))
     }
 
@@ -257,8 +262,8 @@ impl Scene {
             let Some(found) = found else { continue };
             let is_it = |save: &Save| Some(save.revision) == revision && save.state == found.state();
             ensure!(of_stream().any(|(_, save)| is_it(save)), "{found:?} was never saved so");
-            let (by_it, by_others) = (replayed(&reader, stream, &saved())?, replayed(&reader, stream, &folded())?);
-            ensure!(by_it == by_others, "{stream} is {by_it:?} by what was saved, {by_others:?} else");
+            let (by_it, ever) = (replayed(&reader, stream, &saved())?, self.states[stream]);
+            ensure!(by_it == ever, "{stream} is {by_it:?} by what was saved, it was {ever:?}");
         }
         Ok(())
     }
@@ -314,11 +319,13 @@ impl Scene {
             ensure!(is_marked || names.iter().all(|name| name == "LOCK"), "{names:?}");
         }
         match self.make(work, target) {
-            Ok(()) => ensure!(!is_there, "made twice"),
+            Ok(()) => {
+                ensure!(!is_there, "made twice");
+                ensure!(self.judge_made(work, target)?, "again: there is no store");
+            }
             Err(Error::Occupied { .. }) if is_there => {}
             Err(error) => return Err(format!("again: {error}")),
         }
-        ensure!(self.judge_made(work, target)?, "again: there is no store");
         let store = self.aged.options.clone().open_storage(Arc::new(target.clone())).map_err(text)?;
         let head = store.head();
         store.append("after", Expect::NoStream, &[NewEvent::new("T", b"goes on")]).map_err(text)?;
@@ -482,7 +489,10 @@ fn whatever_is_interrupted_changes_no_answer_and_is_done_by_the_next_run() {
     let (states, biting) = (total(&counts), counts.values().map(|count| count.biting).sum::<u64>());
     println!("{states} states, {biting} with something unsynced, of {stores} stores");
     assert!(biting * 2 >= states, "{biting} of {states} states bite");
-    judge_counts(&counts, wanted);
+    // The full measure is for runs of the ordinary length.
+    if wanted >= 2_000 {
+        judge_counts(&counts, wanted);
+    }
 }
 
 /// Each work has its share, and was cut in whatever it writes; all together in each kind of write.
