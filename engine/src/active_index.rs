@@ -166,6 +166,13 @@ impl ActiveIndex {
         self.word(record, PLACE).map(unpacked)
     }
 
+    /// Begins to load what [`ActiveIndex::postings`] looks at first.
+    #[inline]
+    pub(crate) fn prefetch_key(&self, hash: u64) {
+        let table = self.keys.load();
+        prefetch(&table.slots()[(hash as usize & table.mask()) * 2]);
+    }
+
     /// Records that carry the key, newest first.
     pub(crate) fn postings(&self, kind: KeyKind, hash: u64) -> Postings<'_> {
         let table = self.keys.load();

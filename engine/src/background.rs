@@ -311,6 +311,10 @@ fn index_beside(inner: &Inner, segment: &Segment) {
     }
     match SealedIndex::build_beside(inner.storage.as_ref(), &inner.core.log, inner.core.hash, segment) {
         Ok(index) => {
+            // One that is empty begins where the next one does.
+            if let Some(keys) = index.keys().filter(|keys| keys.len() > 0) {
+                inner.core.recent_keys.enter(segment.first_position(), keys);
+            }
             if let Some(SegmentIndex::Active(used)) = segment.set_index(SegmentIndex::Sealed(Arc::new(index))) {
                 inner.preparer.keep_index(used);
             }

@@ -16,8 +16,9 @@ use crate::id_table::IdTable;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
 use crate::options::{ReadMode, View};
+use crate::recent_keys::RecentKeys;
 use crate::removal::Removals;
-use crate::segment::{Segment, SegmentCache, SegmentIndex};
+use crate::segment::{OpenedGuard, Segment, SegmentCache, SegmentIndex};
 use crate::segments::Segments;
 use crate::snapshot::Shelf;
 use crate::tiers::{TierFile, Tiers};
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     /// Opens those of the segments that the manifest lists.
     pub(crate) cache: Arc<SegmentCache>,
     pub(crate) hash: NameHash,
+    /// Of the segments that were sealed last, by this process.
+    pub(crate) recent_keys: Arc<RecentKeys>,
     /// What is hidden of the log.
     pub(crate) removals: Arc<Removals>,
     pub(crate) removal_forbidden: bool,
@@ -53,6 +56,28 @@ pub(crate) struct Core {
     /// Positions that were lost before the store was repaired: revisions of streams may be missing there.
     pub(crate) lost: Arc<[LostEntry]>,
     pub(crate) snapshots: Arc<Shelf>,
+}
+
+/// See [`Core::live_alone_after`].
+pub(crate) struct LiveAlone(OpenedGuard);
+
+impl LiveAlone {
+    /// Begins to load what [`LiveAlone::has_none`] looks at.
+    #[inline]
+    pub(crate) fn prefetch(&self, stream: u64) {
+        if let SegmentIndex::Active(index) = &self.0.index {
+            index.prefetch_key(stream);
+        }
+    }
+
+    /// Whether it surely has no event of the stream with this key: what is nearly always so is told without a walk.
+    #[inline]
+    pub(crate) fn has_none(&self, stream: u64) -> bool {
+        match &self.0.index {
+            SegmentIndex::Active(index) => index.postings(KeyKind::Stream, stream).next().is_none(),
+            SegmentIndex::Sealed(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => false,
+        }
+    }
 }
 
 impl Core {
@@ -98,16 +123,12 @@ impl Core {
         segments.get(segments.index_of(position)?).cloned()
     }
 
-    /// Whether only the segment that is being written stands after `position`, and has no event of the stream with this key:
-    /// what is nearly always so is told without a walk. A reader loads its head before.
+    /// The segment that is being written, if no other stands after `position`. A reader loads its head before.
     #[inline]
-    pub(crate) fn has_none_in_live_segment(&self, stream: u64, position: u64) -> bool {
+    pub(crate) fn live_alone_after(&self, position: u64) -> Option<LiveAlone> {
         let segments = self.segments.load();
-        let Some(live) = segments.last().filter(|live| live.first_position() <= position + 1) else { return false };
-        match live.opened().as_deref().map(|opened| &opened.index) {
-            Ok(SegmentIndex::Active(index)) => index.postings(KeyKind::Stream, stream).next().is_none(),
-            _ => false,
-        }
+        let live = segments.last().filter(|live| live.first_position() <= position + 1)?;
+        live.opened().ok().map(LiveAlone)
     }
 
     /// Every position whose event may have an id with this hash, in no order; a hash match is no equality.

@@ -44,6 +44,7 @@ mod read;
 mod read_events;
 mod read_only;
 mod reader;
+mod recent_keys;
 mod recovery;
 mod removal;
 pub mod repair;

@@ -18,6 +18,14 @@ pub(crate) fn prefetch<T>(place: &T) {
     }
 }
 
+/// Begins to load the cache lines of `bytes`: the first `most` of them and the last.
+#[inline(always)]
+pub(crate) fn prefetch_lines(bytes: &[u8], most: usize) {
+    let Some((last, before)) = bytes.split_last() else { return };
+    before.chunks(64).take(most).for_each(|line| prefetch(&line[0]));
+    prefetch(last);
+}
+
 /// The same for a line that is about to be stored to: it comes without those who have it keeping it.
 #[inline(always)]
 pub(crate) fn prefetch_for_store<T>(place: &T) {

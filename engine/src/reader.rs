@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::consumer::Checkpoint;
-use crate::core::Core;
+use crate::core::{Core, LiveAlone};
 use crate::cursor::{Sought, Span, Unit, Walk, surely_none};
 use crate::directory::{self, StreamTip};
 use crate::error::{Error, StreamState};
@@ -507,20 +507,18 @@ pub(crate) fn oldest_of_stream(core: &Core, stream: &str, head: u64, after: u64)
 /// Asks the indexes of what was written after the directory's coverage, then the directory. What they answer by hash is
 /// confirmed by the name.
 pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<StreamTip> {
-    tip_of_key(core, core.hash.key(KeyKind::Stream, stream), stream, head, Ahead::Nothing)
+    tip_of_key(core, core.hash.key(KeyKind::Stream, stream), stream, head, None)
 }
 
-/// What was done before somebody asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ahead {
-    Nothing,
-    /// What the directory looks at is being loaded.
-    Loaded,
+/// What was done once for many names, before they are asked for one by one: what the directory looks at is being loaded.
+pub(crate) struct Ahead {
+    /// As of the directory's coverage of that time or of one before.
+    pub(crate) live: Option<LiveAlone>,
 }
 
 /// As [`tip_of_stream`], where the stream's key is known.
 #[inline]
-pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: Ahead) -> Result<StreamTip> {
+pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: Option<&Ahead>) -> Result<StreamTip> {
     let newest_after = |after: u64| -> Result<Option<StreamTip>> {
         let event = newest(core, Sought::Stream(key), head, after, |event| event.stream() == stream)?;
         Ok(event.map(|event| StreamTip { revision: event.revision().get(), position: event.position().get() }))
@@ -529,11 +527,15 @@ pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: 
     loop {
         let sound = files.sound();
         let coverage = directory::coverage(sound);
-        if ahead == Ahead::Nothing {
+        if ahead.is_none() {
             directory::prefetch(sound, key);
         }
+        let has_none_behind = || match ahead {
+            Some(ahead) => ahead.live.as_ref().is_some_and(|live| live.has_none(key)),
+            None => core.live_alone_after(coverage).is_some_and(|live| live.has_none(key)),
+        };
         if head > coverage
-            && !core.has_none_in_live_segment(key, coverage)
+            && !has_none_behind()
             && let Some(tip) = newest_after(coverage)?
         {
             return Ok(tip);

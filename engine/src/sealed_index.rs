@@ -146,6 +146,11 @@ impl SealedIndex {
         }
     }
 
+    /// Hashes of all keys.
+    pub(crate) fn keys(&self) -> Option<impl ExactSizeIterator<Item = u64>> {
+        self.root().ok().map(|root| root.key_hashes())
+    }
+
     /// All rows, for who goes through them in order.
     pub(crate) fn rows(&self) -> Result<&ArchivedIndexRoot> {
         self.root()

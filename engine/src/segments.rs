@@ -24,6 +24,12 @@ impl Segments {
         self.firsts.partition_point(|first| *first <= position).checked_sub(1)
     }
 
+    /// First position of this segment.
+    #[inline]
+    pub(crate) fn first(&self, index: usize) -> u64 {
+        self.firsts[index]
+    }
+
     /// First position of the segment after this one; `u64::MAX` after the last.
     #[inline]
     pub(crate) fn next_first(&self, index: usize) -> u64 {

@@ -39,6 +39,7 @@ impl Reader {
         let hidden = self.hidden(head);
         let files = core.directory.load_full();
         let sound = files.sound();
+        let ahead = Ahead { live: core.live_alone_after(directory::coverage(sound)) };
         let mut keys = [0; STEPS * TOGETHER];
         let mut states = Vec::with_capacity(streams.len());
         for at in 0..streams.len() + STEPS * TOGETHER {
@@ -57,13 +58,15 @@ impl Reader {
             if let Some(at) = of_step(2)
                 && at < streams.len()
             {
-                directory::prefetch(sound, keys[at % keys.len()]);
+                let key = keys[at % keys.len()];
+                directory::prefetch(sound, key);
+                ahead.live.iter().for_each(|live| live.prefetch(key));
             }
             if let Some(at) = of_step(STEPS)
                 && let Some(name) = streams.get(at)
             {
                 let name = name.as_ref();
-                let tip = tip_of_key(core, keys[at % keys.len()], name, head, Ahead::Loaded)?;
+                let tip = tip_of_key(core, keys[at % keys.len()], name, head, Some(&ahead))?;
                 states.push(removal::facts_of_newest(core, hidden.as_ref(), name, tip, head)?.state);
             }
         }

@@ -1,7 +1,5 @@
 //! From the names of a query to cursors in one unit of the index.
 
-use smallvec::SmallVec;
-
 use super::join::{Any, Item, Join, Part};
 use super::{Cursor, Seek, Span, Unit};
 use crate::Result;
@@ -9,9 +7,7 @@ use crate::core::Core;
 use crate::name::KeyKind;
 use crate::query::{Query, QueryItem};
 use crate::read::Direction;
-use crate::segment::{OpenedGuard, SegmentIndex};
-use crate::segments::Segments;
-use crate::tiers::{TierFile, Tiers};
+use crate::tiers::TierFile;
 
 /// More streams than this are not joined, so that a prefix never takes much memory.
 const PREFIX_STREAMS_MAX: u64 = 4096;
@@ -31,27 +27,6 @@ pub(super) fn join(
         joined.extend(scope.item(item)?);
     }
     Ok((!joined.is_empty()).then(|| Join::Items(Any::new(joined))))
-}
-
-/// Most segments without a tier whose indexes are looked ahead in.
-const SEALED_AHEAD: usize = 8;
-
-/// Begins to load what each tier and each segment without one of these positions is first asked for by a key.
-pub(super) fn prefetch_key(tiers: &Tiers, segments: &Segments, key: u64, span: Span) {
-    let covered = tiers.iter().next_back().map_or(0, |tier| tier.last_position());
-    // The newest that no tier covers; the last one is written.
-    let after = segments.iter().rev().skip(1).take_while(|segment| segment.first_position() > covered.max(span.first));
-    let opened: SmallVec<[OpenedGuard; SEALED_AHEAD]> =
-        after.take(SEALED_AHEAD).filter_map(|segment| segment.if_opened()).collect();
-    let sealed = || {
-        opened.iter().filter_map(|opened| match &opened.index {
-            SegmentIndex::Sealed(index) => Some(index),
-            SegmentIndex::Active(_) | SegmentIndex::Places(_) | SegmentIndex::Unread => None,
-        })
-    };
-    sealed().for_each(|index| index.prefetch_start(key));
-    sealed().for_each(|index| index.prefetch_row(key));
-    tiers.prefetch_key(key, span.first, span.last);
 }
 
 /// Whether each item has a tag that all its events have and none in this tier has: then no cursor need be opened. *No* also

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::error::Error;
 use crate::once::OnceLock;
 use crate::options::ReadMode;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_lines};
 use crate::storage::{Access, Storage, StorageFile};
 use crate::tiers::{Blocks, Expected, ListedFile, announce, number_in};
 
@@ -166,8 +166,7 @@ impl DirectoryFile {
         let file = blocks.bytes();
         for place in layout.next_reads(file, hash) {
             // Not more lines than a look-up reads.
-            let bytes = file.get(place).unwrap_or_default();
-            bytes.iter().step_by(64).take(4).chain(bytes.last()).for_each(prefetch);
+            prefetch_lines(file.get(place).unwrap_or_default(), 4);
         }
     }
 

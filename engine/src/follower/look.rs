@@ -119,6 +119,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         directory: ArcSwap::from_pointee(directory),
         cache,
         hash,
+        recent_keys: Arc::default(),
         removals: Arc::new(Removals::new(hash, incarnation)),
         removal_forbidden: manifest.removal_forbidden,
         limits: manifest.limits,

@@ -220,6 +220,7 @@ impl Opening {
             directory: ArcSwap::from_pointee(tiers.directory),
             cache,
             hash,
+            recent_keys: Arc::default(),
             removals: Arc::new(Removals::new(hash, run)),
             removal_forbidden: self.manifest.removal_forbidden,
             limits: self.manifest.limits,

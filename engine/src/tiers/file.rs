@@ -15,7 +15,7 @@ use crate::Result;
 use crate::error::Error;
 use crate::once::OnceLock;
 use crate::options::ReadMode;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_lines};
 use crate::storage::{Access, Storage, StorageFile};
 
 /// What a tier's header must say besides what the index manifest says of it.
@@ -222,8 +222,7 @@ impl TierFile {
         let Some(opened) = self.opened.get() else { return };
         let file = opened.blocks.bytes();
         // Not more lines than a look-up reads.
-        let bytes = file.get(place(&opened.layout, file)).unwrap_or_default();
-        bytes.iter().step_by(64).take(3).chain(bytes.last()).for_each(prefetch);
+        prefetch_lines(file.get(place(&opened.layout, file)).unwrap_or_default(), 3);
     }
 
     /// Streams whose name begins with `prefix`, in order of their bytes.

@@ -39,13 +39,27 @@ impl Tiers {
     /// Begins to load what a look-up of this key in each tier of `first ..= last` waits for, one step after the other in all
     /// of them: the waits run beside each other. Verifies nothing, opens nothing, answers nothing.
     pub(crate) fn prefetch_key(&self, key: u64, first: u64, last: u64) {
-        let tiers = || self.files.iter().filter(|tier| tier.first_position() <= last && tier.last_position() >= first);
-        if tiers().nth(1).is_none() {
+        if self.of(first, last).nth(1).is_none() {
             return;
         }
-        tiers().for_each(|tier| tier.prefetch_bucket(key));
-        tiers().for_each(|tier| tier.prefetch_rows(key));
-        tiers().for_each(|tier| tier.prefetch_positions(key));
+        self.prefetch_buckets(key, first, last);
+        self.prefetch_rows(key, first, last);
+        self.of(first, last).for_each(|tier| tier.prefetch_positions(key));
+    }
+
+    /// The first step of [`Tiers::prefetch_key`], for who has something else to do before the others.
+    pub(crate) fn prefetch_buckets(&self, key: u64, first: u64, last: u64) {
+        self.of(first, last).for_each(|tier| tier.prefetch_bucket(key));
+    }
+
+    /// The second: there is no other for a key that is nowhere.
+    pub(crate) fn prefetch_rows(&self, key: u64, first: u64, last: u64) {
+        self.of(first, last).for_each(|tier| tier.prefetch_rows(key));
+    }
+
+    /// Those with a position of `first ..= last`.
+    fn of(&self, first: u64, last: u64) -> impl Iterator<Item = &Arc<TierFile>> {
+        self.files.iter().filter(move |tier| tier.first_position() <= last && tier.last_position() >= first)
     }
 
     /// The tier that answers for this segment, if there is a sound one.
