@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
 
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 18] = [
     "no-sync",
     "no-dir-sync",
     "sync-repeated-after-failure",
@@ -31,10 +31,12 @@ const FAULTS: [&str; 16] = [
     "snapshot-ahead-of-log",
     "snapshot-not-synced",
     "clean-up-removes-first",
+    "compaction-unlinks-first",
+    "copies-not-synced",
 ];
 
 /// Package and test, the cheaper ones first. None of them knows of planted faults.
-const TESTS: [(&str, &str); 7] = [
+const TESTS: [(&str, &str); 8] = [
     ("annals-tests", "power_loss"),
     ("annals-tests", "faults"),
     ("annals-tests", "model"),
@@ -42,6 +44,7 @@ const TESTS: [(&str, &str); 7] = [
     ("annals-tests", "contract"),
     ("annals-format", "refusals"),
     ("annals-tests", "snapshot_histories"),
+    ("annals-tests", "upkeep_crashes"),
 ];
 
 /// The name of no fault.
