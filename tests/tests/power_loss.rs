@@ -55,14 +55,17 @@ impl Chain {
         Ok(states.swap_remove(chosen))
     }
 
-    /// An operation to be cut: mostly one that changes something, of each kind alike.
+    /// An operation to be cut: mostly one that changes something, of a kind that was cut least since this store was made. Some
+    /// kinds are written by few scripts, and are cut there.
     fn choose(&mut self, steps: &[(u64, WriteKind, Call)]) -> u64 {
         let changing: Vec<_> = steps.iter().filter(|(_, _, call)| changes(*call)).collect();
         if changing.is_empty() || self.dice.chance(1, 4) {
             return self.dice.below(steps.len() as u64);
         }
         let kinds: BTreeSet<WriteKind> = changing.iter().map(|(_, kind, _)| *kind).collect();
-        // What few scripts do is cut more often where it is done.
+        let least = kinds.iter().map(|kind| self.toll.of_kind(*kind)).min();
+        let kinds: Vec<WriteKind> = kinds.into_iter().filter(|kind| Some(self.toll.of_kind(*kind)) == least).collect();
+        // Of these again the ones that the fewest scripts write.
         let rare = [WriteKind::EndMark, WriteKind::Container].into_iter().filter(|kind| kinds.contains(kind));
         let kinds: Vec<WriteKind> = rare.chain(kinds.iter().copied()).collect();
         let kind = &kinds[self.dice.index(kinds.len())];

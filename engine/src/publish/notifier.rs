@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::sync::{AtomicU8, Ordering, SleepWord, fence, named_fence};
+use super::waiters::Waiters;
 use super::watermark::Watermark;
 
 /// Nobody runs: an append wakes the waiters itself.
@@ -32,21 +33,28 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Whether it will see what was stored before a full fence that the caller has passed, without being called.
+    /// A head was stored and a full fence passed: sees to it that `waiters` are woken, now or soon. Awake, the notifier sees
+    /// the head without being called.
     #[inline]
-    pub(super) fn looks_by_itself(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == WATCHING
+    pub(super) fn notify(&self, waiters: &Waiters) {
+        // First what hardly ever changes: those who come to wait change the line of the count all the time.
+        let state = self.state.load(Ordering::Relaxed);
+        if state == WATCHING {
+            return;
+        }
+        let awaited = waiters.awaited();
+        if awaited > 0 {
+            self.call(state, waiters, awaited);
+        }
     }
 
-    /// An append has found waiters: sees to it that they are woken.
+    /// An append has found waiters while the notifier was in `state`, which is not watching.
     #[cold]
-    pub(super) fn call(&self, watermark: &Watermark) {
-        match self.state.load(Ordering::Relaxed) {
-            ABSENT => {
-                watermark.written_waiters.wake();
-            }
-            WATCHING => {}
-            _ => self.wake(),
+    fn call(&self, state: u8, waiters: &Waiters, awaited: u64) {
+        if state == ABSENT {
+            waiters.wake_these(awaited);
+        } else {
+            self.wake();
         }
     }
 

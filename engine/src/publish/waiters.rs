@@ -29,10 +29,11 @@ struct Tasks {
 pub(crate) struct TaskPlace(Option<u64>);
 
 impl Waiters {
-    /// Whether somebody waits. To be asked after what they wait for was stored, and after a full fence.
+    /// Who waits, for [`Waiters::wake_these`]; 0 is nobody. To be asked after what they wait for was stored, and after a full
+    /// fence.
     #[inline]
-    pub(super) fn is_awaited(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+    pub(super) fn awaited(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Wakes everybody, if there is anybody; how many there were. To be called after what they wait for was stored.
@@ -45,14 +46,15 @@ impl Waiters {
     /// Wakes everybody. To be called after a full fence, behind what they wait for; how many there were.
     #[inline]
     pub(super) fn wake(&self) -> u64 {
-        match self.count.load(Ordering::Relaxed) {
+        match self.awaited() {
             0 => 0,
-            count => self.wake_these(count),
+            awaited => self.wake_these(awaited),
         }
     }
 
+    /// Wakes those that [`Waiters::awaited`] told of, and perhaps some who came since; how many it told of.
     #[cold]
-    fn wake_these(&self, count: u64) -> u64 {
+    pub(super) fn wake_these(&self, count: u64) -> u64 {
         let (threads, tasks) = (count & (TASK - 1), count / TASK);
         if threads > 0 {
             // The fence that the caller passed is what a sleeper's look at the turn pairs with.

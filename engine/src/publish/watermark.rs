@@ -134,10 +134,7 @@ impl Watermark {
     #[inline]
     pub(crate) fn notify_written(&self) {
         named_fence!("written-fence", SeqCst);
-        // First what hardly ever changes: those who come to wait change the line of the count all the time.
-        if !self.notifier.looks_by_itself() && self.written_waiters.is_awaited() {
-            self.notifier.call(self);
-        }
+        self.notifier.notify(&self.written_waiters);
     }
 
     /// Bytes up to `end` without a record: headers, end marks.
