@@ -1,5 +1,6 @@
 //! The ground that the tests of annals stand on.
 
+pub mod aged;
 pub mod chronicle;
 pub mod container;
 pub mod counted;

@@ -52,6 +52,8 @@ pub(super) fn install(
         }),
         ..entry.clone()
     };
+    let retire = || inner.retired.remove(storage, name_of(entry));
+    let too_early = cfg!(annals_plant = "compaction-unlinks-first").then(retire);
     if let Err(error) = list_anew(inner, entry, listed.clone()) {
         remove_unlisted(inner, &name);
         return Err(error);
@@ -61,7 +63,7 @@ pub(super) fn install(
     inner.core.replace_segment(segment, &fresh);
     // Who reads the old one keeps it for as long as that takes; what only stands by does not.
     segment.let_go();
-    Ok(inner.retired.remove(storage, name_of(entry)))
+    Ok(too_early.unwrap_or_else(retire))
 }
 
 /// The manifest that says that removals up to `removed_upto` were looked at, where they concern nothing in the segment.

@@ -42,9 +42,10 @@ const DAMAGE: Test = ("annals-tests", "damage");
 const CONTRACT: Test = ("annals-tests", "contract");
 const REFUSALS: Test = ("annals-format", "refusals");
 const SNAPSHOT_HISTORIES: Test = ("annals-tests", "snapshot_histories");
+const UPKEEP: Test = ("annals-tests", "upkeep_crashes");
 
 /// All tests, the cheaper ones first. None of them knows of planted faults.
-const TESTS: [Test; 7] = [POWER_LOSS, FAULTS_OF_DISKS, MODEL, DAMAGE, CONTRACT, REFUSALS, SNAPSHOT_HISTORIES];
+const TESTS: [Test; 8] = [POWER_LOSS, FAULTS_OF_DISKS, MODEL, DAMAGE, CONTRACT, REFUSALS, SNAPSHOT_HISTORIES, UPKEEP];
 
 const fn fault(name: &'static str, place: &'static str, test: Test, function: &'static str) -> Fault {
     Fault { name, place, expected: (test, function) }
@@ -53,7 +54,7 @@ const fn fault(name: &'static str, place: &'static str, test: Test, function: &'
 /// Every function of the file.
 const ANY: &str = "";
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 18] = [
     fault("no-sync", ENGINE, POWER_LOSS, "random_power_cuts"),
     fault("no-dir-sync", ENGINE, POWER_LOSS, "random_power_cuts"),
     fault("sync-repeated-after-failure", ENGINE, FAULTS_OF_DISKS, "every_operation_fails_once_and_for_ever"),
@@ -68,6 +69,8 @@ const FAULTS: [Fault; 16] = [
     fault("snapshot-ahead-of-log", ENGINE, SNAPSHOT_HISTORIES, ANY),
     fault("snapshot-not-synced", ENGINE, SNAPSHOT_HISTORIES, ANY),
     fault("clean-up-removes-first", ENGINE, SNAPSHOT_HISTORIES, ANY),
+    fault("compaction-unlinks-first", ENGINE, UPKEEP, ANY),
+    fault("copies-not-synced", ENGINE, UPKEEP, ANY),
     // Last, since with the format all is compiled anew.
     fault("no-checksum", FORMAT, REFUSALS, ANY),
     fault("checksum-bit-ignored", FORMAT, REFUSALS, ANY),

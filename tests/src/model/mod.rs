@@ -21,7 +21,7 @@ pub use ground::{Ground, on_each_ground};
 pub use history::{History, Manner};
 pub use plain::{Attempt, Plain, Verdict};
 pub use removal::{Answer, Facts, Kind, Remove, Said};
-pub use states::{Cleaned, Folded, Load, Saved, States};
+pub use states::{Cleaned, FOLDED, Folded, Load, SCHEMAS, Saved, States};
 pub use tally::Tally;
 
 /// The seed of a random test: `ANNALS_SEED`, or a fixed one. It is printed, so that a failure can be repeated.

@@ -4,6 +4,12 @@ use super::content::Recorded;
 use super::plain::Plain;
 use super::removal::Facts;
 
+/// The schema that registered folds save by.
+pub const FOLDED: u32 = 3;
+
+/// Every schema that states are saved by.
+pub const SCHEMAS: [u32; 3] = [1, 2, FOLDED];
+
 /// A snapshot that was saved and not cleaned up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of a snapshot")]
@@ -190,19 +196,26 @@ impl States {
         of_stream.any(|saved| facts.counts(saved, head) && facts.reaches(saved))
     }
 
-    /// Lets go of what is void and, of each stream and schema, of all but the newest `keep`; never of the oldest one that
-    /// takes the place of what cannot be read.
-    pub fn clean(&mut self, plain: &Plain, keep: usize) -> Cleaned {
+    /// The newest revision up to `last` of which there is any, also one that counts no more.
+    #[must_use]
+    pub fn newest_in_table(&self, stream: &str, schema: u32, last: u64) -> Option<u64> {
+        let is_its = |saved: &&Saved| saved.stream == stream && saved.schema == schema && saved.revision <= last;
+        self.0.iter().filter(is_its).map(|saved| saved.revision).max()
+    }
+
+    /// Lets go of what is void and, of each stream and schema, of all but as many of the newest as `keep` says; never of the
+    /// oldest one that takes the place of what cannot be read.
+    pub fn clean(&mut self, plain: &Plain, keep: impl Fn(&str, u32) -> usize) -> Cleaned {
         let head = plain.head();
         let mut cleaned = Cleaned::default();
         let mut stays = vec![false; self.0.len()];
         let place = |saved: &Saved| self.0.iter().position(|other| std::ptr::eq(other, saved));
         for stream in self.streams() {
             let facts = plain.facts(stream, head, head);
-            for schema in [1, 2] {
+            for schema in SCHEMAS {
                 let newest: Vec<&Saved> = self.counting(stream, schema, &facts, head).collect();
                 let reaching = newest.iter().rev().find(|saved| facts.is_cut() && facts.reaches(saved));
-                for saved in newest.iter().take(keep).chain(reaching) {
+                for saved in newest.iter().take(keep(stream, schema)).chain(reaching) {
                     stays[place(saved).expect("it is one of them")] = true;
                 }
                 cleaned.superseded += newest.len() as u64;

@@ -10,14 +10,26 @@ impl History {
     pub(super) fn compact(&mut self, dice: &mut Dice) -> Checked {
         let dry_run = dice.chance(1, 8);
         let block_bytes = 4096 << dice.below(5);
+        // They last no longer than the opening does.
+        for _ in 0..dice.below(3) {
+            self.register_fold(dice)?;
+        }
+        let due = self.due_folds(dry_run);
         let options = CompactionOptions::new().dry_run(dry_run).block_bytes(block_bytes as u32).level(1);
         self.note(format!("compact {options:?}"));
         let outcome = self.store.compact(&options);
+        let told = outcome.as_ref().ok().map(|report| &report.folds);
+        if dry_run {
+            self.check_planned_folds(&due, told)?;
+        } else {
+            self.settle_folds(&due, told)?;
+        }
         if let Ok(report) = &outcome
             && !dry_run
             && report.notices.is_empty()
         {
-            self.drop_void(report.void_snapshots)?;
+            self.drop_void_and_superseded(report.void_snapshots, report.folds.superseded)?;
+            self.check_folded(&due)?;
         }
         let name = match outcome {
             // Without room for another segment the one that is being written goes on, which is said.

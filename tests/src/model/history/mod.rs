@@ -3,6 +3,7 @@
 mod appends;
 mod compactions;
 mod consumer;
+mod folds;
 mod moments;
 mod openings;
 mod reads;
@@ -69,6 +70,8 @@ pub struct History {
     backup: Memory,
     points: Vec<(u64, u64, States)>,
     states: States,
+    /// Those of this opening, in the order in which they were registered.
+    folds: Vec<folds::Registered>,
     watchers: watchers::Watchers,
     consuming: consumer::Consuming,
     tally: Tally,
@@ -102,7 +105,7 @@ pub(super) fn check_sound(what: &str, storage: &dyn Storage) -> Checked {
 
 impl History {
     /// Outcomes that a run must have met: those of appending that need neither removal nor a failing disk.
-    pub const OUTCOMES: [&'static str; 33] = [
+    pub const OUTCOMES: [&'static str; 37] = [
         "committed",
         "AlreadyCommitted",
         "Conflict",
@@ -126,6 +129,10 @@ impl History {
         "from the beginning",
         "incomplete",
         "dropped",
+        "folded",
+        "folded onto another",
+        "not folded without a beginning",
+        "let go by a fold",
         "event",
         "gap",
         "caught up",
@@ -139,7 +146,7 @@ impl History {
     ];
 
     /// Operations that a run must have done.
-    pub const OPERATIONS: [&'static str; 46] = [
+    pub const OPERATIONS: [&'static str; 48] = [
         "append",
         "append_with",
         "append batch",
@@ -176,6 +183,8 @@ impl History {
         "backup",
         "restore",
         "compact",
+        "register",
+        "fold",
         "save",
         "load",
         "clean up",
@@ -211,6 +220,7 @@ impl History {
             backup: Memory::new(),
             points: Vec::new(),
             states: States::default(),
+            folds: Vec::new(),
             watchers: watchers::Watchers::default(),
             consuming: consumer::Consuming::default(),
             tally: Tally::default(),

@@ -16,6 +16,7 @@ impl History {
         self.disk = disk;
         let opened = options(self.manner, &self.clock).open_storage(Arc::new(self.disk.clone()));
         self.store = worked(kind, opened)?;
+        self.folds.clear();
         self.segments = self.store.stats().segments;
         self.reopens += 1;
         let report = self.store.recovery_report();
@@ -104,6 +105,7 @@ impl History {
         let killed = self.disk.after_kill();
         let opened = options(self.manner, &self.clock).open_storage(Arc::new(killed.clone()));
         self.store = worked("reopen after a failed sync", opened)?;
+        self.folds.clear();
         self.watchers.end_of_machine();
         self.disk = killed;
         self.segments = self.store.stats().segments;

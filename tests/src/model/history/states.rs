@@ -7,7 +7,8 @@ use annals::{
 
 use super::super::content;
 use super::super::removal::Remove;
-use super::super::states::{Folded, Load, Saved, States};
+use super::super::states::{FOLDED, Folded, Load, SCHEMAS, Saved, States};
+use super::folds::Folding;
 use super::{Checked, History, ensure, same, worked};
 use crate::sim_disk::Dice;
 
@@ -16,7 +17,7 @@ fn kind(schema: u32) -> Snapshots {
 }
 
 fn schema(dice: &mut Dice) -> u32 {
-    1 + dice.below(2) as u32
+    SCHEMAS[dice.index(SCHEMAS.len())]
 }
 
 impl History {
@@ -94,7 +95,7 @@ impl History {
         Ok(())
     }
 
-    fn check_load(
+    pub(super) fn check_load(
         &self,
         reader: &impl ReadEvents,
         states: &States,
@@ -132,7 +133,13 @@ impl History {
                 }
                 ensure(got == revisions, || format!("load of {}: {got:?}, the model: {revisions:?}", what()))?;
                 let facts = self.plain.facts(stream, last, removals);
-                same("the state", &state, &self.plain.state_at(&facts, facts.last))?;
+                let wanted = self.plain.state_at(&facts, facts.last);
+                same("the state", &state, &wanted)?;
+                if schema == FOLDED {
+                    let again = worked("load", reader.load(stream, &kind(schema)))?.complete();
+                    let replayed = again.ok_or("incomplete the second time")?.replay(&Folding);
+                    same("the state that is replayed", &replayed.map_err(|error| error.to_string())?, &wanted)?;
+                }
                 Ok(if saved.is_some() { "from a snapshot" } else { "from the beginning" })
             }
             (loaded, wanted) => Err(format!("load of {}: got {loaded:?}, the model says {wanted:?}", what())),
@@ -142,7 +149,7 @@ impl History {
     /// Every stream that has a snapshot, loaded through a reader that stays where it is.
     pub(super) fn check_states(&self, reader: &Reader, states: &States, last: u64, removals: u64) -> Checked {
         for stream in states.streams() {
-            for schema in [1, 2] {
+            for schema in SCHEMAS {
                 self.check_load(reader, states, (stream, schema), last, removals)?;
             }
             let listed = worked("snapshots_of", reader.snapshots_of(stream))?;
@@ -159,7 +166,7 @@ impl History {
         let keep = 1 + dice.index(3);
         self.note(format!("clean up, {keep} are kept"));
         let mut left = self.states.clone();
-        let wanted = left.clean(&self.plain, keep);
+        let wanted = left.clean(&self.plain, |_, _| keep);
         let planned = worked("plan", self.store.clean_snapshots(&CleanSnapshots::new().keep(keep).dry_run(true)))?;
         let counts = |told: &annals::CleanedSnapshots| (told.kept, told.void, told.superseded);
         let of_model = (wanted.kept, wanted.void, wanted.superseded);
@@ -176,11 +183,6 @@ impl History {
         };
         self.tally.count("clean up", name);
         Ok(())
-    }
-
-    /// Compaction lets go of what is void.
-    pub(super) fn drop_void(&mut self, told: u64) -> Checked {
-        same("void snapshots", &told, &self.states.clean(&self.plain, usize::MAX).void)
     }
 
     /// Whether a truncation says rightly that no snapshot reaches it.
