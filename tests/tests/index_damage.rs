@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use annals::inspect;
+use annals_format::index::{self, IndexBytes};
+use annals_format::index_file::{FileHeader, FileKind};
 use annals_tests::damage::{Effort, Files, Outcome, Sample, kind_of, options};
 use annals_tests::sim_disk::{Dice, SimDisk};
 use annals_tests::whole_store::checksums_put_right;
@@ -56,6 +58,18 @@ const HARMS: [Harm; 7] = [
     Harm::OfAnotherStore,
     Harm::OfEarlier,
 ];
+
+/// Whether `bytes` are the whole index, verified, of the segment whose places `places` tell: from before tiers covered it, or
+/// left by a crash. Then there is nothing to be found.
+fn says_the_same(bytes: &[u8], places: &[u8]) -> bool {
+    let mut aligned = IndexBytes::new();
+    aligned.extend_from_slice(bytes);
+    let Ok((whole, _)) = index::open(&aligned) else { return false };
+    let Ok(FileHeader { identity, .. }) = FileHeader::decode(places) else { return false };
+    identity.kind == FileKind::Places
+        && (whole.store, whole.segment, whole.final_checksum, whole.name_hash_seed)
+            == (identity.store, identity.number, identity.final_checksum, identity.name_hash_seed)
+}
 
 struct Grounds {
     sample: Sample,
@@ -131,7 +145,11 @@ fn every_answer_is_right_whatever_is_wrong_with_the_index() {
         let disk = SimDisk::from_files(&files);
         let report = inspect::verify_in(&disk, &mut |_, _| {}).unwrap();
         assert!(report.is_sound(), "{told}: {:?}", report.findings);
-        if files != sample.files {
+        let is_harmed = |name: &String| match (files.get(name), sample.files.get(name)) {
+            (Some(now), Some(before)) => now != before && !says_the_same(now, before),
+            (now, before) => now.is_some() || before.is_some(),
+        };
+        if files.keys().chain(sample.files.keys()).any(is_harmed) {
             let of_index = inspect::check_index_in(&disk, &mut |_, _| {}).unwrap();
             assert!(!of_index.findings.is_empty(), "{told}: nothing is found");
         }
