@@ -211,8 +211,11 @@ impl Preparer {
     }
 
     /// Keeps the memory of a sealed segment's index for a segment to come, unless a reader still looks at it.
-    pub(crate) fn keep_index(&self, index: Arc<ActiveIndex>) {
-        if let Some(index) = Arc::into_inner(index) {
+    pub(crate) fn keep_index(&self, mut index: Arc<ActiveIndex>) {
+        // Looked at first by a load that acquires: what the last reader did is then before this also for who sees no fences.
+        if Arc::get_mut(&mut index).is_some()
+            && let Some(index) = Arc::into_inner(index)
+        {
             *self.used_index.lock() = Some(index.emptied());
         }
     }
