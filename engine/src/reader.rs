@@ -512,7 +512,9 @@ pub(crate) fn tip_of_stream(core: &Core, stream: &str, head: u64) -> Result<Stre
 
 /// What was done once for many names, before they are asked for one by one: what the directory looks at is being loaded.
 pub(crate) struct Ahead {
-    /// As of the directory's coverage of that time or of one before.
+    /// The directory's at that time.
+    pub(crate) coverage: u64,
+    /// The segment that is being written, if no other stood behind it.
     pub(crate) live: Option<LiveAlone>,
 }
 
@@ -531,8 +533,9 @@ pub(crate) fn tip_of_key(core: &Core, key: u64, stream: &str, head: u64, ahead: 
             directory::prefetch(sound, key);
         }
         let has_none_behind = || match ahead {
-            Some(ahead) => ahead.live.as_ref().is_some_and(|live| live.has_none(key)),
-            None => core.live_alone_after(coverage).is_some_and(|live| live.has_none(key)),
+            // Where a file of the directory turned out to be broken, more segments stand behind what is covered.
+            Some(ahead) if coverage >= ahead.coverage => ahead.live.as_ref().is_some_and(|live| live.has_none(key)),
+            _ => core.live_alone_after(coverage).is_some_and(|live| live.has_none(key)),
         };
         if head > coverage
             && !has_none_behind()

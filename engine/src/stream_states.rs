@@ -39,7 +39,8 @@ impl Reader {
         let hidden = self.hidden(head);
         let files = core.directory.load_full();
         let sound = files.sound();
-        let ahead = Ahead { live: core.live_alone_after(directory::coverage(sound)) };
+        let coverage = directory::coverage(sound);
+        let ahead = Ahead { coverage, live: core.live_alone_after(coverage) };
         let mut keys = [0; STEPS * TOGETHER];
         let mut states = Vec::with_capacity(streams.len());
         for at in 0..streams.len() + STEPS * TOGETHER {

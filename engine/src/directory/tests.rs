@@ -138,8 +138,20 @@ impl Beside {
         assert!(matches!(wrong, Err(Error::Conflict(_))), "{wrong:?}");
     }
 
+    /// All streams in one call, some that are not there among them.
+    fn check_together(&self) {
+        let names: Vec<String> = (0..STREAMS + 2).map(name).collect();
+        let expected = names.iter().map(|name| {
+            let last = Revision::new(self.streams.get(name).map_or(0, |positions| positions.len() as u64));
+            last.map_or(StreamState::Absent, |last| StreamState::Live { first: Revision::FIRST, last })
+        });
+        let states = self.store().reader().stream_states(&names).expect("a sound log");
+        assert_eq!(states, expected.collect::<Vec<_>>());
+    }
+
     /// Every stream, at the head and at heads of the past.
     fn check(&self) {
+        self.check_together();
         let core = &self.store().inner().core;
         let past = [self.head / 3, self.head / 2, self.head.saturating_sub(1), self.head];
         for stream in 0..STREAMS + 2 {
@@ -203,6 +215,24 @@ proptest! {
             }
         }
         beside.check();
+        beside.close();
+    }
+}
+
+/// What the first name finds to be broken leaves more segments to be asked for those that follow.
+#[test]
+fn a_file_that_turns_out_to_be_broken_among_many_names_changes_no_answer() {
+    for nth in 0..60 {
+        let mut beside = Beside::new(ReadMode::Mapped);
+        for n in 0..400u32 {
+            beside.append((n * 7) as u8, 1);
+        }
+        beside.close();
+        for file in beside.directory_files() {
+            flip(&beside.storage, &file, 128 + nth * 41);
+        }
+        beside.open();
+        beside.check_together();
         beside.close();
     }
 }
