@@ -1,7 +1,7 @@
 //! The threads of an open store.
 //!
-//! The *committer* syncs for tickets, and where there are processors enough moves ring bytes into the segment while appends
-//! go on. The *preparer* makes the next segment: nothing else waits for that, and it waits for nothing else, since where
+//! The *committer* syncs for tickets, and moves ring bytes into the segment while appends go on: always where there are
+//! processors enough, else while the keeper syncs, since a write then may wait for the disk. The *preparer* makes the next segment: nothing else waits for that, and it waits for nothing else, since where
 //! files are filled with zeros it takes as long as all other work of the background together. The *keeper* seals ended
 //! segments and syncs `Buffered` commits at their interval. None is needed for correctness: an append flushes by itself
 //! when the ring is half full, makes the next segment if there is none, and waits for its own sync.
@@ -40,6 +40,9 @@ pub(crate) struct Committer {
     /// Whether the thread flushes for the appenders. With two processors or fewer they do so themselves: the cost of
     /// moving each line of the ring from one processor's cache to the other's then exceeds what is saved.
     flushes: bool,
+    /// Whether the keeper is at a sync. A write to a file that is being synced may wait tens of milliseconds for the file
+    /// system's journal; the committer waits in the appends' place, while they fill another half of the ring.
+    keeper_syncs: AtomicBool,
     asleep: AtomicBool,
     /// Whether tickets wait for a sync that has not begun. On a line of its own: each ticket looks at it, and it changes
     /// twice a sync.
@@ -54,6 +57,20 @@ impl Committer {
     pub(crate) fn new(options: &Options) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self { flushes: options.background && processors > 2, ..Self::default() }
+    }
+
+    /// Whether the thread flushes just now, and appends only when the ring is half full.
+    #[inline]
+    fn is_flushing(&self) -> bool {
+        self.flushes || self.keeper_syncs.load(Ordering::Relaxed)
+    }
+
+    /// Runs a sync of the keeper, during which the committer flushes.
+    fn during<T>(&self, sync: impl FnOnce() -> T) -> T {
+        self.keeper_syncs.store(true, Ordering::Relaxed);
+        let result = sync();
+        self.keeper_syncs.store(false, Ordering::Relaxed);
+        result
     }
 
     pub(crate) fn wake(&self) {
@@ -144,10 +161,23 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
         run("annals-committer", commit_loop),
         run("annals-preparer", prepare_loop),
         run("annals-keeper", keep_loop),
-        run("annals-merger", merging::merge_loop),
+        run("annals-merger", |inner| {
+            run_last();
+            merging::merge_loop(inner);
+        }),
         run("annals-notifier", |inner| inner.core.log.watermark.notify_until_closed()),
     ];
     threads.into_iter().flatten().collect()
+}
+
+/// Lets the calling thread have what processor time the others leave: a merge is never urgent, and whoever appends would
+/// stand still for milliseconds where there are fewer processors than threads at work.
+fn run_last() {
+    #[cfg(target_os = "linux")]
+    {
+        // Of this thread alone; where it is refused, it runs as the others.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+    }
 }
 
 /// What an append owes before it may be answered, besides its own durability.
@@ -161,14 +191,16 @@ pub(crate) fn after_append(inner: &Inner) -> Result<()> {
         log.flush(written, true)?;
     }
     let backlog = written.saturating_sub(log.watermark.flushed());
-    let behind = inner.committer.flushes;
-    if backlog >= if behind { ring.len() / 2 } else { BACKLOG.min(ring.len() / 4) } {
-        log.flush(written, false)?;
-        if inner.options.background && inner.committer.in_flight(inner) >= inner.options.sync_bytes {
-            inner.preparer.wake();
+    if backlog >= BACKLOG.min(ring.len() / 4) {
+        // Who finds the committer at it, though the sync is over, need not wait for its write either.
+        if backlog < ring.len() / 2 && (inner.committer.is_flushing() || log.is_flushing()) {
+            inner.committer.wake_if_asleep();
+        } else {
+            log.flush(written, false)?;
+            if inner.options.background && inner.committer.in_flight(inner) >= inner.options.sync_bytes {
+                inner.preparer.wake();
+            }
         }
-    } else if behind && backlog >= BACKLOG.min(ring.len() / 4) {
-        inner.committer.wake_if_asleep();
     }
     if !inner.options.background && seal_all(inner) {
         merging::merge_all(inner);
@@ -209,7 +241,7 @@ fn commit_once(inner: &Inner) -> bool {
         inner.commit.sync_now(&inner.committing());
         return true;
     }
-    if !inner.committer.flushes {
+    if !inner.committer.is_flushing() {
         return false;
     }
     let written = log.watermark.written_end();
@@ -227,12 +259,13 @@ fn prepare_loop(inner: &Inner) {
     while !inner.stopping.load(Ordering::Acquire) {
         inner.preparer.wait_until_asked(&inner.stopping);
         inner.preparer.make_wanted();
-        make_ids_ahead(inner);
+        make_ahead(inner);
     }
 }
 
-/// The next table and filter of ids, if they will be wanted soon.
-fn make_ids_ahead(inner: &Inner) {
+/// Memory that the writer will want soon: of ids, of streams.
+fn make_ahead(inner: &Inner) {
+    inner.stream_room.make();
     inner.core.ids.iter().for_each(|ids| ids.make_ahead());
 }
 
@@ -244,7 +277,7 @@ fn keep_loop(inner: &Inner) {
         let sweep_at = inner.options.sweep_interval.map(|interval| swept_at + interval);
         let sync_at = synced_at + inner.options.sync_interval;
         inner.preparer.wait_for_ended(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
-        make_ids_ahead(inner);
+        make_ahead(inner);
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;
         if due {
@@ -252,7 +285,7 @@ fn keep_loop(inner: &Inner) {
             let is_behind = inner.core.log.watermark.written() > inner.core.log.watermark.durable()
                 || (end > inner.committer.durable_end() && !inner.core.log.watermark.is_poisoned());
             if is_behind {
-                inner.commit.sync_if_idle(&inner.committing());
+                inner.committer.during(|| inner.commit.sync_if_idle(&inner.committing()));
             }
             synced_at = Instant::now();
             synced_end = end;
@@ -289,7 +322,7 @@ fn seal_next(inner: &Inner) -> bool {
 
 /// Returns when a segment's batches and its end mark are durable; false if the log failed before.
 fn wait_ended(inner: &Inner, segment: &Segment, closing: &Closing) -> bool {
-    if inner.wait_durable(closing.tally.last_position).is_err() {
+    if inner.committer.during(|| inner.wait_durable(closing.tally.last_position)).is_err() {
         return false;
     }
     let Some(mark_end) = segment.log_offset(closing.end + END_MARK_LEN as u64) else { return true };
@@ -366,3 +399,6 @@ fn seal(inner: &Inner, segment: &Arc<Segment>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

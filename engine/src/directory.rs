@@ -20,7 +20,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `table`, `met` | the writer's memory |
+//! | `table`, `met`, `room` | the writer's memory |
 //! | `file` | one file |
 //! | `list` | all files of a store |
 //! | `gather`, `write` | the next file, of segments and of the files before it |
@@ -29,6 +29,7 @@ mod file;
 mod gather;
 mod list;
 mod met;
+mod room;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub(crate) use file::{DirectoryFile, directory_name, directory_number};
 pub(crate) use gather::{Pending, sealed_index};
 pub(crate) use list::{Directory, coverage, find, prefetch, prefetch_first};
 pub(crate) use met::MetStreams;
+pub(crate) use room::RoomAhead;
 pub(crate) use table::StreamTable;
 pub(crate) use write::{DirectoryPlan, is_scattered, write};
 

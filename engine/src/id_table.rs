@@ -206,11 +206,6 @@ fn raise(largest: &AtomicU64, position: u64) {
     largest.store(position.max(largest.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
-/// Brings memory in before somebody waits for it.
-fn touch(words: &[AtomicU64]) {
-    words.chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
-}
-
 /// Where ids are looked for, beside the newest.
 #[derive(Clone, Debug)]
 struct Shelves {
@@ -299,13 +294,13 @@ impl IdTable {
         let (table, filter) = (shelves.last_table(), shelves.last_filter());
         if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && spare.table.is_none() {
             let next = Table::new(table.slots_of_next());
-            touch(next.slots.words());
+            next.slots.memory.bring_in();
             // The writer may have begun one meanwhile.
             spare.table = Arc::ptr_eq(table, self.shelves.load().last_table()).then_some(next);
         }
         if filter.is_half_full() && spare.filter.is_none() {
             let next = Filter::new(FILTER_WORDS);
-            touch(next.words.as_words());
+            next.words.bring_in();
             spare.filter = Arc::ptr_eq(filter, self.shelves.load().last_filter()).then_some(next);
         }
     }

@@ -199,6 +199,11 @@ impl Log {
         }
     }
 
+    /// Whether somebody is at a flush just now, or about to begin or end one.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.extents.is_locked()
+    }
+
     /// Writes from the page of `flushed` up to `until` in one call.
     fn flush_extent(&self, extent: &Extent, flushed: u64, until: u64) -> std::io::Result<()> {
         let ring = self.ring();

@@ -18,7 +18,7 @@ use crate::segment::Segment;
 use crate::storage::{Fill, Storage, StorageFile};
 
 /// Files are brought into memory in steps of this.
-const BRING_IN_STEP: usize = 256 << 10;
+const BRING_IN_STEP: usize = 64 << 10;
 
 const PREFIX: &str = "segment-";
 
@@ -316,8 +316,11 @@ impl Preparer {
         if self.plan.fill == Fill::Zeroed {
             return;
         }
+        // From the end, since the system reads on ahead of whoever reads towards it: a stretch of that takes it twenty
+        // milliseconds where memory is slow to come, in which nobody else gets that processor.
         let mut page = vec![0; BRING_IN_STEP];
-        for at in (0..len).step_by(BRING_IN_STEP) {
+        for step_number in (0..len.div_ceil(BRING_IN_STEP as u64)).rev() {
+            let at = step_number * BRING_IN_STEP as u64;
             let step = (len - at).min(BRING_IN_STEP as u64) as usize;
             if self.taken.load(Ordering::Relaxed) >= number || file.read_at(at, &mut page[..step]).is_err() {
                 return;

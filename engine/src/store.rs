@@ -13,6 +13,7 @@ use crate::commit::{Commit, Committing};
 use crate::compaction::{Retired, Turn};
 use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
+use crate::directory::RoomAhead;
 use crate::error::{Error, StreamState};
 use crate::input::{Input, Many, OfStream, One};
 use crate::merging::{self, IndexCheck, Merging};
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn Storage>,
     /// On cache lines of its own: the background threads look at what lies beside it all the time.
     pub(crate) writer: CachePadded<Lock<Writer>>,
+    /// Where memory is made ahead for the streams that the writer will meet.
+    pub(crate) stream_room: Arc<RoomAhead>,
     pub(crate) commit: Commit,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) committer: CachePadded<Committer>,

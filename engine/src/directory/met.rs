@@ -4,7 +4,9 @@
 //! takes its place; what is found in the old one moves over. Once the directory covers all that was written before that
 //! moment, the old one is let go of: whoever was not met since is asked of the directory.
 
-use super::{StreamNumber, StreamTable, StreamTip};
+use std::sync::Arc;
+
+use super::{RoomAhead, StreamNumber, StreamTable, StreamTip};
 use crate::name::NameHash;
 
 /// So many streams make the young table full: 8 MiB of memory.
@@ -30,13 +32,22 @@ struct Old {
 impl MetStreams {
     /// Of a log that ends at `head`: nothing is known of it.
     pub(crate) fn new(hash: NameHash, head: u64) -> Self {
-        Self { young: StreamTable::new(hash), old: None, unknown_up_to: head, young_max: YOUNG_MAX }
+        Self::full_at(hash, head, YOUNG_MAX)
+    }
+
+    fn full_at(hash: NameHash, head: u64, young_max: usize) -> Self {
+        Self { young: StreamTable::with_most(hash, young_max), old: None, unknown_up_to: head, young_max }
+    }
+
+    /// Where memory is made ahead for streams to come.
+    pub(crate) fn ahead(&self) -> Arc<RoomAhead> {
+        self.young.ahead().clone()
     }
 
     /// As [`MetStreams::new`], full at `young_max` streams.
     #[cfg(test)]
     pub(crate) fn with_room_for(hash: NameHash, head: u64, young_max: usize) -> Self {
-        Self { young_max, ..Self::new(hash, head) }
+        Self::full_at(hash, head, young_max)
     }
 
     pub(crate) fn hash_of(&self, stream: &str) -> u64 {

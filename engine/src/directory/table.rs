@@ -3,9 +3,10 @@
 //! One look-up touches one cache line. A stream is known by 128 bits of seeded hash, which is half a line with its
 //! numbers; its name stands in the log.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{StreamNumber, StreamTip};
+use super::{RoomAhead, StreamNumber, StreamTip};
 use crate::name::{KeyKind, NameHash};
 use crate::prefetch::prefetch;
 use crate::storage::SharedMap;
@@ -18,6 +19,8 @@ const REVISION: usize = 2;
 const POSITION: usize = 3;
 
 const FIRST_SLOTS: usize = 1 << 10;
+/// Up to here a table becomes four times as large at once, and moves its streams half as often.
+const QUADRUPLED_BELOW: usize = 1 << 17;
 
 /// Open addressing, linear probing, at most two thirds full. The memory lies in huge pages where it is long, since it is
 /// looked into at random. Whoever has it has it alone: the words are atomic for the sake of the memory's kind.
@@ -26,11 +29,29 @@ pub(crate) struct StreamTable {
     hash: NameHash,
     slots: SharedMap,
     used: usize,
+    /// Up to so many streams nothing need be done.
+    quiet_until: usize,
+    /// So many at most come into one table; then it is taken, and another one of its size begun.
+    streams_max: usize,
+    ahead: Arc<RoomAhead>,
 }
 
 impl StreamTable {
     pub(crate) fn new(hash: NameHash) -> Self {
-        Self { hash, slots: SharedMap::zeroed_words(FIRST_SLOTS * WORDS), used: 0 }
+        Self::with_most(hash, usize::MAX)
+    }
+
+    /// One that is taken when it has this many streams.
+    pub(super) fn with_most(hash: NameHash, streams_max: usize) -> Self {
+        let slots = SharedMap::zeroed_words(FIRST_SLOTS * WORDS);
+        let mut table = Self { hash, slots, used: 0, quiet_until: 0, streams_max, ahead: Arc::default() };
+        table.quiet_until = table.asks_from();
+        table
+    }
+
+    /// Where memory for this table is made ahead.
+    pub(super) fn ahead(&self) -> &Arc<RoomAhead> {
+        &self.ahead
     }
 
     pub(crate) fn hash_of(&self, stream: &str) -> u64 {
@@ -82,8 +103,11 @@ impl StreamTable {
     /// pages are first touched when they are used.
     pub(super) fn take(&mut self, streams: usize) -> Self {
         let words = ((streams * 3 / 2 + 1).next_power_of_two() * WORDS).min(self.slots.as_words().len());
-        let slots = SharedMap::zeroed_words(words);
-        std::mem::replace(self, Self { hash: self.hash, slots, used: 0 })
+        let ahead = self.ahead.clone();
+        let next = Self { hash: self.hash, slots: ahead.take(words), used: 0, quiet_until: 0, ahead, ..*self };
+        let taken = std::mem::replace(self, next);
+        self.quiet_until = self.asks_from();
+        taken
     }
 
     /// The stream's number, if it is here.
@@ -97,15 +121,46 @@ impl StreamTable {
     /// slots, some nanoseconds each.
     #[inline]
     pub(crate) fn reserve(&mut self, streams: usize) {
-        if (self.used + streams) * 3 > (self.mask() + 1) * 2 {
-            self.grow(streams);
+        if self.used + streams > self.quiet_until {
+            self.make_room(streams);
         }
+    }
+
+    /// Streams for which there is room.
+    fn room(&self) -> usize {
+        (self.mask() + 1) * 2 / 3
+    }
+
+    /// From so many streams on the next memory is to be made ahead.
+    fn asks_from(&self) -> usize {
+        let room = self.room();
+        if room < self.streams_max { room / 2 } else { self.streams_max - self.streams_max / 8 }
+    }
+
+    #[cold]
+    fn make_room(&mut self, streams: usize) {
+        if self.used + streams > self.room() {
+            self.grow(streams);
+            self.quiet_until = self.asks_from();
+        }
+        if self.used + streams > self.quiet_until {
+            let next = if self.room() < self.streams_max { self.grown() } else { self.mask() + 1 };
+            self.ahead.ask(next * WORDS);
+            self.quiet_until = self.room();
+        }
+    }
+
+    /// Slots after the next growth, if that is for few streams.
+    fn grown(&self) -> usize {
+        let slots = self.mask() + 1;
+        if slots < QUADRUPLED_BELOW { slots * 4 } else { slots * 2 }
     }
 
     #[cold]
     fn grow(&mut self, streams: usize) {
-        let slots = ((self.used + streams) * 3 / 2 + 1).next_power_of_two().max((self.mask() + 1) * 2);
-        let old = std::mem::replace(&mut self.slots, SharedMap::zeroed_words(slots * WORDS));
+        let slots = ((self.used + streams) * 3 / 2 + 1).next_power_of_two().max(self.grown());
+        let memory = self.ahead.take(slots * WORDS);
+        let old = std::mem::replace(&mut self.slots, memory);
         let mask = self.mask();
         // In the order of the old table, which is nearly that of the new one.
         for words in old.as_words().as_chunks::<WORDS>().0 {

@@ -75,6 +75,16 @@ impl<T> Lock<T> {
     pub(crate) fn lock(&self) -> Held<'_, T> {
         self.0.lock().expect("nobody panics under it")
     }
+
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.is_locked()
+    }
+
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.try_lock().is_err()
+    }
 }
 
 /// A word that threads sleep on while it has the value that they saw.

@@ -277,6 +277,7 @@ impl Opening {
         Ok(Inner {
             core,
             storage: self.storage,
+            stream_room: writer.streams.ahead(),
             writer: Lock::new(writer).into(),
             commit: Commit::new(mark_file),
             preparer,

@@ -30,6 +30,7 @@ Measures annals beside other event stores and logs, all in one run.
   --peers a,b,...      engines beside annals and the floor (default: all; `none` for none)
   --data fixed|scoop   payloads: 256 bytes (default), or scoop.jsonl.zst of the directory ANNALS_DATA names
   --seconds N          length of a Durable run (default 2.5)
+  --open-loop N        length of A9 in seconds (default 60)
   --store DIR          where the large stores of B1 to B10 are kept and looked for (default: made in --dir, removed
                        at the end); 16 GB with all peers
   --ids v4|v7          kind of the callers' ids in these stores (default v4)
@@ -136,6 +137,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             "--ids" if value == "v4" => parsed.ids = Ids::V4,
             "--ids" if value == "v7" => parsed.ids = Ids::V7,
             "--large" => parsed.large = Some(value.parse()?),
+            "--open-loop" => parsed.settings.open_loop = Duration::from_secs_f64(value.parse()?),
             "--seconds" => parsed.settings.durable_limit = Duration::from_secs_f64(value.parse()?),
             "--data" if value == "fixed" => parsed.source = Source::Fixed,
             "--data" if value == "scoop" => parsed.source = Source::Scoop,
@@ -145,9 +147,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             _ => return Err(format!("unknown: {name} {value}").into()),
         }
     }
-    let others = |row: &str| {
-        scale::ROWS.contains(&row) || following::ROWS.contains(&row) || is_kept(row)
-    };
+    let others = |row: &str| scale::ROWS.contains(&row) || following::ROWS.contains(&row) || is_kept(row);
     let known = |row: &str| ROWS.contains(&row) || others(row) || row == LONG;
     let unknown = parsed.rows.iter().find(|row| !known(row));
     if let Some(row) = unknown {

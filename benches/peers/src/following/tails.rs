@@ -6,7 +6,9 @@ use std::time::Duration;
 use annals::{Expect, MessageRef, NewEvent, Options, Query, Seek, Store, Subscription};
 use rusqlite::{Connection, params};
 use std::ops::ControlFlow;
-use tephra::{Event, EventType, Position, SegmentConfig, SegmentSet, Tags, WriteCoordinator, WriteHandle, WriterConfig};
+use tephra::{
+    Event, EventType, Position, SegmentConfig, SegmentSet, Tags, WriteCoordinator, WriteHandle, WriterConfig,
+};
 
 use super::number_of;
 use crate::Result;

@@ -71,7 +71,10 @@ pub(super) fn row(settings: &Settings) -> Result<Row> {
     notes.insert(0, format!("{:.2} x; the work takes {:.2} x as long", median(ratios), median(longer)));
     Ok(Row {
         id: "E3".to_owned(),
-        title: format!("p99.9 of a Buffered append, batch 1, {OFFERED} a second offered, while {} events are compacted", work.len()),
+        title: format!(
+            "p99.9 of a Buffered append, batch 1, {OFFERED} a second offered, while {} events are compacted",
+            work.len()
+        ),
         unit: "us",
         better: Better::Lower,
         wanted: "<= 2x, the work within twice its time; aim 1.2x",

@@ -118,8 +118,14 @@ impl Settings {
             wanted: ">= 100x faster with a snapshot; aim 1,000x",
             results,
             notes: vec![
-                format!("with a snapshot of the last event {:.0}x faster, with 50 events after it {:.0}x", all / last, all / behind),
-                format!("state of 64 bytes; {STREAMS} streams written in turn, warm, loaded in turn; the fold adds up the payloads"),
+                format!(
+                    "with a snapshot of the last event {:.0}x faster, with 50 events after it {:.0}x",
+                    all / last,
+                    all / behind
+                ),
+                format!(
+                    "state of 64 bytes; {STREAMS} streams written in turn, warm, loaded in turn; the fold adds up the payloads"
+                ),
             ],
         })
     }

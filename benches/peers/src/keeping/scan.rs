@@ -56,7 +56,11 @@ pub(super) fn row(settings: &Settings) -> Result<Row> {
         better: Better::Higher,
         wanted: ">= 0.7 of zstd alone; aim 0.9",
         results,
-        notes: vec![format!("{ratio:.2} of zstd alone; {} MB in {} containers, verified, payloads summed", bytes >> 20, files.len())],
+        notes: vec![format!(
+            "{ratio:.2} of zstd alone; {} MB in {} containers, verified, payloads summed",
+            bytes >> 20,
+            files.len()
+        )],
     })
 }
 

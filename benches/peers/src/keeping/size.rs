@@ -108,7 +108,8 @@ impl Counted {
 /// Bytes of the files of a store, but for the segment that is being written and those made ahead.
 fn counted(dir: &Path) -> Result<Counted> {
     use std::os::unix::fs::MetadataExt;
-    let mut names: Vec<_> = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<std::io::Result<_>>()?;
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<std::io::Result<_>>()?;
     names.sort();
     let names: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
     // A segment with an index has ended.

@@ -39,6 +39,7 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
         let sample = match one(bench, engine, time) {
             Ok(offered) => {
                 notes.push(format!("{}: {}", engine.name, offered.line()));
+                notes.push(format!("{}: {}", engine.name, offered.pauses_line()));
                 offered.sustained.then(|| Sample {
                     value: offered.latency.value_at_quantile(0.999) as f64 / 1e3,
                     ..Sample::default()
@@ -76,12 +77,37 @@ pub(super) fn row(bench: &Bench) -> Result<Row> {
 struct Offered {
     latency: Histogram<u64>,
     service: Histogram<u64>,
+    pauses: Vec<Pause>,
     syncs: Vec<Duration>,
     sustained: bool,
     bytes: u64,
 }
 
 impl Offered {
+    /// Where the late ones come from: how long the appending thread stood still inside the call and outside it, where
+    /// the machine ran something else.
+    fn pauses_line(&self) -> String {
+        let sum = |of: fn(&Pause) -> Duration| self.pauses.iter().map(of).sum::<Duration>().as_secs_f64() * 1e3;
+        let mut longest: Vec<&Pause> = self.pauses.iter().collect();
+        longest.sort_unstable_by_key(|pause| std::cmp::Reverse(pause.length));
+        let listed: Vec<String> = longest
+            .iter()
+            .take(12)
+            .map(|pause| {
+                let millis = |time: Duration| time.as_secs_f64() * 1e3;
+                format!("{:.1} ({:.1}) at {:.1} s", millis(pause.length), millis(pause.inside), pause.at.as_secs_f64())
+            })
+            .collect();
+        format!(
+            "{} pauses over {} us, together {:.0} ms, {:.0} of them inside the call; the longest in ms (inside the call): {}",
+            self.pauses.len(),
+            PAUSE.as_micros(),
+            sum(|pause| pause.length),
+            sum(|pause| pause.inside),
+            listed.join(", ")
+        )
+    }
+
     fn line(&self) -> String {
         let micros = |nanos: u64| nanos as f64 / 1e3;
         let at = |quantile: f64| micros(self.latency.value_at_quantile(quantile));
@@ -130,9 +156,9 @@ fn one(bench: &Bench, engine: &Engine, time: Duration) -> Result<Offered> {
         if let Some(syncing) = syncing {
             syncing.join().expect("the syncing thread does not panic")?;
         }
-        let (latency, service, sustained) = offered?;
+        let (latency, service, pauses, sustained) = offered?;
         let bytes = device::allocated(&opened.scratch.path)?;
-        Ok(Offered { latency, service, syncs, sustained, bytes })
+        Ok(Offered { latency, service, pauses, syncs, sustained, bytes })
     })
 }
 
@@ -218,14 +244,26 @@ fn sync_often(log: &dyn Log, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-type Latencies = (Histogram<u64>, Histogram<u64>, bool);
+/// A time in which no append ended: since when, how long, and how much of it was spent inside the call.
+struct Pause {
+    at: Duration,
+    length: Duration,
+    inside: Duration,
+}
+
+/// What counts as a pause.
+const PAUSE: Duration = Duration::from_micros(500);
+
+type Latencies = (Histogram<u64>, Histogram<u64>, Vec<Pause>, bool);
 
 fn offer(bench: &Bench, log: &dyn Log, count: usize) -> Result<Latencies> {
     let mut latency = Histogram::<u64>::new_with_max(100_000_000_000, 3)?;
     let mut service = latency.clone();
     let mut writer = log.writer()?;
     let pause = Duration::from_secs_f64(1.0 / bench.settings.offered);
+    let mut pauses = Vec::with_capacity(10_000);
     let began = Instant::now();
+    let mut before = began;
     for number in 0..count {
         let event = [bench.work.event(number)];
         let due = began + pause * number as u32;
@@ -241,9 +279,13 @@ fn offer(bench: &Bench, log: &dyn Log, count: usize) -> Result<Latencies> {
         }
         latency.saturating_record((done - due).as_nanos() as u64);
         service.saturating_record((done - now).as_nanos() as u64);
+        if done - before > PAUSE && pauses.len() < pauses.capacity() {
+            pauses.push(Pause { at: before - began, length: done - before, inside: done - now });
+        }
+        before = done;
         if done - due > LOST {
-            return Ok((latency, service, false));
+            return Ok((latency, service, pauses, false));
         }
     }
-    Ok((latency, service, true))
+    Ok((latency, service, pauses, true))
 }

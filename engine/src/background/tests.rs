@@ -1,0 +1,52 @@
+use std::time::{Duration, Instant};
+
+use crate::{Durability, Expect, NewEvent, Options, Store};
+
+const EVENT_LEN: usize = 1 << 10;
+
+fn store(background: bool) -> Store {
+    Options::new()
+        .durability(Durability::Buffered)
+        .sync_interval(Duration::from_secs(3600))
+        .background(background)
+        .open_storage(std::sync::Arc::new(crate::storage::Memory::new()))
+        .expect("a store in memory")
+}
+
+fn append(store: &Store, bytes: usize) {
+    for _ in 0..bytes / EVENT_LEN {
+        store.append("s", Expect::Any, &[NewEvent::new("t", &[7u8; EVENT_LEN])]).expect("memory");
+    }
+}
+
+#[test]
+fn while_the_keeper_syncs_appends_leave_the_ring_to_the_committer() {
+    let alone = store(false);
+    let inner = alone.inner();
+    let flushed = || inner.core.log.watermark.flushed();
+    let before = flushed();
+    inner.committer.during(|| append(&alone, 100 << 10));
+    assert_eq!(flushed(), before, "nobody is there to do it, and there is room");
+    inner.committer.during(|| append(&alone, 64 << 10));
+    assert!(flushed() > before, "half a ring is as much as waits");
+
+    let accompanied = store(true);
+    let inner = accompanied.inner();
+    let begun = Instant::now();
+    inner.committer.during(|| {
+        let written = inner.core.log.watermark.written_end();
+        append(&accompanied, 100 << 10);
+        while inner.core.log.watermark.flushed() < written + (64 << 10) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the committer does not come");
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn without_a_sync_appends_empty_the_ring_themselves() {
+    let store = store(false);
+    let before = store.inner().core.log.watermark.flushed();
+    append(&store, 100 << 10);
+    assert!(store.inner().core.log.watermark.flushed() > before);
+}
