@@ -1,5 +1,7 @@
 //! What a caller hands to the writer: events, batches, expectations, conditions.
 
+use std::fmt;
+
 use crate::consumer::{Acknowledgement, Delivery};
 use crate::query::Query;
 use crate::removal::{Removal, Removed};
@@ -131,6 +133,20 @@ impl Expect {
     /// `At(revision)`, or `NoStream` for 0: what a loaded aggregate of `revision` events expects.
     pub fn revision(revision: u64) -> Self {
         Revision::new(revision).map_or(Self::NoStream, Self::At)
+    }
+}
+
+/// As it stands after "expected".
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("one that is not tombstoned"),
+            Self::NoStream => f.write_str("none"),
+            Self::Vacant => f.write_str("none, or a deleted one"),
+            Self::Exists => f.write_str("one that exists"),
+            Self::At(revision) => write!(f, "revision {revision}"),
+            Self::Deleted => f.write_str("a deleted one"),
+        }
     }
 }
 

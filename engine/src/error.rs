@@ -301,6 +301,19 @@ pub enum StreamState {
     },
 }
 
+/// As it stands after "is".
+impl fmt::Display for StreamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("absent"),
+            Self::Live { first, last } if first > last => write!(f, "at revision {last}, all truncated"),
+            Self::Live { last, .. } => write!(f, "at revision {last}"),
+            Self::Deleted { last } => write!(f, "deleted at revision {last}"),
+            Self::Tombstoned { last } => write!(f, "tombstoned at revision {last}"),
+        }
+    }
+}
+
 impl StreamState {
     /// Last revision ever given, `None` for a stream that never was.
     pub fn last(&self) -> Option<Revision> {
@@ -319,7 +332,7 @@ impl fmt::Display for Conflict {
             }
             match refusal {
                 Refusal::Stream { stream, expected, actual } => {
-                    write!(f, "stream {stream:?} expected {expected:?}, is {actual:?}")?;
+                    write!(f, "stream {stream:?}: expected {expected}, is {actual}")?;
                 }
                 Refusal::Condition { index, after, newest, id } => match after {
                     Some(after) => write!(f, "condition {index}: event {id} at {newest} matches after {after}")?,

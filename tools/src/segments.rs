@@ -42,7 +42,7 @@ fn text(info: &SegmentInfo) -> String {
         "{:>8}  {:<8}  {:<7}  {:>10}  {:>10}  {:>10}  {:>12}  {:>12}",
         info.number,
         state(info.state),
-        index(info.index),
+        index_column(info),
         info.events,
         number(info.first_position),
         number(info.last_position),
@@ -76,6 +76,14 @@ fn state(state: SegmentState) -> &'static str {
         SegmentState::Compacted => "compacted",
         SegmentState::Active => "active",
         SegmentState::Unlisted => "unlisted",
+    }
+}
+
+/// The segment being written needs no file of its index, and mostly has none.
+fn index_column(info: &SegmentInfo) -> &'static str {
+    match (info.state, info.index) {
+        (SegmentState::Active, IndexState::Missing) => "-",
+        (_, state) => index(state),
     }
 }
 

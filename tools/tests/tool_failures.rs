@@ -176,8 +176,8 @@ fn conflict() {
     let append = |expect: &str| {
         run(args!["append", &store, "--stream", "order-1", "--type", "T", "--data", "{}", "--expect", expect])
     };
-    append("none").fails(4, "order-1");
-    append("4").fails(4, "order-1");
+    append("none").fails(4, "stream \"order-1\": expected none, is at revision 5");
+    append("4").fails(4, "stream \"order-1\": expected revision 4, is at revision 5");
     append("5").ok();
     append("exists").ok();
     append("any").ok();

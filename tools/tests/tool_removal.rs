@@ -49,10 +49,10 @@ fn an_expectation_that_does_not_hold_is_a_conflict() {
     let dir = tempfile::tempdir().unwrap();
     let store = small_store(dir.path());
     let before = snapshot(&store);
-    run(args!["delete", &store, "order-0", "--expect", "4", "--dry-run"]).fails(4, "expected At");
+    run(args!["delete", &store, "order-0", "--expect", "4", "--dry-run"]).fails(4, "expected revision 4");
     assert!(snapshot(&store) == before, "a dry run changed a file");
-    run(args!["delete", &store, "order-0", "--expect", "4"]).fails(4, "expected At");
-    run(args!["tombstone", &store, "never"]).fails(4, "Absent");
+    run(args!["delete", &store, "order-0", "--expect", "4"]).fails(4, "expected revision 4");
+    run(args!["tombstone", &store, "never"]).fails(4, "expected one that exists, is absent");
     run(args!["truncate", &store, "order-0", "--before", "7"]).fails(1, "beyond");
     run(args!["delete", dir.path().join("nowhere"), "a"]).fails(6, "no store");
     assert_eq!(run(args!["truncate", &store, "order-0"]).code(), Some(2));
