@@ -161,23 +161,10 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> Vec<JoinHandle<()>> {
         run("annals-committer", commit_loop),
         run("annals-preparer", prepare_loop),
         run("annals-keeper", keep_loop),
-        run("annals-merger", |inner| {
-            run_last();
-            merging::merge_loop(inner);
-        }),
+        run("annals-merger", merging::merge_loop),
         run("annals-notifier", |inner| inner.core.log.watermark.notify_until_closed()),
     ];
     threads.into_iter().flatten().collect()
-}
-
-/// Lets the calling thread have what processor time the others leave: a merge is never urgent, and whoever appends would
-/// stand still for milliseconds where there are fewer processors than threads at work.
-fn run_last() {
-    #[cfg(target_os = "linux")]
-    {
-        // Of this thread alone; where it is refused, it runs as the others.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
-    }
 }
 
 /// What an append owes before it may be answered, besides its own durability.

@@ -317,7 +317,8 @@ pub(crate) fn cover_rest(inner: &Inner) {
     }
     let mut goes_on = behind(inner) <= REST;
     while goes_on {
-        goes_on = keep_directory(inner, true, &mut |_| {}, &stop);
+        // Few writes: whoever closes waits for them.
+        goes_on = keep_directory(inner, false, &mut |_| {}, &stop);
     }
 }
 

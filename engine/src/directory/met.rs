@@ -1,9 +1,11 @@
 //! The writer's memory of the streams it has met, bounded by what the directory does not hold yet.
 //!
-//! Two tables: streams come into the *young* one. When that is full it becomes the *old* one as it is, and an empty one
-//! takes its place; what is found in the old one moves over. Once the directory covers all that was written before that
-//! moment, the old one is let go of: whoever was not met since is asked of the directory.
+//! Streams come into the *young* table. When that is full it becomes an *old* one as it is, and an empty one takes its place;
+//! what is found in an old one moves over. Once the directory covers all that was written before that moment, the old one
+//! is let go of: whoever was not met since is asked of the directory. So nothing moves that is not met, and no table
+//! grows large, unless the directory stays far behind.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{RoomAhead, StreamNumber, StreamTable, StreamTip};
@@ -11,12 +13,16 @@ use crate::name::NameHash;
 
 /// So many streams make the young table full: 8 MiB of memory.
 const YOUNG_MAX: usize = 1 << 17;
+/// When there are so many old tables the young one grows instead: each is one more place to look for a stream that is new, and
+/// a stream may stand in all of them.
+const OLD_MAX: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct MetStreams {
     young: StreamTable,
-    old: Option<Old>,
+    /// Oldest first.
+    old: VecDeque<Old>,
     /// Of streams that are not here only events up to this position are not known here; 0: there are none.
     unknown_up_to: u64,
     young_max: usize,
@@ -29,6 +35,12 @@ struct Old {
     until: u64,
 }
 
+/// What [`MetStreams`] let go of.
+#[derive(Debug)]
+pub(crate) struct ForgottenStreams {
+    _tables: Vec<Old>,
+}
+
 impl MetStreams {
     /// Of a log that ends at `head`: nothing is known of it.
     pub(crate) fn new(hash: NameHash, head: u64) -> Self {
@@ -36,7 +48,7 @@ impl MetStreams {
     }
 
     fn full_at(hash: NameHash, head: u64, young_max: usize) -> Self {
-        Self { young: StreamTable::with_most(hash, young_max), old: None, unknown_up_to: head, young_max }
+        Self { young: StreamTable::with_most(hash, young_max), old: VecDeque::new(), unknown_up_to: head, young_max }
     }
 
     /// Where memory is made ahead for streams to come.
@@ -56,13 +68,14 @@ impl MetStreams {
 
     /// Number of streams in memory; names of refused batches are among them.
     pub(crate) fn len(&self) -> usize {
-        self.young.len() + self.old.as_ref().map_or(0, |old| old.table.len())
+        self.young.len() + self.old.iter().map(|old| old.table.len()).sum::<usize>()
     }
 
     /// Begins to load what a look-up of this hash will look at.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         self.young.prefetch(hash);
+        self.old.iter().for_each(|old| old.table.prefetch(hash));
     }
 
     /// Makes room for so many more streams: numbers given from now on stay valid while they come. Between two appends;
@@ -77,8 +90,8 @@ impl MetStreams {
 
     #[cold]
     fn age(&mut self, head: u64) {
-        if self.old.is_none() && self.young.len() > 0 {
-            self.old = Some(Old { table: self.young.take(self.young_max), until: head });
+        if self.old.len() < OLD_MAX && self.young.len() > 0 {
+            self.old.push_back(Old { table: self.young.take(self.young_max), until: head });
         }
     }
 
@@ -131,10 +144,11 @@ impl MetStreams {
         stream: &str,
         ask: impl FnOnce(u64) -> Result<StreamTip, E>,
     ) -> Result<StreamTip, E> {
-        if let Some(old) = &self.old
-            && let Some(number) = old.table.find(hash, stream)
-        {
-            return Ok(old.table.tip(number));
+        // Of several that have it the youngest is right.
+        for old in self.old.iter().rev() {
+            if let Some(number) = old.table.find(hash, stream) {
+                return Ok(old.table.tip(number));
+            }
         }
         if self.unknown_up_to == 0 { Ok(StreamTip::NONE) } else { ask(self.unknown_up_to) }
     }
@@ -157,10 +171,13 @@ impl MetStreams {
 
     /// Lets go of what a directory that covers all up to `coverage` holds as well. What is answered may be dropped when
     /// the writer's lock is free again.
-    pub(crate) fn forget_up_to(&mut self, coverage: u64) -> Option<StreamTable> {
-        let old = self.old.take_if(|old| old.until <= coverage)?;
-        self.unknown_up_to = self.unknown_up_to.max(old.until);
-        Some(old.table)
+    pub(crate) fn forget_up_to(&mut self, coverage: u64) -> ForgottenStreams {
+        let covered = self.old.iter().take_while(|old| old.until <= coverage).count();
+        let forgotten: Vec<Old> = self.old.drain(..covered).collect();
+        if let Some(last) = forgotten.last() {
+            self.unknown_up_to = self.unknown_up_to.max(last.until);
+        }
+        ForgottenStreams { _tables: forgotten }
     }
 }
 
@@ -180,30 +197,55 @@ mod tests {
         streams.tip(number)
     }
 
+    /// A new store in which stream `n` is written at position `n`, full at four streams.
+    fn written(streams: &mut MetStreams, numbers: std::ops::RangeInclusive<u64>) {
+        for n in numbers {
+            streams.reserve(1, n - 1);
+            let name = format!("stream-{n}");
+            let hash = streams.hash_of(&name);
+            let number: Result<_, Infallible> = streams.meet(hash, &name, |_| panic!("a new store has nothing"));
+            streams.advance(number.expect("no error"), n);
+        }
+    }
+
+    fn old(streams: &MetStreams) -> Vec<(u64, usize)> {
+        streams.old.iter().map(|old| (old.until, old.table.len())).collect()
+    }
+
     #[test]
     fn a_full_table_ages_and_is_let_go_of_when_it_is_covered() {
         let mut streams = MetStreams::with_room_for(NameHash { seed: 9 }, 0, 4);
-        let name = |n: u64| format!("stream-{n}");
-        for n in 1..=12u64 {
-            streams.reserve(1, n - 1);
-            let hash = streams.hash_of(&name(n));
-            let number: Result<_, Infallible> = streams.meet(hash, &name(n), |_| panic!("a new store has nothing"));
-            streams.advance(number.expect("no error"), n);
-        }
-        // The first four are old; what came since stays together until they are gone.
-        assert_eq!((streams.len(), streams.old.as_ref().map(|old| old.until)), (12, Some(4)));
-        assert!(streams.forget_up_to(3).is_none() && streams.forget_up_to(4).is_some() && streams.len() == 8);
+        written(&mut streams, 1..=12);
+        assert_eq!((streams.len(), old(&streams)), (12, vec![(4, 4), (8, 4)]));
+        assert_eq!(streams.forget_up_to(3)._tables.len(), 0);
+        assert_eq!((streams.forget_up_to(7)._tables.len(), streams.len()), (1, 8));
         let of_directory = StreamTip { revision: 1, position: 2 };
         streams.reserve(1, 12);
-        assert_eq!(streams.old.as_ref().map(|old| (old.until, old.table.len())), Some((12, 8)));
+        assert_eq!(old(&streams), [(8, 4), (12, 4)]);
         assert_eq!(ask(&mut streams, "stream-2", Some(of_directory)), of_directory);
-        // Found in the old table and moved over: it is known when that is gone.
+        // Found in an old table and moved over: it is known when that is gone, and what it has since counts.
         assert_eq!(ask(&mut streams, "stream-9", None), StreamTip { revision: 1, position: 9 });
         let number = streams.find(streams.hash_of("stream-9"), "stream-9").expect("moved over");
         assert_eq!(streams.advance(number, 13), 2);
-        assert!(streams.forget_up_to(12).is_some());
+        streams.age_now(13);
         assert_eq!(ask(&mut streams, "stream-9", None), StreamTip { revision: 2, position: 13 });
-        assert_eq!(streams.unknown_up_to, 12);
+        assert_eq!(streams.forget_up_to(12)._tables.len(), 2);
+        assert_eq!(ask(&mut streams, "stream-9", None), StreamTip { revision: 2, position: 13 });
+        assert_eq!((streams.unknown_up_to, old(&streams)), (12, vec![(13, 2)]));
+    }
+
+    #[test]
+    fn a_directory_that_stays_behind_has_the_young_table_grow() {
+        let mut streams = MetStreams::with_room_for(NameHash { seed: 9 }, 0, 4);
+        let last = 4 * OLD_MAX as u64 + 5_000;
+        written(&mut streams, 1..=last);
+        assert_eq!((streams.old.len(), streams.len() as u64), (OLD_MAX, last));
+        for n in [1, 30, last] {
+            assert_eq!(ask(&mut streams, &format!("stream-{n}"), None), StreamTip { revision: 1, position: n });
+        }
+        assert_eq!(streams.forget_up_to(last)._tables.len(), OLD_MAX);
+        streams.reserve(1, last);
+        assert_eq!(old(&streams).len(), 1, "what grew ages as soon as there is a place");
     }
 
     #[test]

@@ -102,9 +102,9 @@ impl StreamTable {
     /// What this table holds now; itself it goes on empty, with room for so many streams or as many as it had, in memory whose
     /// pages are first touched when they are used.
     pub(super) fn take(&mut self, streams: usize) -> Self {
-        let words = ((streams * 3 / 2 + 1).next_power_of_two() * WORDS).min(self.slots.as_words().len());
         let ahead = self.ahead.clone();
-        let next = Self { hash: self.hash, slots: ahead.take(words), used: 0, quiet_until: 0, ahead, ..*self };
+        let slots = ahead.take(self.full(streams) * WORDS);
+        let next = Self { hash: self.hash, slots, used: 0, quiet_until: 0, ahead, ..*self };
         let taken = std::mem::replace(self, next);
         self.quiet_until = self.asks_from();
         taken
@@ -126,6 +126,11 @@ impl StreamTable {
         }
     }
 
+    /// Slots of a table that is begun for so many streams in place of this one.
+    fn full(&self, streams: usize) -> usize {
+        (streams * 3 / 2 + 1).next_power_of_two().min(self.mask() + 1)
+    }
+
     /// Streams for which there is room.
     fn room(&self) -> usize {
         (self.mask() + 1) * 2 / 3
@@ -144,7 +149,7 @@ impl StreamTable {
             self.quiet_until = self.asks_from();
         }
         if self.used + streams > self.quiet_until {
-            let next = if self.room() < self.streams_max { self.grown() } else { self.mask() + 1 };
+            let next = if self.room() < self.streams_max { self.grown() } else { self.full(self.streams_max) };
             self.ahead.ask(next * WORDS);
             self.quiet_until = self.room();
         }

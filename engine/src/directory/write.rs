@@ -20,10 +20,11 @@ use crate::options::ReadMode;
 use crate::storage::Storage;
 use crate::tiers::{Halt, Pulse, Step, TierSink};
 
-/// A file is merged with the one before if that has at most so many times as many streams: so of a size there is one, and
-/// each stream is written again a few times until it stands in the largest. While segments end one after the other, fewer:
-/// else nearly every stream would be written with each file.
-const TIMES: u64 = 4;
+/// A file is merged with the one before if that has at most so many times as many streams: each stream is written again a few
+/// times until it stands in the largest. In quiet there is time to write, and every second file is one more that nearly all
+/// look-ups ask in vain. While segments end one after the other, fewer: else nearly every stream would be written with each
+/// file.
+const TIMES: u64 = 16;
 const TIMES_WHILE_MORE_COME: u64 = 1;
 /// Files that together are longer are not merged: the format allows twice as much.
 const LEN_MAX: u64 = 1 << 30;
