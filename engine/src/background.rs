@@ -263,7 +263,8 @@ fn keep_loop(inner: &Inner) {
     while !inner.stopping.load(Ordering::Acquire) {
         let sweep_at = inner.options.sweep_interval.map(|interval| swept_at + interval);
         let sync_at = synced_at + inner.options.sync_interval;
-        inner.preparer.wait_for_ended(sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at)));
+        let until = sweep_at.map_or(sync_at, |sweep_at| sweep_at.min(sync_at));
+        inner.preparer.wait_for_ended(until, &inner.stopping);
         make_ahead(inner);
         let end = inner.core.log.watermark.written_end();
         let due = synced_at.elapsed() >= inner.options.sync_interval || end - synced_end >= inner.options.sync_bytes;

@@ -353,10 +353,12 @@ impl Preparer {
         }
     }
 
-    /// Waits until there may be something to seal, at most until `deadline`.
-    pub(crate) fn wait_for_ended(&self, deadline: std::time::Instant) {
+    /// Waits until there may be something to seal, at most until `deadline`, or `stopping` is set, which [`Preparer::wake`] is to
+    /// be called after.
+    pub(crate) fn wait_for_ended(&self, deadline: std::time::Instant, stopping: &AtomicBool) {
         let mut state = self.state.lock();
-        if state.to_seal.is_empty() {
+        // Under the lock: whoever set it just before has yet to wake, or has woken nobody.
+        if state.to_seal.is_empty() && !stopping.load(Ordering::Acquire) {
             self.work.wait_until(&mut state, deadline);
         }
     }

@@ -50,3 +50,18 @@ fn without_a_sync_appends_empty_the_ring_themselves() {
     append(&store, 100 << 10);
     assert!(store.inner().core.log.watermark.flushed() > before);
 }
+
+/// Close says that the threads are to end, and wakes them; the keeper may have looked just before, and sleep just after.
+#[test]
+fn who_comes_to_sleep_after_the_wake_of_a_close_does_not() {
+    let store = store(false);
+    let inner = store.inner().clone();
+    inner.stopping.store(true, std::sync::atomic::Ordering::Release);
+    inner.preparer.wake();
+    let (done, over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        inner.preparer.wait_for_ended(Instant::now() + Duration::from_secs(3600), &inner.stopping);
+        done.send(())
+    });
+    over.recv_timeout(Duration::from_secs(60)).expect("the next sync is an hour away");
+}
