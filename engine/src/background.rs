@@ -1,10 +1,11 @@
 //! The threads of an open store.
 //!
 //! The *committer* syncs for tickets, and moves ring bytes into the segment while appends go on: always where there are
-//! processors enough, else while the keeper syncs, since a write then may wait for the disk. The *preparer* makes the next segment: nothing else waits for that, and it waits for nothing else, since where
-//! files are filled with zeros it takes as long as all other work of the background together. The *keeper* seals ended
-//! segments and syncs `Buffered` commits at their interval. None is needed for correctness: an append flushes by itself
-//! when the ring is half full, makes the next segment if there is none, and waits for its own sync.
+//! processors enough, else while the keeper syncs, since a write then may wait for the disk. The *preparer* makes the next
+//! segment: nothing else waits for that, and it waits for nothing else, since where files are filled with zeros it takes as
+//! long as all other work of the background together. The *keeper* seals ended segments and syncs `Buffered` commits at their
+//! interval. None is needed for correctness: an append flushes by itself when the ring is half full, makes the next segment if
+//! there is none, and waits for its own sync.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
