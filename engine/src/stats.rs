@@ -17,7 +17,8 @@ pub struct Stats {
     pub durable_shown_at: Option<u64>,
     /// Syncs of segment files.
     pub syncs: u64,
-    /// Streams that the writer holds in memory: those it met since the store was opened.
+    /// Streams that the writer holds in memory: those it met since the store was opened, until the directory holds them. One
+    /// that comes again while the directory is behind may be counted more than once.
     pub streams_in_memory: u64,
     /// Streams of which something was removed by name.
     pub removed_streams: u64,

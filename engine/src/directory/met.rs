@@ -66,7 +66,7 @@ impl MetStreams {
         self.young.hash_of(stream)
     }
 
-    /// Number of streams in memory; names of refused batches are among them.
+    /// Number of streams in memory, each counted in every table that has it; names of refused batches are among them.
     pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.iter().map(|old| old.table.len()).sum::<usize>()
     }
