@@ -379,6 +379,31 @@ fn a_follower_shows_what_is_durable_unless_asked_for_what_is_written() {
 }
 
 #[test]
+fn whoever_begins_to_follow_while_a_store_is_made_sees_its_first_event() {
+    for disk in [SimDisk::new(), SimDisk::new().without_shared_maps()] {
+        let options = Options::new().background(false).durability(Durability::Buffered).view(View::Written);
+        let followers = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let hooked = {
+            let (watched, followers, options) = (disk.clone(), followers.clone(), options.clone());
+            // Before there is a store there is nothing to follow.
+            Hooked::new(&disk, move || {
+                followers.lock().unwrap().extend(options.clone().follow_storage(Arc::new(watched.clone())))
+            })
+        };
+        let store = options.clone().open_storage(Arc::new(hooked)).unwrap();
+        let nothing_yet = options.clone().follow_storage(Arc::new(disk.clone())).unwrap();
+        let mut followers = std::mem::take(&mut *followers.lock().unwrap());
+        assert!(followers.len() > 5, "{} began meanwhile", followers.len());
+        followers.push(nothing_yet);
+        for n in 1..=2 {
+            append(&store, "s", "x", Durability::Buffered);
+            let heads: Vec<u64> = followers.iter().map(|follower| follower.refresh().unwrap()).collect();
+            assert_eq!(heads, vec![n; followers.len()]);
+        }
+    }
+}
+
+#[test]
 fn a_sleeping_follower_is_woken_by_the_writer() {
     on_each_ground(|ground| {
         let store = ground.open(Options::new());

@@ -231,6 +231,9 @@ impl LogTail {
         if mark.segment > self.looked_at && self.distance_to(&mark) >= FAR_BEHIND {
             return Ok(Progress::Elsewhere);
         }
+        if self.live.is_none() && self.view == View::Written && self.has_begun(&mark)? {
+            return Ok(Progress::Elsewhere);
+        }
         let before = self.last_position;
         let aim = self.log_end().saturating_add(STRIDE);
         while self.last_position < mark.position {
@@ -254,6 +257,25 @@ impl LogTail {
             Progress::Same if is_further => Progress::Further,
             progress => progress,
         })
+    }
+
+    /// Whether there may be a segment to go on in by now, where a look found none. A new store's mark stands before the
+    /// header of its first segment does: in the ring, or, where nobody else sees that, in the file once something is
+    /// appended. Costs some system calls; asked only until then.
+    fn has_begun(&self, mark: &Mark) -> Result<bool> {
+        let Basis { store, incarnation, .. } = self.basis;
+        if WatchedRing::open(&*self.storage, self.core.read_mode, store, incarnation)?.is_some() {
+            return Ok(true);
+        }
+        let name = segment_name(mark.segment);
+        let file = match self.storage.open(&name, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io("open", &name)(error)),
+        };
+        let mut page = vec![0; SEGMENT_HEADER_LEN];
+        file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
+        Ok(!matches!(SegmentHeader::decode(&page), Ok(None)))
     }
 
     fn log_end(&self) -> u64 {
