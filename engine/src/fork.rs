@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use annals_format::checksum::Identity;
+use annals_format::batch::BatchHeader;
+use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::{AncestorEntry, Manifest, SegmentEntry};
 use annals_format::scan::Step;
 
@@ -73,7 +74,7 @@ pub struct ForkReport {
     pub copied_segments: u64,
     /// Batches of a segment that was not ended, or that the moment divides: written anew.
     pub rewritten_batches: u64,
-    /// Bytes written: of copied segments and of batches written anew.
+    /// Bytes written: of copied segments, of batches written anew, and of snapshots of state.
     pub written_bytes: u64,
 }
 
@@ -327,14 +328,7 @@ fn fork(
             if let Some(there) = there {
                 check_free(&list(there)?)?;
             }
-            let count = whole.len() as u64;
-            let of_copies = |segment: &SourceSegment| segment.entry.as_ref().map_or(0, |entry| entry.end);
-            if options.sharing == Sharing::Copy {
-                report.copied_segments = count;
-                report.written_bytes = whole.iter().map(of_copies).sum();
-            } else {
-                report.shared_segments = count;
-            }
+            plan(source, (whole, divided), options.sharing, &mut report)?;
             return Ok(report);
         }
     };
@@ -366,7 +360,8 @@ fn fork(
     };
     let mut anew = Anew::after(target, plan, &listed);
     for segment in divided {
-        report.written_bytes += rewrite(source, segment, &mut anew, &mut report.rewritten_batches)?;
+        let time = anew.last_time();
+        rewrite(source, segment, time, &mut report, &mut |bytes, header, seed| anew.batch(bytes, header, seed))?;
         done += segment.len;
         progress(done, total);
     }
@@ -388,11 +383,40 @@ fn fork(
     Ok(report)
 }
 
-/// Writes a segment's batches up to the head anew; answers how many bytes they take.
-fn rewrite(source: &Source, segment: &SourceSegment, anew: &mut Anew<'_>, count: &mut u64) -> Result<u64> {
+/// What a fork would consist of.
+fn plan(
+    source: &Source,
+    (whole, divided): (&[SourceSegment], &[SourceSegment]),
+    sharing: Sharing,
+    report: &mut ForkReport,
+) -> Result<()> {
+    let entries = || whole.iter().filter_map(|segment| segment.entry.as_ref());
+    if sharing == Sharing::Copy {
+        report.copied_segments = whole.len() as u64;
+        report.written_bytes = entries().map(|entry| entry.end).sum();
+    } else {
+        report.shared_segments = whole.len() as u64;
+    }
+    let mut time = entries().map(|entry| entry.last_time).max().unwrap_or(0);
+    for segment in divided {
+        time = rewrite(source, segment, time, report, &mut |_, _, _| Ok(()))?;
+    }
+    let files = snapshot::files_of(&*source.storage, &source.manifest)?;
+    let carried = snapshot::carry(&files, &source.manifest.store, source.head, None, &mut snapshot::refuse)?;
+    report.written_bytes += carried.bytes;
+    Ok(())
+}
+
+/// Hands out a segment's batches up to the head, to be written anew behind a batch of this time; answers the last one's.
+fn rewrite(
+    source: &Source,
+    segment: &SourceSegment,
+    time: u64,
+    report: &mut ForkReport,
+    write: &mut dyn FnMut(&[u8], &BatchHeader, Seed) -> Result<()>,
+) -> Result<u64> {
     let file = SegmentFile::open(&*source.storage, &segment.name())?;
-    let mut batches = Batches::begin(&file, &segment.identity, anew.last_time())?;
-    let mut bytes = 0;
+    let mut batches = Batches::begin(&file, &segment.identity, time)?;
     while batches.standing.position <= source.head && !segment.ends_at(batches.standing.at) {
         let header = match batches.peek()? {
             Step::Batch(header) if header.last_position() <= source.head => header,
@@ -402,9 +426,9 @@ fn rewrite(source: &Source, segment: &SourceSegment, anew: &mut Anew<'_>, count:
         };
         batches.pass(&header)?;
         let seed = batches.header.seed();
-        anew.batch(batches.batch()?, &header, seed)?;
-        *count += 1;
-        bytes += header.len() as u64;
+        write(batches.batch()?, &header, seed)?;
+        report.rewritten_batches += 1;
+        report.written_bytes += header.len() as u64;
     }
-    Ok(bytes)
+    Ok(batches.standing.time)
 }

@@ -107,7 +107,8 @@ fn survey(
     Ok(places)
 }
 
-/// Writes the snapshots of positions up to `upto` anew, for a store with the id `to`. Without a target they are verified only.
+/// Writes the snapshots of positions up to `upto` anew, for a store with the id `to`. Without a target they are
+/// verified and counted only.
 pub(crate) fn carry(
     files: &[SnapshotFile],
     from: &[u8; 16],
@@ -117,7 +118,10 @@ pub(crate) fn carry(
 ) -> Result<Carried> {
     let places = survey(files, from, upto, damaged)?;
     let mut carried = Carried::default();
-    let Some((storage, to, now)) = target else { return Ok(carried) };
+    let Some((storage, to, now)) = target else {
+        carried.bytes = places.iter().map(|(_, _, frame_len)| frame_len).sum();
+        return Ok(carried);
+    };
     let mut rest = &places[..];
     while !rest.is_empty() {
         let mut len = SNAPSHOT_HEADER_LEN as u64;
