@@ -233,13 +233,15 @@ impl Follower {
 
     /// Looks for what came since, and returns the head: position of the last record that can be read, 0 in an empty store.
     ///
-    /// Costs no system call when nothing came, else some per segment; what came is verified and indexed here.
+    /// Costs no system call when nothing came, else some per segment; what came is verified and indexed here. Once a second
+    /// (ten times a second while no writer announces itself) directory and files are looked for by their names as well.
     ///
     /// # Errors
     /// `Diverged` if the log no longer holds what was shown; `NotAStore` while there is no store; `Corrupt`, `Unsupported`,
     /// `Io`. After `Diverged` a follower is at its end, after anything else it may be asked again.
     pub fn refresh(&self) -> Result<u64> {
         let mut state = self.shared.state.lock();
+        self.look_about_if_due(&mut state, Instant::now())?;
         self.take_all(&mut state)?;
         Ok(self.known_head(self.shared.view))
     }
@@ -264,17 +266,14 @@ impl Follower {
             let control = self.shared.control.load_full();
             // Before looking: what is announced later is not slept over.
             let turn = control.as_ref().map(|control| control.turn());
-            self.refresh_some()?;
-            let head = self.known_head(view);
+            let (head, look_about) = self.refresh_beyond(view, position, Instant::now())?;
             if head > position {
                 return Ok(head);
             }
-            let now = Instant::now();
-            let left = deadline.map_or(LOOK_ABOUT, |deadline| deadline.saturating_duration_since(now));
+            let left = deadline.map_or(LOOK_ABOUT, |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(head);
             }
-            let look_about = self.look_about_if_due(now)?;
             let limit = left.min(look_about);
             let is_polling = view == View::Written;
             match (&control, turn) {
@@ -300,9 +299,18 @@ impl Follower {
         self.shared.state.lock().notices.clone()
     }
 
-    /// As [`Follower::refresh`], but may leave some of what came for the next call.
-    fn refresh_some(&self) -> Result<()> {
-        self.take_some(&mut self.shared.state.lock()).map(|_| ())
+    /// As [`Follower::refresh`], but may leave some of what came for the next call once there is something beyond `position`.
+    /// Answers the head, and how long until it is to be looked about again.
+    fn refresh_beyond(&self, view: View, position: u64, now: Instant) -> Result<(u64, Duration)> {
+        let mut state = self.shared.state.lock();
+        let look_about = self.look_about_if_due(&mut state, now)?;
+        loop {
+            let is_more = self.take_some(&mut state)?;
+            let head = self.known_head(view);
+            if head > position || !is_more {
+                return Ok((head, look_about));
+            }
+        }
     }
 
     fn take_all(&self, state: &mut State) -> Result<()> {
@@ -312,9 +320,7 @@ impl Follower {
 
     /// Takes some of what came; true if there may be more.
     fn take_some(&self, state: &mut State) -> Result<bool> {
-        if let Some((position, common)) = state.diverged {
-            return Err(Error::Diverged { position, common });
-        }
+        check_diverged(state)?;
         match state.tail.advance() {
             Ok(progress @ (Progress::Same | Progress::Further)) => {
                 state.tail.enlist();
@@ -358,10 +364,10 @@ impl Follower {
 
     /// Now and then looks for directory and files by their names: what is mapped may be what was there once. Answers when
     /// to look again.
-    fn look_about_if_due(&self, now: Instant) -> Result<Duration> {
-        let mut state = self.shared.state.lock();
+    fn look_about_if_due(&self, state: &mut State, now: Instant) -> Result<Duration> {
+        check_diverged(state)?;
         if now >= state.look_about_at {
-            self.look_about(&mut state)?;
+            self.look_about(state)?;
         }
         let is_announced = self.shared.control.load().as_ref().is_some_and(|control| control.is_open());
         let soon = if is_announced { LOOK_ABOUT } else { LOOK_ABOUT_IDLE };
@@ -386,7 +392,9 @@ impl Follower {
         if found.is_some_and(|mark| mark.store != state.tail.basis.store) {
             return self.look_again(state);
         }
-        state.tail.open_again(&storage)?;
+        if !state.tail.open_again(&storage)? {
+            return self.look_again(state);
+        }
         self.shared.control.store(control_of(&*storage, &state.tail, &self.shared.options));
         self.take_all(state)
     }
@@ -409,6 +417,13 @@ impl Follower {
         self.shared.control.store(control_of(&*storage, &state.tail, options));
         self.shared.tasks.notify();
         Ok(())
+    }
+}
+
+fn check_diverged(state: &State) -> Result<()> {
+    match state.diverged {
+        Some((position, common)) => Err(Error::Diverged { position, common }),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Consumers: what the contract says of them, sentence by sentence.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals::{
-    Batch, Checkpoint, Consumer, ConsumerOptions, Delivery, Durability, Error, EventId, Expect, Failed, NewEvent,
-    Options, Position, Query, ReadOnly, Retry, Seek, Store, View,
+    Batch, Checkpoint, Clock, Consumer, ConsumerOptions, Delivery, Durability, Error, EventId, Expect, Failed,
+    NewEvent, Options, Position, Query, ReadOnly, Retry, Seek, Store, View,
 };
 use annals_tests::sim_disk::SimDisk;
 
@@ -308,6 +309,54 @@ fn what_fails_for_good_is_parked_with_its_stream_and_can_be_replayed() {
     assert!(consumer.parked().is_empty());
     append(&store, "a", "free");
     assert_eq!(positions(&rest(&consumer)), [6]);
+}
+
+/// A clock that lets somebody in the first time that it is asked after it was armed.
+struct Interrupting {
+    armed: AtomicBool,
+    by: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+impl std::fmt::Debug for Interrupting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupting")
+    }
+}
+
+impl Clock for Interrupting {
+    fn now(&self) -> u64 {
+        if self.armed.swap(false, Ordering::Relaxed)
+            && let Some(by) = &*self.by.lock().unwrap()
+        {
+            by();
+        }
+        1_000_000
+    }
+}
+
+#[test]
+fn what_is_read_while_an_event_before_it_is_parked_is_parked_as_well() {
+    let clock = Arc::new(Interrupting { armed: AtomicBool::new(false), by: Mutex::new(None) });
+    let store = small().clock(clock.clone()).open_storage(Arc::new(SimDisk::new())).unwrap();
+    let consumer = Arc::new(all(&store, "c"));
+    append(&store, "s", "1");
+    let given = consumer.next(NOW).unwrap().unwrap();
+    let last = append(&store, "s", "2");
+    // The second is read by another thread between the first's being set aside and its being written.
+    let reader = consumer.clone();
+    *clock.by.lock().unwrap() = Some(Box::new(move || {
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| reader.next(NOW).unwrap().map(|given| given.position()));
+            assert_eq!(read.join().unwrap(), None);
+        });
+    }));
+    clock.armed.store(true, Ordering::Relaxed);
+    consumer.park(&given, "broken").unwrap();
+    assert!(!clock.armed.load(Ordering::Relaxed), "nobody asked the clock");
+    assert!(consumer.next(NOW).unwrap().is_none());
+    assert_eq!(consumer.parked().iter().map(|parked| parked.position.get()).collect::<Vec<_>>(), [1, last]);
+    assert_eq!((consumer.checkpoint(), consumer.lag()), (last, 0));
+    *clock.by.lock().unwrap() = None;
 }
 
 #[test]

@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use annals::storage::Storage;
-use annals::{Durability, Error, Expect, Follower, NewEvent, Options, Query, ReadEvents, ReadMode, Seek, Store, View};
+use annals::{
+    Durability, Error, Expect, Follower, ForkOptions, NewEvent, Options, Query, ReadEvents, ReadMode, Seek, Store, View,
+};
 use annals_tests::counted::Counted;
 use annals_tests::crash::{Hooked, Script, Truth, Verdict, examine, from_environment, how_many, play_on, seed, small};
 use annals_tests::ensure;
@@ -403,6 +405,66 @@ fn whoever_begins_to_follow_while_a_store_is_made_sees_its_first_event() {
     }
 }
 
+/// What nobody syncs and nobody waits for stands in the ring alone.
+fn unsynced() -> Options {
+    Options::new().background(false).durability(Durability::Buffered).view(View::Written)
+}
+
+#[test]
+fn who_follows_a_fork_before_it_is_opened_sees_what_its_writer_has_in_the_ring() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, fork) = (dir.path().join("store"), dir.path().join("fork"));
+    let store = Store::open(&path).unwrap();
+    append(&store, "s", "1", Durability::Durable);
+    store.fork(&fork, &ForkOptions::new()).unwrap();
+    let follower = unsynced().follow(&fork).unwrap();
+    assert_eq!(follower.head(), 1);
+    let store = unsynced().open(&fork).unwrap();
+    for n in 2..5 {
+        append(&store, "s", "x", Durability::Buffered);
+        assert_eq!(follower.refresh().unwrap(), n);
+    }
+}
+
+#[test]
+fn a_ring_of_another_length_is_gone_on_with() {
+    for hooked in [true, false] {
+        let disk = SimDisk::new();
+        let sized = |bytes| unsynced().ring_bytes(bytes);
+        let open = |bytes, storage: Arc<dyn Storage>| sized(bytes).open_storage(storage).unwrap();
+        let store = open(64 << 10, Arc::new(disk.clone()));
+        append(&store, "s", "1", Durability::Buffered);
+        let follower = unsynced().follow_storage(Arc::new(disk.clone())).unwrap();
+        assert_eq!(follower.head(), 1);
+        store.close().unwrap();
+        // Somebody looks after each step of the opening, or nobody does and the ring was deleted before.
+        let store = if hooked {
+            let looks = follower.clone();
+            open(128 << 10, Arc::new(Hooked::new(&disk, move || drop(looks.refresh()))))
+        } else {
+            disk.remove("RING").unwrap();
+            open(128 << 10, Arc::new(disk.clone()))
+        };
+        assert!(store.recovery_report().clean);
+        append(&store, "s", "2", Durability::Buffered);
+        assert_eq!(follower.wait_beyond(1, Duration::from_secs(60)).unwrap(), 2, "hooked: {hooked}");
+        append(&store, "s", "3", Durability::Buffered);
+        assert_eq!(follower.refresh().unwrap(), 3, "hooked: {hooked}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_position_far_ahead_goes_on_while_there_is_more() {
+    on_each_ground(|ground| {
+        let store = ground.open(Options::new());
+        let follower = Options::new().follow_storage(ground.storage()).unwrap();
+        let text = "x".repeat(100 << 10);
+        let last = (0..40).map(|_| append(&store, "s", &text, Durability::Buffered)).last().unwrap();
+        store.sync().unwrap();
+        assert_eq!(follower.wait_beyond(last - 1, Duration::ZERO).unwrap(), last);
+    });
+}
+
 #[test]
 fn a_sleeping_follower_is_woken_by_the_writer() {
     on_each_ground(|ground| {
@@ -457,7 +519,15 @@ fn before_there_is_a_store_a_follower_waits_or_says_so() {
 
 #[test]
 fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
-    for (how, keeps_directory) in [("the directory with it", false), ("its files alone", true)] {
+    let waits = |follower: &Follower| follower.wait_beyond(1, Duration::from_millis(100));
+    let polls = |follower: &Follower| {
+        std::thread::sleep(Duration::from_millis(5));
+        follower.refresh()
+    };
+    let asks: [(&str, &dyn Fn(&Follower) -> annals::Result<u64>); 2] = [("waits", &waits), ("polls", &polls)];
+    let ways = [("the directory with it", false), ("its files alone", true)];
+    for ((how, keeps_directory), (who, ask)) in ways.into_iter().flat_map(|way| asks.map(|ask| (way, ask))) {
+        let how = format!("{how}, who {who}");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let store = Store::open(&path).unwrap();
@@ -470,12 +540,12 @@ fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
         } else {
             std::fs::remove_dir_all(&path).unwrap();
         }
-        let gone = wait_for_error(&follower, 1);
+        let gone = wait_for_error(&follower, 1, ask);
         assert!(matches!(gone, Error::NotAStore { .. }), "{how}: {gone}");
         let store = Store::open(&path).unwrap();
         append(&store, "s", "new", Durability::Durable);
         append(&store, "s", "newer", Durability::Durable);
-        let other = wait_for_error(&follower, 1);
+        let other = wait_for_error(&follower, 1, ask);
         assert!(matches!(other, Error::Diverged { position: 1, common: 0 }), "{how}: {other}");
         assert!(
             matches!(follower.refresh(), Err(Error::Diverged { position: 1, common: 0 })),
@@ -488,11 +558,11 @@ fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
     }
 }
 
-/// Waits beyond `position` until that is refused.
-fn wait_for_error(follower: &Follower, position: u64) -> Error {
+/// Asks for something beyond `position` until that is refused.
+fn wait_for_error(follower: &Follower, position: u64, ask: &dyn Fn(&Follower) -> annals::Result<u64>) -> Error {
     let begun = Instant::now();
     loop {
-        match follower.wait_beyond(position, Duration::from_millis(100)) {
+        match ask(follower) {
             Ok(head) => assert_eq!(head, position, "what came is not of this store"),
             // Between two files of one that is being made or removed.
             Err(Error::Io { .. } | Error::Corrupt(_)) => {}
@@ -521,7 +591,8 @@ fn a_copy_that_holds_less_than_was_shown_is_told() {
     store.close().unwrap();
     std::fs::rename(&path, dir.path().join("away")).unwrap();
     std::fs::rename(&copy, &path).unwrap();
-    assert!(matches!(wait_for_error(&follower, 2), Error::Diverged { position: 2, common: 1 }));
+    let waits = |follower: &Follower| follower.wait_beyond(2, Duration::from_millis(100));
+    assert!(matches!(wait_for_error(&follower, 2, &waits), Error::Diverged { position: 2, common: 1 }));
 }
 
 #[test]

@@ -151,10 +151,16 @@ impl Shared {
 
     /// Reads further. Gives the source back if there is nothing more to read now, so that the caller may wait for it.
     fn read_on<'a>(&self, mut source: MutexGuard<'a, Source>) -> Result<(Option<MutexGuard<'a, Source>>, Sight)> {
-        let (generation, after, room) = {
+        let (generation, after, room, must_park) = {
             let intake = self.intake.lock();
-            (intake.generation, intake.read_upto, intake.room())
+            (intake.generation, intake.read_upto, intake.room(), intake.has_to_park())
         };
+        // What was read while an event before it was being parked, or could not be put aside then.
+        if must_park {
+            drop(source);
+            self.park_behind()?;
+            return Ok((None, Sight::More));
+        }
         if room == 0 {
             return Ok((None, Sight::Elsewhere));
         }

@@ -38,7 +38,8 @@ impl HeadSource for FollowerHeads {
     }
 
     fn look(&mut self) -> Result<Horizon> {
-        self.follower.refresh_some()?;
+        let known = self.core.head(self.view);
+        self.follower.refresh_beyond(self.view, known, Instant::now())?;
         self.core = self.follower.core();
         Ok(Horizon { head: self.core.head(self.view), end: None })
     }

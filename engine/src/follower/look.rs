@@ -38,7 +38,9 @@ pub(super) struct Look {
 pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, before: Option<&Core>) -> Result<Look> {
     // Before everything else: what moves it later is seen by it.
     let mark = WatchedMark::open(&**storage, options.read_mode)?;
-    let marked = mark.newest()?.map(|mark| (mark.store, mark.incarnation));
+    let newest = mark.newest()?;
+    let marked = newest.as_ref().map(|mark| (mark.store, mark.incarnation));
+    let sequence = newest.map_or(0, |mark| mark.sequence);
     let names = recovery::list(&**storage)?;
     let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
         recovery::check_creatable(&**storage, &names, false)?;
@@ -139,6 +141,7 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
         view,
         mark,
         ring,
+        sequence,
         live,
         unlisted,
         last_position: last.0,

@@ -88,6 +88,8 @@ pub(super) struct LogTail {
     ended_since: (usize, u64),
     /// Where the mark stood at the last look: for as long as it has not moved on, another would find no more.
     looked_at: u64,
+    /// Sequence of the mark beside which there was no ring of this incarnation.
+    ringless_at: u64,
     copy: Vec<u8>,
 }
 
@@ -158,6 +160,8 @@ pub(super) struct Beginning {
     pub(super) view: View,
     pub(super) mark: WatchedMark,
     pub(super) ring: Option<WatchedRing>,
+    /// Sequence of the mark before that was looked for.
+    pub(super) sequence: u64,
     pub(super) live: Option<Live>,
     /// Ended segments that the manifest does not list.
     pub(super) unlisted: Vec<Arc<Segment>>,
@@ -167,7 +171,8 @@ pub(super) struct Beginning {
 
 impl LogTail {
     pub(super) fn new(from: Beginning) -> Self {
-        let Beginning { core, basis, storage, view, mark, ring, live, unlisted, last_position, last_time } = from;
+        let Beginning { core, basis, storage, view, mark, ring, sequence, live, unlisted, last_position, last_time } =
+            from;
         let ended_since = (unlisted.len(), unlisted.iter().map(|segment| segment.header.segment_len).sum());
         let unsettled = live.iter().map(|live| live.segment.clone()).collect();
         let copy = Vec::new();
@@ -185,6 +190,7 @@ impl LogTail {
             unlisted,
             ended_since,
             looked_at: u64::MAX,
+            ringless_at: sequence,
             copy,
         }
     }
@@ -204,17 +210,23 @@ impl LogTail {
         mark.segment.saturating_sub(live.number()).saturating_mul(live.segment.header.segment_len)
     }
 
-    /// Looks for mark and ring by their names again: another writer may have made them anew.
-    pub(super) fn open_again(&mut self, storage: &Arc<dyn Storage>) -> Result<()> {
+    /// Looks for mark and ring by their names again: another writer may have made them anew. False if the ring is one that
+    /// this cannot go on with: only a look at everything can.
+    pub(super) fn open_again(&mut self, storage: &Arc<dyn Storage>) -> Result<bool> {
         let mode = self.core.read_mode;
         self.mark = WatchedMark::open(&**storage, mode)?;
-        if self.ring.is_some() {
-            let ring = WatchedRing::open(&**storage, mode, self.basis.store, self.basis.incarnation)?;
-            // One of another length does not fit what is kept here: its bytes are met again in the files.
-            self.ring = ring.filter(|ring| ring.len() == self.core.log.ring_len());
-        }
         self.storage = storage.clone();
-        Ok(())
+        // The durable view has no use for it once the look is over.
+        if self.view == View::Durable || self.live.is_none() {
+            return Ok(true);
+        }
+        let ring = WatchedRing::open(&**storage, mode, self.basis.store, self.basis.incarnation)?;
+        // One of another length does not fit what is kept here.
+        let is_alike = ring.as_ref().map(WatchedRing::len) == self.ring.as_ref().map(WatchedRing::len);
+        if is_alike {
+            self.ring = ring;
+        }
+        Ok(is_alike)
     }
 
     /// Takes some of what came. Everything that was announced before the call is found by calling until `Same`.
@@ -231,7 +243,7 @@ impl LogTail {
         if mark.segment > self.looked_at && self.distance_to(&mark) >= FAR_BEHIND {
             return Ok(Progress::Elsewhere);
         }
-        if self.live.is_none() && self.view == View::Written && self.has_begun(&mark)? {
+        if self.ring.is_none() && self.view == View::Written && self.has_begun(&mark)? {
             return Ok(Progress::Elsewhere);
         }
         let before = self.last_position;
@@ -259,13 +271,23 @@ impl LogTail {
         })
     }
 
-    /// Whether there may be a segment to go on in by now, where a look found none. A new store's mark stands before the
-    /// header of its first segment does: in the ring, or, where nobody else sees that, in the file once something is
-    /// appended. Costs some system calls; asked only until then.
-    fn has_begun(&self, mark: &Mark) -> Result<bool> {
+    /// Whether there may be a ring by now, or a segment to go on in, where the last look found none.
+    ///
+    /// An opening makes its ring before it moves the mark, and one that follows a clean end goes on under the same incarnation:
+    /// so the ring is looked for again when the mark has moved. A new store's mark stands before the header of its first
+    /// segment does, in the ring, or, where nobody else sees that, in the file once something is appended: so that is looked
+    /// for each time until it is there. Costs some system calls then.
+    fn has_begun(&mut self, mark: &Mark) -> Result<bool> {
+        if self.live.is_some() && mark.sequence == self.ringless_at {
+            return Ok(false);
+        }
         let Basis { store, incarnation, .. } = self.basis;
         if WatchedRing::open(&*self.storage, self.core.read_mode, store, incarnation)?.is_some() {
             return Ok(true);
+        }
+        self.ringless_at = mark.sequence;
+        if self.live.is_some() {
+            return Ok(false);
         }
         let name = segment_name(mark.segment);
         let file = match self.storage.open(&name, Access::Read) {
