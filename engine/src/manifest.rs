@@ -78,6 +78,15 @@ pub(crate) fn save(storage: &dyn Storage, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
+/// Removes manifests that never got their names. Whoever writes the same generation anew removes its own; of others nobody
+/// thinks again. What cannot be removed stays for the next opening.
+pub(crate) fn remove_unnamed(storage: &dyn Storage, names: &[String]) {
+    let is_unnamed = |name: &str| name.strip_suffix(".new").is_some_and(|whole| generation_of(whole).is_some());
+    for name in names.iter().filter(|name| is_unnamed(name)) {
+        let _ = storage.remove(name);
+    }
+}
+
 /// Writes a file beside, syncs it, renames it into place, and syncs the directory.
 pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
     let beside = format!("{name}.new");

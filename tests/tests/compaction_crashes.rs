@@ -3,7 +3,7 @@
 //!
 //! 2,000 states after cuts, 40,000 with `ANNALS_LONG=1`; `ANNALS_STATES` says any other number, `ANNALS_SEED` repeats a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use annals::{CompactionOptions, Durability, Error, Expect, NewEvent, ReadMode, Revision, Store, inspect};
@@ -21,6 +21,35 @@ fn operations(ground: &Aged) -> Verdict<Vec<(u64, WriteKind, Call)>> {
     store.compact(&ground.compaction).map_err(text)?;
     let ended = disk.steps();
     Ok(trace.steps().into_iter().filter(|(step, ..)| (begun..ended).contains(step)).collect())
+}
+
+#[test]
+fn what_never_got_its_name_is_gone_after_an_opening() {
+    for seed in 0..4 {
+        let ground = Aged::new(seed).unwrap();
+        let (compacted, store) = ground.open().unwrap();
+        store.compact(&ground.compaction).unwrap();
+        store.close().unwrap();
+        let mut files = compacted.files();
+        // What is renamed into place when it is whole: not what is changed in place, and not segments of the log as written.
+        let is_renamed = |name: &String| {
+            !["LOCK", "MARK", "RING", "CONTROL"].contains(&name.as_str()) && name.len() != "segment-.log".len() + 20
+        };
+        let whole: Vec<String> = files.keys().filter(|name| is_renamed(name)).cloned().collect();
+        let kinds: BTreeSet<&str> = whole.iter().filter_map(|name| name.split('-').next()).collect();
+        assert!(kinds.is_superset(&["manifest", "segment", "snapshots", "INDEX"].into()), "{kinds:?}");
+        for name in whole {
+            let half = files[&name][..files[&name].len() / 2].to_vec();
+            files.insert(format!("{name}.new"), half);
+        }
+        // Written anew by nobody: of a generation that is long past.
+        files.insert("manifest-00000000000000000001.new".to_owned(), Vec::new());
+        let disk = SimDisk::from_files(&files);
+        let store = ground.reopen(&disk).unwrap();
+        store.close().unwrap();
+        let left: Vec<String> = disk.files().into_keys().filter(|name| name.ends_with(".new")).collect();
+        assert_eq!(left, Vec::<String>::new());
+    }
 }
 
 #[test]

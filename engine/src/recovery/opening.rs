@@ -43,7 +43,7 @@ use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
 use crate::writer::{ActiveSegment, Writer, begin_segment};
-use crate::{Result, VERSION};
+use crate::{Result, VERSION, manifest};
 
 /// An opening under way: what was read, and what is decided.
 pub(super) struct Opening {
@@ -109,6 +109,7 @@ impl Opening {
             Live::Fresh(Box::new(rescued.fresh))
         };
         self.sweep(&numbers, &live, &listed.segments);
+        manifest::remove_unnamed(&*self.storage, names);
         compaction::remove_superseded(&*self.storage, names, &self.manifest);
         if names.iter().any(|name| name == UNFINISHED_NAME) {
             let _ = self.storage.remove(UNFINISHED_NAME);
