@@ -407,13 +407,16 @@ fn plan(
     Ok(())
 }
 
+/// What takes a batch, its bytes, header and segment's seed.
+type WriteBatch<'a> = &'a mut dyn FnMut(&[u8], &BatchHeader, Seed) -> Result<()>;
+
 /// Hands out a segment's batches up to the head, to be written anew behind a batch of this time; answers the last one's.
 fn rewrite(
     source: &Source,
     segment: &SourceSegment,
     time: u64,
     report: &mut ForkReport,
-    write: &mut dyn FnMut(&[u8], &BatchHeader, Seed) -> Result<()>,
+    write: WriteBatch<'_>,
 ) -> Result<u64> {
     let file = SegmentFile::open(&*source.storage, &segment.name())?;
     let mut batches = Batches::begin(&file, &segment.identity, time)?;

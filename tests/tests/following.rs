@@ -459,7 +459,7 @@ fn who_waits_for_a_position_far_ahead_goes_on_while_there_is_more() {
         let store = ground.open(Options::new());
         let follower = Options::new().follow_storage(ground.storage()).unwrap();
         let text = "x".repeat(100 << 10);
-        let last = (0..40).map(|_| append(&store, "s", &text, Durability::Buffered)).last().unwrap();
+        let last = (0..40).fold(0, |_, _| append(&store, "s", &text, Durability::Buffered));
         store.sync().unwrap();
         assert_eq!(follower.wait_beyond(last - 1, Duration::ZERO).unwrap(), last);
     });
@@ -524,7 +524,7 @@ fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
         std::thread::sleep(Duration::from_millis(5));
         follower.refresh()
     };
-    let asks: [(&str, &dyn Fn(&Follower) -> annals::Result<u64>); 2] = [("waits", &waits), ("polls", &polls)];
+    let asks: [(&str, Ask<'_>); 2] = [("waits", &waits), ("polls", &polls)];
     let ways = [("the directory with it", false), ("its files alone", true)];
     for ((how, keeps_directory), (who, ask)) in ways.into_iter().flat_map(|way| asks.map(|ask| (way, ask))) {
         let how = format!("{how}, who {who}");
@@ -558,8 +558,11 @@ fn a_store_that_was_deleted_and_made_anew_is_never_taken_for_the_old_one() {
     }
 }
 
+/// How a follower is asked for something new.
+type Ask<'a> = &'a dyn Fn(&Follower) -> annals::Result<u64>;
+
 /// Asks for something beyond `position` until that is refused.
-fn wait_for_error(follower: &Follower, position: u64, ask: &dyn Fn(&Follower) -> annals::Result<u64>) -> Error {
+fn wait_for_error(follower: &Follower, position: u64, ask: Ask<'_>) -> Error {
     let begun = Instant::now();
     loop {
         match ask(follower) {
