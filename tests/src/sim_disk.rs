@@ -173,6 +173,12 @@ impl SimDisk {
         self.machine.state().cut_at = Some(step);
     }
 
+    /// Cuts the power so many operations from now, the next one being 0: in one step, where other threads use the disk.
+    pub fn cut_in(&self, operations: u64) {
+        let mut state = self.machine.state();
+        state.cut_at = Some(state.step + operations);
+    }
+
     /// Where the power was cut, once it was.
     #[must_use]
     pub fn cut(&self) -> Option<Cut> {

@@ -372,7 +372,7 @@ impl Callers {
     fn power_cut(&mut self) {
         let mut in_flight = None;
         if self.dice.chance(2, 3) {
-            self.disk.cut_at(self.disk.steps() + self.dice.below(12));
+            self.disk.cut_in(self.dice.below(12));
             while self.disk.cut().is_none() {
                 self.clock.set(self.clock.get() + 1000);
                 let mut attempt = self.fresh();

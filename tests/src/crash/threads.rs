@@ -50,7 +50,7 @@ impl Crowd {
         let store = self.open(&self.disk)?;
         // What was recovered is durable.
         self.durable = store.reader_in(View::Durable).head();
-        self.disk.cut_at(self.disk.steps() + self.dice.below(300));
+        self.disk.cut_in(self.dice.below(300));
         self.append(&store);
         let end = self.disk.steps();
         self.disk.cut_at(end);
