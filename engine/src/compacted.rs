@@ -206,22 +206,24 @@ impl Container {
         }
     }
 
-    /// Decompresses a block into `out`, which has exactly the length of what it holds.
-    fn decompress(&self, number: u32, out: &mut [u8]) -> Result<()> {
+    /// Decompresses a block into `out`, which has exactly the length of what it holds. Answers between which of its bytes the
+    /// checksums of frames were made anew; the whole was verified then.
+    fn decompress(&self, number: u32, out: &mut [u8]) -> Result<Range<usize>> {
         let place = self.blocks.place(number).ok_or_else(|| self.wrong(0, "there is no such block"))?;
         let at = place.start;
         self.with_bytes(place, |bytes| {
             self.blocks.check(number, bytes).map_err(|fault| Error::damaged(&self.name, at, None, &fault, 0))?;
             if bytes.len() == out.len() {
                 out.copy_from_slice(bytes);
-                return Ok(());
+                return Ok(0..0);
             }
             if self.header.encoding == Encoding::Zstd {
                 let dictionary = match &self.dictionary {
                     Dictionary::Trained(dictionary) => Some(dictionary),
                     _ => None,
                 };
-                return codec::decompress(dictionary, bytes, out).map_err(|what| self.wrong(at, what));
+                codec::decompress(dictionary, bytes, out).map_err(|what| self.wrong(at, what))?;
+                return Ok(0..0);
             }
             let faulty = |fault: Fault| Error::damaged(&self.name, at, None, &fault, 0);
             let (head, residue) = Head::decode(bytes).map_err(faulty)?;
@@ -247,7 +249,7 @@ impl Container {
             return Ok(map);
         }
         let len = self.header.block_content_len(number) as usize;
-        let map = filled(len, None, |out| self.decompress(number, out))?;
+        let map = filled(len, None, |out| self.decompress(number, out).map(drop))?;
         if let Some(cache) = &self.cache {
             cache.put(self.number, number, map.clone());
         }
@@ -267,10 +269,10 @@ impl Container {
         if offset + len <= start + self.block_len() {
             let map = self.block(number as u32)?;
             let end = (start + map.len() as u64).min(stop);
-            return Ok(Window { map, start, end });
+            return Ok(Window::new(map, start, end));
         }
         let map = filled(len as usize, None, |out| self.fill(offset, out))?;
-        Ok(Window { map, start: offset, end: offset + len })
+        Ok(Window::new(map, offset, offset + len))
     }
 
     /// As [`Container::window`], for reading on: `before` may hold the first of these bytes, and `used` memory to serve
@@ -293,12 +295,14 @@ impl Container {
             None => (offset - offset % block_len, &[][..]),
         };
         let end = (offset + len).next_multiple_of(block_len).max(start + block_len).min(self.header.stored_len);
+        let mut sound = 0..0;
         let map = filled((end - start) as usize, used.take(), |out| {
             let (head, rest) = out.split_at_mut(kept.len().min(out.len()));
             head.copy_from_slice(&kept[..head.len()]);
-            self.fill_whole(start + head.len() as u64, rest)
+            sound = self.fill_whole(start + head.len() as u64, rest)?;
+            Ok(())
         })?;
-        Ok(Window { map, start, end: end.min(stop) })
+        Ok(Window::new(map, start, end.min(stop)).with_sound(sound))
     }
 
     fn check_range(&self, offset: u64, len: u64) -> Result<()> {
@@ -308,11 +312,17 @@ impl Container {
         Err(self.wrong(0, format!("{len} bytes at {offset} of the segment lie beyond what the container holds")))
     }
 
-    /// Fills `out` with whole blocks; it begins where a block does.
-    fn fill_whole(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+    /// Fills `out` with whole blocks; it begins where a block does. Answers between which bytes of the segment frames are sound
+    /// in the last one.
+    fn fill_whole(&self, offset: u64, out: &mut [u8]) -> Result<Range<u64>> {
         let first = (offset / self.block_len()) as u32;
-        let mut parts = (first..).zip(out.chunks_mut(self.block_len() as usize));
-        parts.try_for_each(|(number, part)| self.decompress(number, part))
+        let mut sound = 0..0;
+        for (number, part) in (first..).zip(out.chunks_mut(self.block_len() as usize)) {
+            let start = u64::from(number) * self.block_len();
+            let of_block = self.decompress(number, part)?;
+            sound = start + of_block.start as u64..start + of_block.end as u64;
+        }
+        Ok(sound)
     }
 
     /// Fills `out` with the segment's bytes from `offset` on, all of which are held.

@@ -366,7 +366,7 @@ impl Segment {
         if let Some((start, map)) = &self.tail
             && offset >= *start
         {
-            return Ok(Window { map: map.clone(), start: *start, end: start + map.len() as u64 });
+            return Ok(Window::new(map.clone(), *start, start + map.len() as u64));
         }
         let in_file = self.in_file(log, stop);
         if offset + len <= in_file {
@@ -421,7 +421,7 @@ impl Segment {
                 let wanted = there.min(RING_AHEAD).min(ring.len()).next_multiple_of(8);
                 let map = Map::copied(wanted as usize, used.take(), |bytes| ring.load(at, bytes));
                 if log.watermark.still_in_ring(at) {
-                    return Ok(Window { map, start: offset, end: offset + wanted });
+                    return Ok(Window::new(map, offset, offset + wanted));
                 }
             }
         }
@@ -438,7 +438,7 @@ impl Segment {
     #[inline]
     fn file_window(&self, opened: &Opened, offset: u64, len: u64, in_file: u64) -> Result<Window> {
         if let Some(map) = opened.map() {
-            return Ok(Window { map: map.clone(), start: 0, end: in_file });
+            return Ok(Window::new(map.clone(), 0, in_file));
         }
         if let Some(container) = opened.container() {
             return container.window(offset, len, in_file);
@@ -453,7 +453,7 @@ impl Segment {
             return Err(self.damaged(offset, None, what));
         }
         bytes.truncate(got as usize);
-        Ok(Window { map: Map::from(bytes), start: offset, end: offset + got })
+        Ok(Window::new(Map::from(bytes), offset, offset + got))
     }
 
     /// Copies from the ring; what has left it meanwhile is in the file.
@@ -467,7 +467,7 @@ impl Segment {
             let mut bytes = vec![0; padded as usize];
             ring.load(at, &mut bytes);
             if log.watermark.still_in_ring(at) {
-                return Ok(Window { map: Map::from(bytes), start: offset, end: offset + padded });
+                return Ok(Window::new(Map::from(bytes), offset, offset + padded));
             }
         }
         let in_file = self.in_file(log, stop);

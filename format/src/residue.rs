@@ -6,6 +6,8 @@
 //! one walk, so that they cannot differ; who writes a block makes it again and compares. A checksum of the whole block stands with
 //! it: what is made by whatever went wrong in between is never handed out, although its frames have checksums that fit.
 
+use std::ops::Range;
+
 use crate::Fault;
 use crate::batch::{BATCH_HEADER_LEN, BATCH_KIND};
 use crate::checksum::{ChecksumList, Seed, crc};
@@ -112,17 +114,19 @@ impl<'a> Head<'a> {
         Ok((Self { start, count, checksum: u32_at(stored, 24), shared, rest }, residue))
     }
 
-    /// Makes the block from its residue, in place, and verifies it.
+    /// Makes the block from its residue, in place, and verifies it. Answers between which bytes: the checksums of all frames that
+    /// lie there as a whole are right, since they were made of what they cover.
     ///
     /// # Errors
     /// `Count` if it has not as many ids as stand here, `Checksum` if it is not the block that was taken apart.
-    pub fn put_back(&self, residue: &mut [u8], seed: Seed) -> Result<(), Fault> {
+    pub fn put_back(&self, residue: &mut [u8], seed: Seed) -> Result<Range<usize>, Fault> {
         let mut next = 0;
-        walk::<true>(residue, self.start, seed, &mut Ids::Given { head: self, next: &mut next });
+        let end = walk::<true>(residue, self.start, seed, &mut Ids::Given { head: self, next: &mut next });
         if next != self.count {
             return Err(Fault::Count { what: "ids of a block", value: next.into() });
         }
-        check_crc(block_seed(seed), residue, self.checksum, "block as it was")
+        check_crc(block_seed(seed), residue, self.checksum, "block as it was")?;
+        Ok((self.start.offset as usize).min(end)..end)
     }
 
     #[inline]
@@ -176,9 +180,10 @@ fn frame_at(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Goes through all frames of a block. Whatever decides where it goes stands there unchanged, or has been put back before it is
-/// looked at. Ends at the first thing that is no frame, or does not lie in the block as a whole.
+/// looked at. Ends at the first thing that is no frame, or does not lie in the block as a
+/// whole, and answers where that stands.
 #[inline(always)]
-fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &mut Ids<'_, '_>) {
+fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &mut Ids<'_, '_>) -> usize {
     let Start { offset, mut left, mut position } = start;
     let mut at = offset as usize;
     let (mut time, mut occurred, mut durable) = (0u64, 0u64, 0u32);
@@ -187,9 +192,11 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
     let mut batch_end: Option<usize> = None;
     loop {
         if left == 0 {
-            let Some(header) = at.checked_add(BATCH_HEADER_LEN).and_then(|end| bytes.get_mut(at..end)) else { return };
+            let Some(header) = at.checked_add(BATCH_HEADER_LEN).and_then(|end| bytes.get_mut(at..end)) else {
+                return at;
+            };
             if header[4] != BATCH_KIND || header[6] != 0 {
-                return;
+                return at;
             }
             let (count, has_more) = (u32_at(header, 12), header[5] != 0);
             let first = shift64::<PUT_BACK>(header, 24, position);
@@ -216,12 +223,12 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
             (left, position) = (count, first);
             at += BATCH_HEADER_LEN;
             if left == 0 {
-                let Some(end) = batch_end else { return };
+                let Some(end) = batch_end else { return at };
                 at = end;
             }
             continue;
         }
-        let Some(len) = frame_at(bytes, at) else { return };
+        let Some(len) = frame_at(bytes, at) else { return at };
         let frame = &mut bytes[at..at + len];
         match frame[8] {
             kind @ (EVENT | COMPACTED_EVENT) if len >= NAMES_AT => {
@@ -231,7 +238,7 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
                         frame[ID_AT..NAMES_AT].fill(0);
                     }
                     Ids::Given { head, next } => {
-                        let Some(id) = head.id(**next) else { return };
+                        let Some(id) = head.id(**next) else { return at };
                         frame[ID_AT..NAMES_AT].copy_from_slice(&id);
                         **next += 1;
                     }
@@ -303,7 +310,7 @@ mod tests {
     use super::*;
     use crate::batch::BatchEncoder;
     use crate::checksum::Identity;
-    use crate::record::EventParts;
+    use crate::record::{EventParts, check};
 
     fn seed() -> Seed {
         Seed::of(&Identity { store: [1; 16], incarnation: [2; 16], segment: 3 })
@@ -363,8 +370,15 @@ mod tests {
                     assert_eq!(head.start, start);
                     assert!(block != original);
                 }
-                head.put_back(&mut block, seed()).unwrap();
+                let sound = head.put_back(&mut block, seed()).unwrap();
                 assert_eq!(block, original);
+                let frames = starts.iter().filter(|(at, start)| start.left > 0 && *at >= from + sound.start);
+                let whole = frames
+                    .filter_map(|(at, start)| Some((frame_at(original, at.checked_sub(from)?)?, at - from, start)));
+                let inside = whole.filter(|(len, at, _)| at + len <= sound.end);
+                let checked =
+                    inside.map(|(_, at, start)| check(&original[at..], seed(), start.position).expect("sound"));
+                assert_eq!(checked.count(), head.count as usize);
             }
             // What crosses a border keeps its own.
             assert!(taken == 51 || block_len < 100_000, "{taken}");
@@ -401,8 +415,8 @@ mod tests {
         let (mut block, mut stored) = (bytes.clone(), Vec::new());
         take_out(&mut block, start(&starts, 0, bytes.len()), seed(), &mut stored);
         assert_eq!((&block, Head::decode(&stored).unwrap().0.count), (&bytes, 0));
-        Head::decode(&stored).unwrap().0.put_back(&mut block, seed()).unwrap();
-        assert_eq!(block, bytes);
+        let sound = Head::decode(&stored).unwrap().0.put_back(&mut block, seed()).unwrap();
+        assert_eq!((block, sound), (bytes.clone(), bytes.len()..bytes.len()));
     }
 
     #[test]

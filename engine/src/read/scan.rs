@@ -192,7 +192,8 @@ impl Scan {
             let until = until.min(place.last());
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
-                let (run, fault) = checked_run(&bytes[at..], &onward[at..], seed, self.position, until);
+                let sound = place.window.sound_len(place.frame + at as u64);
+                let (run, fault) = checked_run(&bytes[at..], &onward[at..], sound, seed, self.position, until);
                 let end = at + run;
                 while at < end {
                     let frame_len = record::frame_len(&bytes[at..]).expect("checked");
@@ -225,16 +226,29 @@ const CHECKED_TOGETHER: usize = 16;
 const AHEAD: usize = 2048;
 
 /// Verifies the checksums of the frames at the beginning of `bytes`; answers the length of those that are right, and what
-/// is wrong with the next one. `onward` begins at the same byte and goes as far as there is anything to read.
+/// is wrong with the next one. `onward` begins at the same byte and goes as far as there is anything to read; frames in the
+/// first `sound` bytes have been verified.
 #[inline]
-fn checked_run(bytes: &[u8], onward: &[u8], seed: Seed, position: u64, until: u64) -> (usize, Option<Fault>) {
+fn checked_run(
+    bytes: &[u8],
+    onward: &[u8],
+    sound: usize,
+    seed: Seed,
+    position: u64,
+    until: u64,
+) -> (usize, Option<Fault>) {
     let count = CHECKED_TOGETHER.min((until - position + 1).min(usize::MAX as u64) as usize);
     let mut len = 0;
     for index in 0..count {
         if len >= bytes.len() {
             break;
         }
-        match record::check(&bytes[len..], seed, position + index as u64) {
+        let ahead = &bytes[len..];
+        let checked = match record::frame_len(ahead) {
+            Ok(frame_len) if frame_len <= ahead.len() && len + frame_len <= sound => Ok(&ahead[..frame_len]),
+            _ => record::check(ahead, seed, position + index as u64),
+        };
+        match checked {
             Ok(frame) => {
                 for line in (len + AHEAD..len + AHEAD + frame.len()).step_by(64) {
                     onward.get(line).into_iter().for_each(prefetch);

@@ -1,7 +1,7 @@
 //! The files behind a segment while they are open.
 
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,9 +45,42 @@ pub(crate) struct Window {
     pub(crate) start: u64,
     /// Up to which byte of the segment this window may be read.
     pub(crate) end: u64,
+    /// Frames between these bytes of the segment are sound: their checksums were made anew when the window was, and what came
+    /// of it verified as a whole.
+    sound: Sound,
+}
+
+/// Bytes of a window, counted from its start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sound {
+    start: u32,
+    end: u32,
 }
 
 impl Window {
+    /// Bytes of which nothing is known.
+    #[inline]
+    pub(crate) fn new(map: Map, start: u64, end: u64) -> Self {
+        Self { map, start, end, sound: Sound::default() }
+    }
+
+    /// The same, whose frames between these bytes of the segment are sound.
+    pub(crate) fn with_sound(self, sound: Range<u64>) -> Self {
+        let from_start = |offset: u64| offset.checked_sub(self.start).and_then(|at| u32::try_from(at).ok());
+        let sound = from_start(sound.start).zip(from_start(sound.end));
+        Self { sound: sound.map_or(Sound::default(), |(start, end)| Sound { start, end }), ..self }
+    }
+
+    /// How many bytes from `offset` on hold frames that are known to be sound, as far as they lie in them as a whole.
+    #[inline]
+    pub(crate) fn sound_len(&self, offset: u64) -> usize {
+        let Sound { start, end } = self.sound;
+        if offset < self.start + u64::from(start) {
+            return 0;
+        }
+        (self.start + u64::from(end)).saturating_sub(offset) as usize
+    }
+
     /// The bytes from `offset` to the window's end; empty beyond it.
     #[inline]
     pub(crate) fn from(&self, offset: u64) -> &[u8] {
