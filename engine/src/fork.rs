@@ -328,7 +328,7 @@ fn fork(
             if let Some(there) = there {
                 check_free(&list(there)?)?;
             }
-            plan(source, (whole, divided), options.sharing, &mut report)?;
+            foresee(source, (whole, divided), options.sharing, &mut report)?;
             return Ok(report);
         }
     };
@@ -384,7 +384,7 @@ fn fork(
 }
 
 /// What a fork would consist of.
-fn plan(
+fn foresee(
     source: &Source,
     (whole, divided): (&[SourceSegment], &[SourceSegment]),
     sharing: Sharing,
