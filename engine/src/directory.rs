@@ -41,7 +41,7 @@ pub(crate) use list::{Directory, coverage, find, prefetch, prefetch_first};
 pub(crate) use met::MetStreams;
 pub(crate) use room::RoomAhead;
 pub(crate) use table::StreamTable;
-pub(crate) use write::{DirectoryPlan, is_scattered, write};
+pub(crate) use write::{DirectoryPlan, differs_from_itself, is_scattered, write};
 
 /// Where a stream stands in the writer's memory, valid until that is given more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

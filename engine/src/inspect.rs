@@ -209,8 +209,8 @@ pub fn segments_in(storage: &dyn Storage) -> Result<Vec<SegmentInfo>> {
 /// Reads and checks every byte of the store in directory `path` that a checksum covers.
 ///
 /// Goes on after damage, so that one run shows all of it. Calls `progress` with the bytes done and the bytes in all.
-/// Costs one read of all files and, for each sealed segment, the making of its index; holds one segment in memory, and
-/// the names of all streams.
+/// Costs one read of all files and, for each sealed segment, the making of its index, and of each file of the index above them
+/// as much as making it did, but for the writing; holds one segment in memory, and the names of all streams.
 ///
 /// # Errors
 /// `NotAStore`; `Io` for the directory itself. Everything else is a [`Finding`].
@@ -226,8 +226,8 @@ pub fn verify_in(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) -> R
     verify::verify(storage, progress)
 }
 
-/// As [`verify`], and tells only of the index: every file of it is read, and what it says is held against the segments, so
-/// that wrong content is found also where every checksum is right. A damaged segment is not told of; of the index made from it
+/// As [`verify`], and tells only of the index: every file of it is read, what it says is held against the segments, and it is
+/// written again from its own rows, so that every wrong byte is found also where every checksum is right. A damaged segment is not told of; of the index made from it
 /// nothing is known then.
 ///
 /// # Errors

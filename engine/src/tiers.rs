@@ -18,8 +18,10 @@
 //! | `source`, `order`, `merge`, `sink` | some neighbours become one tier |
 //! | `choose` | which neighbours |
 //! | `stored` | index manifests and names of files |
+//! | `again` | a file written again from its rows and held against itself |
 //! | `keeper`, `directories` | all of it, and files of the [directory](crate::directory), in the order that survives a crash |
 
+mod again;
 mod blocks;
 mod choose;
 mod directories;
@@ -32,6 +34,7 @@ mod sink;
 mod source;
 mod stored;
 
+pub(crate) use again::{Against, Differs, differs_from_itself};
 pub(crate) use blocks::{Blocks, ListedFile, announce};
 pub(crate) use directories::ReplacedDirectory;
 pub(crate) use file::{Expected, PositionsAt, TierFile, TierPositions, Words};

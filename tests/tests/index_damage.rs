@@ -204,13 +204,10 @@ fn what_was_forged_is_found_and_invents_nothing() {
         let effort = Effort { all: true, position: None };
         let verdict = sample.judge_read_only(&disk, &mut dice, effort);
         assert!(!is_invented(&verdict), "{told}: {verdict:?}");
-        // What no look-up depends on, such as a bit more in a filter, need not be found.
-        assert!(
-            is_found || verdict == Ok(Outcome::Right),
-            "{told}: {verdict:?}, and the check finds {:?}",
-            found.findings
-        );
-        *outcomes.entry((class, if is_found { "found" } else { "harmless" })).or_default() += 1;
+        // Also what no look-up depends on, such as a bit too many in a filter.
+        assert!(is_found, "{told}: {verdict:?}, and the check finds {:?}", found.findings);
+        let outcome = if verdict == Ok(Outcome::Right) { "no answer changed" } else { "an answer missed" };
+        *outcomes.entry((class, outcome)).or_default() += 1;
         let store = options().open_storage(Arc::new(disk.clone())).unwrap();
         store.rebuild_index(&mut |_, _| ()).unwrap();
         store.close().unwrap();
@@ -218,8 +215,6 @@ fn what_was_forged_is_found_and_invents_nothing() {
         assert_eq!(sample.judge_read_only(&disk, &mut dice, effort), Ok(Outcome::Right), "{told}: made anew");
     }
     for ((class, outcome), count) in &outcomes {
-        println!("  {class:<8} {outcome:<10} {count:>6}");
+        println!("  {class:<8} found; {outcome:<18} {count:>6}");
     }
-    let found: u64 = outcomes.iter().filter(|((_, outcome), _)| *outcome == "found").map(|(_, count)| count).sum();
-    assert!(found * 2 > outcomes.values().sum(), "most of it is found: {outcomes:?}");
 }

@@ -112,13 +112,13 @@ impl DirectoryFile {
         }
     }
 
-    fn listed_file(&self) -> ListedFile<'_> {
+    pub(super) fn listed_file(&self) -> ListedFile<'_> {
         ListedFile { name: &self.name, file: &self.file, len: self.entry.len, root: self.entry.root }
     }
 
-    fn read_head(&self) -> Result<Opened> {
-        let (blocks, header) = Blocks::open(&self.listed_file(), self.mode)?;
-        let expected = FileIdentity {
+    /// What its header must say.
+    pub(super) fn identity(&self) -> FileIdentity {
+        FileIdentity {
             kind: FileKind::Directory,
             store: self.expected.store,
             number: self.entry.number,
@@ -127,8 +127,12 @@ impl DirectoryFile {
             first_position: self.first_position,
             last_position: self.entry.coverage,
             final_checksum: self.expected.final_checksum,
-        };
-        if header.identity != expected {
+        }
+    }
+
+    fn read_head(&self) -> Result<Opened> {
+        let (blocks, header) = Blocks::open(&self.listed_file(), self.mode)?;
+        if header.identity != self.identity() {
             return Err(Error::corrupt(&self.name, 32, None, "the directory is that of another store or history"));
         }
         let root = DirectoryLayout::root(&header);

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::name::NameHash;
 use crate::options::ReadMode;
 use crate::storage::Storage;
-use crate::tiers::{Halt, Pulse, Step, TierSink};
+use crate::tiers::{Against, Differs, Halt, Pulse, Step, TierSink};
 
 /// A file is merged with the one before if that has at most so many times as many streams: each stream is written again a few
 /// times until it stands in the largest. In quiet there is time to write, and every second file is one more that nearly all
@@ -176,6 +176,26 @@ impl DirectoryPlan<'_> {
             root: finished.root,
         })
     }
+}
+
+/// Writes a file again from its rows, and answers where it differs from what they give. Costs about what its writing did.
+///
+/// # Errors
+/// `Io`, `Corrupt` if it cannot be read.
+pub(crate) fn differs_from_itself(file: &DirectoryFile) -> Result<Option<Differs>> {
+    let rows = file.verified()?;
+    let all = || (0..).map_while(|number| sure(rows.row(number)));
+    let mut sizes = DirectorySizes::default();
+    all().for_each(|row| sizes.add(row.name.len()));
+    let mut against = Against::new(file.listed_file());
+    let mut write = || {
+        let mut writer = DirectoryWriter::begin(&mut against, file.identity(), sizes)?;
+        all().try_for_each(|row| writer.row(row))?;
+        all().try_for_each(|row| writer.name(row.name))?;
+        writer.finish().map(|(finished, _)| finished)
+    };
+    let outcome = write();
+    against.judge(outcome)
 }
 
 /// Where a source stands.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use annals_format::Fault;
-use annals_format::index_file::{FileIdentity, FileKind, WriteError};
+use annals_format::index_file::{FileIdentity, FileKind, FinishedFile, Sink, WriteError};
 use annals_format::index_manifest::TierEntry;
 use annals_format::tier::{TierMeasure, TierWriter};
 
@@ -97,36 +97,9 @@ impl MergePlan<'_> {
         let sources = self.inputs.iter().map(|input| Source::open(input, identity.first_position, goes_on));
         let sources = sources.collect::<Step<Vec<Source<'_>>>>()?;
         let pulse = &mut Pulse::new(stop);
-        let measure = measure(&sources, identity.position_count() as u32, pulse)?;
-        let len = measure.file_len()?;
-        let sizes = measure.sizes();
-        let [streams, types] = measure.into_names();
-        let sink = TierSink::create(self.storage, beside, len, pace, stop).map_err(failed)?;
-        let mut writer = TierWriter::begin(sink, identity.clone(), sizes)?;
-        each_key(&sources, pulse, |rows| {
-            let first = rows.first().map_or(Ok(0), |row| sources[row.input as usize].key_first(row.number))?;
-            writer.key(rows.first().map_or(0, |row| row.hash), key_len(&sources, rows)?, first)
+        let (finished, sink) = write_file(&sources, &identity, pulse, |len| {
+            TierSink::create(self.storage, beside, len, pace, stop).map_err(failed)
         })?;
-        each_key(&sources, pulse, |rows| {
-            writer.positions(key_len(&sources, rows)?)?;
-            rows.iter().try_for_each(|row| {
-                sources[row.input as usize].each_position(row.number, |position| writer.position(position))
-            })
-        })?;
-        each_id(&sources, pulse, |row| writer.id(row.hash, sources[row.input as usize].id(row.number)?.1))?;
-        each_id(&sources, pulse, |row| writer.filtered_id(row.hash))?;
-        match streams {
-            Some(streams) => writer.streams(streams)?,
-            None => each_name_of(&sources, NamesOf::Streams, pulse, |name| writer.stream(name))?,
-        }
-        match types {
-            Some(types) => writer.types(types)?,
-            None => each_name_of(&sources, NamesOf::Types, pulse, |name| writer.type_name(name))?,
-        }
-        let (finished, sink) = writer.finish()?;
-        if finished.len != len {
-            return Err(Fault::Length { what: "length of a tier", value: finished.len }.into());
-        }
         sink.finish(&finished).map_err(WriteError::Sink)?;
         Ok(TierEntry {
             number: self.number,
@@ -135,9 +108,48 @@ impl MergePlan<'_> {
             first_position: identity.first_position,
             last_position: identity.last_position,
             generation: self.generation,
-            len,
+            len: finished.len,
             root: finished.root,
         })
+    }
+}
+
+/// Writes the file that says `identity` of itself from the rows of `sources`; `create` makes what takes it, told its length.
+pub(super) fn write_file<S: Sink<Error = Halt>>(
+    sources: &[Source<'_>],
+    identity: &FileIdentity,
+    pulse: &mut Pulse<'_>,
+    create: impl FnOnce(u64) -> Step<S>,
+) -> Step<(FinishedFile, S)> {
+    let measure = measure(sources, identity.position_count() as u32, pulse)?;
+    let len = measure.file_len()?;
+    let sizes = measure.sizes();
+    let [streams, types] = measure.into_names();
+    let mut writer = TierWriter::begin(create(len)?, identity.clone(), sizes)?;
+    each_key(sources, pulse, |rows| {
+        let first = rows.first().map_or(Ok(0), |row| sources[row.input as usize].key_first(row.number))?;
+        writer.key(rows.first().map_or(0, |row| row.hash), key_len(sources, rows)?, first)
+    })?;
+    each_key(sources, pulse, |rows| {
+        writer.positions(key_len(sources, rows)?)?;
+        rows.iter().try_for_each(|row| {
+            sources[row.input as usize].each_position(row.number, |position| writer.position(position))
+        })
+    })?;
+    each_id(sources, pulse, |row| writer.id(row.hash, sources[row.input as usize].id(row.number)?.1))?;
+    each_id(sources, pulse, |row| writer.filtered_id(row.hash))?;
+    match streams {
+        Some(streams) => writer.streams(streams)?,
+        None => each_name_of(sources, NamesOf::Streams, pulse, |name| writer.stream(name))?,
+    }
+    match types {
+        Some(types) => writer.types(types)?,
+        None => each_name_of(sources, NamesOf::Types, pulse, |name| writer.type_name(name))?,
+    }
+    let (finished, sink) = writer.finish()?;
+    match finished.len == len {
+        true => Ok((finished, sink)),
+        false => Err(Fault::Length { what: "length of a tier", value: finished.len }.into()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! What tiers and directory say, held against the indexes of their segments, which were held against the segments: so a
-//! wrong row is found also where every checksum is right.
+//! wrong row is found also where every checksum is right. Then each is written again from its rows, so that every byte is seen.
 
 use annals_format::Purpose;
 use annals_format::index::{ArchivedIndexRoot, IndexBytes, open_for};
@@ -9,12 +9,12 @@ use annals_format::segment::SegmentHeader;
 use super::Check;
 use crate::Result;
 use crate::compacted;
-use crate::directory::DirectoryFile;
+use crate::directory::{self, DirectoryFile};
 use crate::manifest::read_whole;
 use crate::name::{KeyKind, NameHash};
 use crate::prepare::index_name;
 use crate::sealed_index::IndexFile;
-use crate::tiers::TierFile;
+use crate::tiers::{self, Differs, TierFile};
 
 /// What was counted in the segments of one file, for there must be no more in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +62,21 @@ impl Check<'_> {
                 asked.expect(held == of_segments, || format!("it holds {held:?}, its segments {of_segments:?}"));
                 if let Some(what) = asked.wrong {
                     self.notice(name, 0, format!("the tier is not the one that its segments give: {what}"));
+                    return;
                 }
             }
             // An index of a segment that is damaged is told of by itself.
             Ok(None) => {}
+            Err(error) => return self.error(crate::inspect::Severity::Notice, name, &error),
+        }
+        self.against_itself(name, tiers::differs_from_itself(tier));
+    }
+
+    /// What no answer depends on may be wrong as well.
+    fn against_itself(&mut self, name: &str, outcome: Result<Option<Differs>>) {
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(Differs { at, what })) => self.notice(name, at, what),
             Err(error) => self.error(crate::inspect::Severity::Notice, name, &error),
         }
     }
@@ -104,11 +115,13 @@ impl Check<'_> {
                 });
                 if let Some(what) = asked.wrong {
                     self.notice(file.name(), 0, format!("the directory is not the one that its segments give: {what}"));
+                    return;
                 }
             }
             Ok(false) => {}
-            Err(error) => self.error(crate::inspect::Severity::Notice, file.name(), &error),
+            Err(error) => return self.error(crate::inspect::Severity::Notice, file.name(), &error),
         }
+        self.against_itself(file.name(), directory::differs_from_itself(file));
     }
 
     /// The whole index of a segment; of one that keeps places alone, as the segment gives it.
