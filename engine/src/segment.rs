@@ -11,6 +11,7 @@ mod tally;
 use std::io;
 use std::sync::Arc;
 
+use annals_format::Purpose;
 use annals_format::batch::BatchHeader;
 use annals_format::checksum::{Identity, Seed};
 use annals_format::manifest::SegmentEntry;
@@ -485,6 +486,21 @@ impl Segment {
     /// The batch header at `offset`, verified.
     pub(crate) fn batch_header(&self, window: &Window, offset: u64) -> Result<BatchHeader> {
         BatchHeader::decode(window.from(offset), self.seed).map_err(|fault| self.faulty(offset, None, &fault))
+    }
+
+    /// As [`Segment::batch_header`], of the batch that another was followed to. One that came with its block as a whole need not
+    /// be verified: its checksum was made there, unless it has sections or no record.
+    #[inline]
+    pub(crate) fn next_batch_header(&self, window: &Window, offset: u64) -> Result<BatchHeader> {
+        let sound = window.sound_len(offset);
+        if sound > 0
+            && let Ok(header) = BatchHeader::read(window.from(offset), Purpose::Write)
+            && header.len() <= sound
+            && !header.has_sections
+        {
+            return Ok(header);
+        }
+        self.batch_header(window, offset)
     }
 
     /// Hands the record at `position`, verified, to `each`.

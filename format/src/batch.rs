@@ -64,6 +64,18 @@ impl BatchHeader {
             return Err(Fault::Truncated { need: BATCH_HEADER_LEN as u64, have: bytes.len() as u64 });
         };
         check_crc(seed.batch(), &bytes[4..], u32_at(bytes, 0), "batch header")?;
+        Self::read(bytes, purpose)
+    }
+
+    /// Reads a header whose checksum is known to be right.
+    ///
+    /// # Errors
+    /// As [`BatchHeader::decode`], but for `Checksum`.
+    #[inline]
+    pub fn read(bytes: &[u8], purpose: Purpose) -> Result<Self, Fault> {
+        let Some(bytes) = bytes.get(..BATCH_HEADER_LEN) else {
+            return Err(Fault::Truncated { need: BATCH_HEADER_LEN as u64, have: bytes.len() as u64 });
+        };
         // Whatever a later version puts here begins with 40 bytes checked like these, so this is no torn write.
         crate::field::check_known(u8_at(bytes, 4), BATCH_KIND.into(), "batch kind")?;
         check_flags(u8_at(bytes, 5) & !SECTIONS, u8_at(bytes, 6), 0u8, purpose)?;

@@ -86,6 +86,8 @@ pub struct Head<'a> {
     count: u32,
     checksum: u32,
     shared: &'a [u8],
+    /// The same, with zeros behind it.
+    shared_word: [u8; ID_LEN],
     rest: &'a [u8],
 }
 
@@ -111,7 +113,9 @@ impl<'a> Head<'a> {
         let (ids, residue) = stored[RESIDUE_HEADER_LEN..].split_at(need as usize - RESIDUE_HEADER_LEN);
         let (shared, rest) = ids.split_at(shared);
         let start = Start { offset: u32_at(stored, 0), left: u32_at(stored, 4), position: u64_at(stored, 8) };
-        Ok((Self { start, count, checksum: u32_at(stored, 24), shared, rest }, residue))
+        let mut shared_word = [0; ID_LEN];
+        shared_word[..shared.len()].copy_from_slice(shared);
+        Ok((Self { start, count, checksum: u32_at(stored, 24), shared, shared_word, rest }, residue))
     }
 
     /// Makes the block from its residue, in place, and verifies it. Answers between which bytes: the checksums of all frames that
@@ -135,8 +139,15 @@ impl<'a> Head<'a> {
             return None;
         }
         let each = ID_LEN - self.shared.len();
-        let rest = self.rest.get(number as usize * each..)?.get(..each)?;
+        let at = number as usize * each;
         let mut id = [0; ID_LEN];
+        // In one load where sixteen bytes are there: two copies of a few bytes are two calls.
+        if let Some(rest) = self.rest.get(at..).and_then(|rest| rest.first_chunk::<ID_LEN>()) {
+            let shared = u128::from_le_bytes(self.shared_word);
+            let own = u128::from_le_bytes(*rest).checked_shl(8 * self.shared.len() as u32).unwrap_or(0);
+            return Some((shared | own).to_le_bytes());
+        }
+        let rest = self.rest.get(at..at + each)?;
         id[..self.shared.len()].copy_from_slice(self.shared);
         id[self.shared.len()..].copy_from_slice(rest);
         Some(id)
@@ -188,7 +199,7 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
     let mut at = offset as usize;
     let (mut time, mut occurred, mut durable) = (0u64, 0u64, 0u32);
     // The batch that lies in the block as a whole, and its records' checksums; where a batch ends.
-    let mut whole: Option<(usize, ChecksumList)> = None;
+    let (mut whole, mut checksums) = (None, ChecksumList::new(seed));
     let mut batch_end: Option<usize> = None;
     loop {
         if left == 0 {
@@ -215,7 +226,8 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
             let guess = record.map_or(0, |record| u32_at(record, 4).wrapping_add(7) & !7);
             let body = shift32::<PUT_BACK>(bytes, at + 8, guess) as usize;
             batch_end = (at + BATCH_HEADER_LEN).checked_add(body).filter(|end| *end <= bytes.len());
-            whole = (batch_end.is_some() && !has_more && count > 0).then(|| (at, ChecksumList::new(seed)));
+            whole = (batch_end.is_some() && !has_more && count > 0).then_some(at);
+            checksums.restart(seed);
             if whole.is_some() && !PUT_BACK {
                 put(bytes, at, [0; 4]);
                 put(bytes, at + 16, [0; 4]);
@@ -254,8 +266,8 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
         if PUT_BACK {
             let checksum = crc(seed.record(position), &frame[4..]);
             put(frame, 0, checksum.to_le_bytes());
-            if let Some((_, list)) = &mut whole {
-                list.push(checksum);
+            if whole.is_some() {
+                checksums.push(checksum);
             }
         } else {
             put(frame, 0, [0; 4]);
@@ -264,10 +276,10 @@ fn walk<const PUT_BACK: bool>(bytes: &mut [u8], start: Start, seed: Seed, ids: &
         left -= 1;
         at += len;
         if left == 0 {
-            if let Some((header, list)) = whole.take()
+            if let Some(header) = whole.take()
                 && PUT_BACK
             {
-                put(bytes, header + 16, list.finish().to_le_bytes());
+                put(bytes, header + 16, checksums.finish().to_le_bytes());
                 let checksum = crc(seed.batch(), &bytes[header + 4..header + BATCH_HEADER_LEN]);
                 put(bytes, header, checksum.to_le_bytes());
             }

@@ -53,6 +53,8 @@ struct ScanPlace {
     facts: BatchFacts,
     frame: u64,
     batch_end: u64,
+    /// Where its first frame stands.
+    first_frame: u64,
 }
 
 impl Scan {
@@ -186,33 +188,37 @@ impl Scan {
     ) -> Result<Option<B>> {
         while self.settle(core, segments, until)? {
             let place = self.place.as_mut().expect("settled");
-            let bytes = place.window.between(place.frame, place.batch_end);
-            let onward = place.window.from(place.frame);
-            let seed = place.segment.seed;
             let until = until.min(place.last());
+            // A frame that came with its block is sound; that it is the one of this position is known from the beginning of its
+            // batch on, or when its checksum was seen.
+            let mut is_placed = place.frame == place.first_frame && self.position == place.facts.first_position;
+            let ScanPlace { segment, window, facts, frame, batch_end, .. } = place;
+            let start = *frame;
+            let (bytes, onward) = (window.between(start, *batch_end), window.from(start));
             let mut at = 0;
             while at < bytes.len() && self.position <= until {
-                let sound = place.window.sound_len(place.frame + at as u64);
-                let (run, fault) = checked_run(&bytes[at..], &onward[at..], sound, seed, self.position, until);
+                let sound = if is_placed { window.sound_len(start + at as u64) } else { 0 };
+                let (run, fault) = checked_run(&bytes[at..], &onward[at..], sound, segment.seed, self.position, until);
+                is_placed = true;
                 let end = at + run;
                 while at < end {
                     let frame_len = record::frame_len(&bytes[at..]).expect("checked");
                     let record = record::read(&bytes[at..at + frame_len], self.position, Purpose::Read)
-                        .map_err(|fault| place.segment.faulty(place.frame + at as u64, Some(self.position), &fault))?;
+                        .map_err(|fault| segment.faulty(start + at as u64, Some(self.position), &fault))?;
+                    // In step before it is handed out: who takes it may unwind.
                     self.position += 1;
                     at += frame_len;
-                    if let Record::Event(frame) = record
-                        && let ControlFlow::Break(value) = each(EventRef::new(frame, place.facts))
+                    *frame = start + at as u64;
+                    if let Record::Event(record) = record
+                        && let ControlFlow::Break(value) = each(EventRef::new(record, *facts))
                     {
-                        place.frame += at as u64;
                         return Ok(Some(value));
                     }
                 }
                 if let Some(fault) = fault {
-                    return Err(place.segment.faulty(place.frame + at as u64, Some(self.position), &fault));
+                    return Err(segment.faulty(start + at as u64, Some(self.position), &fault));
                 }
             }
-            place.frame += at as u64;
         }
         Ok(None)
     }
@@ -268,7 +274,7 @@ impl ScanPlace {
         opened.read_in_order();
         let window = segment.window_ahead(&opened, &core.log, offset, BATCH_HEADER_LEN as u64, used, None)?;
         let facts = BatchFacts { first_position: 0, record_count: 0, recorded_at: 0, as_batch: false };
-        let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset };
+        let mut place = Self { segment, opened, window, facts, frame: 0, batch_end: offset, first_frame: 0 };
         place.enter_batch(core, offset, position, used)?;
         Ok(place)
     }
@@ -278,7 +284,10 @@ impl ScanPlace {
         if !self.window.holds(offset, BATCH_HEADER_LEN as u64) {
             self.move_window(core, offset, BATCH_HEADER_LEN as u64, used)?;
         }
-        let header = self.segment.batch_header(&self.window, offset)?;
+        let header = match position {
+            0 => self.segment.batch_header(&self.window, offset)?,
+            _ => self.segment.next_batch_header(&self.window, offset)?,
+        };
         if position != 0 && header.first_position != position {
             let what = format!("a batch begins with position {} where {position} belongs", header.first_position);
             return Err(self.segment.damaged(offset, Some(position), what));
@@ -288,7 +297,8 @@ impl ScanPlace {
             self.move_window(core, offset, len, used)?;
         }
         self.facts = BatchFacts::from(&header);
-        self.frame = offset + BATCH_HEADER_LEN as u64;
+        self.first_frame = offset + BATCH_HEADER_LEN as u64;
+        self.frame = self.first_frame;
         self.batch_end = offset + len;
         Ok(())
     }
