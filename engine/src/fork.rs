@@ -252,15 +252,14 @@ impl Source {
 
     /// Whether the newest manifest says something else of a segment.
     fn has_moved(&self) -> Result<bool> {
-        let newest = manifest::load_newest(&*self.storage, &list(&*self.storage)?)?;
+        let newest = manifest::load_current(&*self.storage)?;
         let entries = self.segments.iter().filter_map(|segment| segment.entry.as_ref());
         Ok(newest.is_some_and(|newest| entries.into_iter().any(|entry| !newest.segments.contains(entry))))
     }
 
     fn of_read_only(store: &ReadOnly, as_of: AsOf) -> Result<Self> {
         let storage = store.storage();
-        let names = list(&**storage)?;
-        let Some(manifest) = manifest::load_newest(&**storage, &names)? else {
+        let Some(manifest) = manifest::load_current(&**storage)? else {
             return Err(Error::corrupt(&manifest::file_name(1), 0, None, "the store's manifest is missing"));
         };
         Self::of(storage.clone(), manifest, &store.reader_in(View::Durable), as_of, store.options().now())

@@ -6,6 +6,7 @@ use annals_format::manifest::Manifest;
 
 use crate::Result;
 use crate::error::Error;
+use crate::recovery::list;
 use crate::storage::{Access, Fill, Storage, StorageFile};
 
 const PREFIX: &str = "manifest-";
@@ -44,6 +45,26 @@ pub(crate) fn read_whole(storage: &dyn Storage, name: &str, len_max: u64) -> Res
 pub(crate) fn load_newest(storage: &dyn Storage, names: &[String]) -> Result<Option<Manifest>> {
     let newest = names.iter().filter_map(|name| generation_of(name)).max();
     newest.map(|generation| load(storage, generation)).transpose()
+}
+
+/// The newest manifest, where a writer may be at work: one that was replaced, and the one behind it, between the look at the
+/// directory and that at the file is no damage, and the directory is looked at again.
+pub(crate) fn load_current(storage: &dyn Storage) -> Result<Option<Manifest>> {
+    let newest_in = |names: Vec<String>| names.iter().filter_map(|name| generation_of(name)).max();
+    let mut newest = newest_in(list(storage)?);
+    while let Some(generation) = newest {
+        match load(storage, generation) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                // It ends: each turn finds a newer one.
+                match newest_in(list(storage)?) {
+                    Some(newer) if newer > generation => newest = Some(newer),
+                    _ => return Err(Error::io("open", &file_name(generation))(source)),
+                }
+            }
+            loaded => return loaded.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// The manifest of this generation, verified.

@@ -3,6 +3,7 @@
 //! Takes no lock and writes nothing. What it shows is fixed when it is opened or refreshed: in the durable view all up
 //! to the newest mark, in the written view what a scan of segments and ring finds whole.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use annals_format::manifest::{Manifest, SegmentEntry, SegmentState};
@@ -127,18 +128,23 @@ impl ReadOnly {
     /// # Errors
     /// `Corrupt`, `Unsupported` or `Io` if a segment that must be read for it cannot be.
     pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
-        let names = recovery::list(&*self.storage)?;
-        let mut table = match consumer::load_listed(&*self.storage, &names, &self.manifest) {
-            // Compacted since the last look: the segments hold the same elsewhere.
-            Err(error) if may_be_movement(&error) => {
-                let newest = manifest::load_newest(&*self.storage, &names)?;
-                let listed: Vec<u64> = self.manifest.segments.iter().map(|entry| entry.number).collect();
-                let newest = newest.filter(|newest| newest.generation > self.manifest.generation).ok_or(error)?;
-                let segments = newest.segments.into_iter().filter(|entry| listed.contains(&entry.number)).collect();
-                let manifest = Manifest { segments, ..self.manifest.clone() };
-                consumer::load_listed(&*self.storage, &names, &manifest)?.table
+        let mut manifest = Cow::Borrowed(&self.manifest);
+        let mut table = loop {
+            let names = recovery::list(&*self.storage)?;
+            match consumer::load_listed(&*self.storage, &names, &manifest) {
+                // Compacted since the last look: the segments hold the same elsewhere.
+                Err(error) if may_be_movement(&error) => {
+                    let newest = manifest::load_current(&*self.storage)?;
+                    let newest = newest.filter(|newest| newest.generation > manifest.generation).ok_or(error)?;
+                    let was_listed = |entry: &SegmentEntry| {
+                        self.manifest.segments.binary_search_by_key(&entry.number, |entry| entry.number).is_ok()
+                    };
+                    let segments = newest.segments.into_iter().filter(was_listed).collect();
+                    let generation = newest.generation;
+                    manifest = Cow::Owned(Manifest { segments, generation, ..self.manifest.clone() });
+                }
+                found => break found?.table,
             }
-            found => found?.table,
         };
         consumer::apply(&mut table, &self.changes);
         Ok(consumer::listing(&table, self.reader().head()))

@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::made_id::random_bytes;
 use crate::manifest;
 use crate::options::{Clock, SystemClock, directory};
-use crate::recovery::list;
 use crate::storage::{Access, Fill, Storage};
 use crate::store::Inner;
 
@@ -93,7 +92,7 @@ impl CompactionRequest {
     /// As there.
     pub fn lay_in(storage: Arc<dyn Storage>, options: &CompactionOptions) -> Result<Self> {
         let no_store = || Error::NotAStore { path: String::new(), reason: "it has no manifest".to_owned() };
-        let manifest = manifest::load_newest(&*storage, &list(&*storage)?)?.ok_or_else(no_store)?;
+        let manifest = manifest::load_current(&*storage)?.ok_or_else(no_store)?;
         let request = Request {
             store: manifest.store,
             id: random_bytes()?,

@@ -225,8 +225,7 @@ impl SegmentCache {
 
     /// What the newest manifest says of the same segment, if it was compacted since.
     fn newer(&self, entry: &SegmentEntry) -> Option<SegmentEntry> {
-        let names = self.storage.list().ok()?;
-        let manifest = manifest::load_newest(&*self.storage, &names).ok()??;
+        let manifest = manifest::load_current(&*self.storage).ok()??;
         let same = |newer: &SegmentEntry| {
             (newer.number, newer.store, newer.incarnation) == (entry.number, entry.store, entry.incarnation)
                 && (newer.final_checksum, newer.end) == (entry.final_checksum, entry.end)

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::error::{Corrupt, Error};
 use crate::founding::not_made;
 use crate::log::page_ceiling;
-use crate::manifest::load_newest;
+use crate::manifest::load_current;
 use crate::options::ReadMode;
 use crate::recovery::list;
 use crate::storage::{Access, Fill, Storage};
@@ -43,8 +43,7 @@ pub(crate) fn files_of(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec
         match listed.iter().map(open).collect() {
             Ok(files) => return Ok(files),
             Err(Error::Corrupt(_)) if tries < TRIES => {
-                let names = list(storage)?;
-                let now = load_newest(storage, &names).ok().flatten().map(|manifest| manifest.snapshots);
+                let now = load_current(storage).ok().flatten().map(|manifest| manifest.snapshots);
                 match now {
                     Some(now) if now != listed => listed = now,
                     _ => return listed.iter().map(open).collect(),
