@@ -7,6 +7,7 @@
 mod create;
 mod end;
 mod follow;
+mod image;
 pub(crate) mod judge;
 mod listed;
 mod opening;

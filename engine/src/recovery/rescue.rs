@@ -18,7 +18,7 @@ use super::listed::segment_entry;
 use super::opening::Opening;
 use super::reencode::reencode;
 use super::reindex::{index_batch, index_of};
-use super::scan::{Scanned, Tail, written_len};
+use super::scan::{Scanned, Tail};
 use crate::active_index::ActiveIndex;
 use crate::error::Error;
 use crate::log::page_ceiling;
@@ -169,7 +169,7 @@ fn torn_len(scanned: &Scanned) -> u64 {
     if scanned.end_mark.is_some() {
         return 0;
     }
-    written_len(&scanned.bytes[scanned.end as usize..]) as u64
+    (scanned.written as u64).saturating_sub(scanned.end)
 }
 
 /// Up to which offset the mark says that the segment was synced.

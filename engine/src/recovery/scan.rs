@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use annals_format::Fault;
+use annals_format::batch::BATCH_HEADER_LEN;
 use annals_format::manifest::Manifest;
 use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, SegmentHeader};
 
+use super::image::SegmentImage;
 use super::judge::{Continuation, Next, find_batches, is_unsupported};
 use super::reindex::index_batch;
 use super::ring_image::{RingBytes, RingImage};
@@ -27,8 +29,10 @@ pub(crate) struct Scanned {
     pub(crate) header: SegmentHeader,
     pub(crate) name: String,
     pub(crate) file: Arc<dyn StorageFile>,
-    /// The segment's bytes up to `end`, those that only the ring held put in their place.
+    /// The segment's bytes, up to `end` those that only the ring held put in their place.
     pub(crate) bytes: Vec<u8>,
+    /// Behind this are nothing but zeros, which were never touched: they take no memory.
+    pub(crate) written: usize,
     /// Offset from which on the ring supplied bytes.
     pub(crate) from_ring: Option<u64>,
     pub(crate) end: u64,
@@ -154,10 +158,8 @@ impl Scanner<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open", &name)(error)),
         };
-        let len = file.len().map_err(Error::io("measure", &name))?;
-        let mut image = vec![0; len.min(SEGMENT_LEN_MAX) as usize];
-        let got = file.read_at(0, &mut image).map_err(Error::io("read", &name))?;
-        image.truncate(got);
+        let mut page = [0; SEGMENT_HEADER_LEN];
+        let got = file.read_at(0, &mut page).map_err(Error::io("read", &name))?;
         let fits = |header: &SegmentHeader| {
             header.identity.store == self.manifest.store
                 && header.identity.segment == number
@@ -165,48 +167,34 @@ impl Scanner<'_> {
                 && header.previous == link
                 && header.first_position == position
         };
-        match SegmentHeader::decode(&image) {
-            Ok(Some(header)) if fits(&header) => return self.checked(header, file, image, &name, false),
+        match SegmentHeader::decode(&page[..got]) {
+            Ok(Some(header)) if fits(&header) => return Opened::read(header, file, &name, None).map(Some),
             Err(fault) if is_unsupported(&fault) => return Err(Error::damaged(&name, 0, None, &fault, 0)),
             _ => {}
         }
         let ring = self.ring.filter(|ring| ring.holds_log());
-        if let (Some(ring), Some(base)) = (ring, base) {
-            let page = ring.copy(base, SEGMENT_HEADER_LEN)?;
+        if let (Some(ring), Some(base)) = (ring, base)
+            && got == SEGMENT_HEADER_LEN
+        {
+            page.copy_from_slice(&ring.copy(base, SEGMENT_HEADER_LEN)?);
             if let Ok(Some(header)) = SegmentHeader::decode(&page)
                 && fits(&header)
-                && image.len() >= SEGMENT_HEADER_LEN
             {
-                image[..SEGMENT_HEADER_LEN].copy_from_slice(&page);
-                return self.checked(header, file, image, &name, true);
+                return Opened::read(header, file, &name, Some(&page)).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn checked(
-        &self,
-        header: SegmentHeader,
-        file: Arc<dyn StorageFile>,
-        image: Vec<u8>,
-        name: &str,
-        header_from_ring: bool,
-    ) -> Result<Option<Opened>> {
-        if header.segment_len != image.len() as u64 {
-            let what = format!("the file is {} bytes long, its header says {}", image.len(), header.segment_len);
-            return Err(Error::corrupt(name, image.len() as u64, None, what));
-        }
-        Ok(Some(Opened { header, file, image, header_from_ring }))
-    }
-
     fn begin(&self, opened: Opened) -> Scanned {
-        let Opened { header, file, image: bytes, header_from_ring } = opened;
-        let expected = Expected::of_written(header.segment_len, written_len(&bytes));
+        let Opened { header, file, image: SegmentImage { bytes, written }, header_from_ring } = opened;
+        let expected = Expected::of_written(header.segment_len, written);
         let index = Arc::new(ActiveIndex::new(expected));
         Scanned {
             name: segment_name(header.identity.segment),
             file,
             bytes,
+            written,
             from_ring: header_from_ring.then_some(0),
             end: SEGMENT_HEADER_LEN as u64,
             tally: Tally::new(header.seed()),
@@ -271,6 +259,7 @@ impl Scanner<'_> {
             return Ok(in_file);
         }
         segment.bytes[at..at + copy.len()].copy_from_slice(&copy);
+        segment.written = segment.written.max(at + copy.len());
         segment.from_ring.get_or_insert(segment.end);
         Ok(in_ring)
     }
@@ -280,8 +269,10 @@ impl Scanner<'_> {
         if let Some(last) = tail.segments.last() {
             let seed = last.header.seed();
             let from = last.end as usize;
-            if last.end_mark.is_none() && written_len(&last.bytes[from..]) > 0 {
-                find_batches(&last.bytes, from, seed, |offset, header| {
+            if last.end_mark.is_none() && last.written > from {
+                // A header may end in zeros.
+                let until = last.bytes.len().min(last.written + BATCH_HEADER_LEN);
+                find_batches(&last.bytes[..until], from, seed, |offset, header| {
                     if header.first_position > tail.last_position {
                         tail.durable_upto = tail.durable_upto.max(header.durable_upto().unwrap_or(0));
                         tail.beyond.push((last.name.clone(), offset as u64, header.first_position));
@@ -308,19 +299,6 @@ impl Scanner<'_> {
     }
 }
 
-/// Length of what stands before nothing but zeros.
-pub(super) fn written_len(bytes: &[u8]) -> usize {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    // By pieces: a comparison of two is as fast as memory is, a look at each byte is not.
-    for (number, piece) in bytes.chunks(ZEROS.len()).enumerate().rev() {
-        if piece != &ZEROS[..piece.len()] {
-            let last = piece.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-            return number * ZEROS.len() + last + 1;
-        }
-    }
-    0
-}
-
 /// No segment file is read beyond this, whatever its length.
 pub(crate) const SEGMENT_LEN_MAX: u64 = 1 << 36;
 
@@ -328,7 +306,34 @@ pub(crate) const SEGMENT_LEN_MAX: u64 = 1 << 36;
 struct Opened {
     header: SegmentHeader,
     file: Arc<dyn StorageFile>,
-    image: Vec<u8>,
+    image: SegmentImage,
     /// The file does not hold the header: the ring did.
     header_from_ring: bool,
+}
+
+impl Opened {
+    /// Reads the file; `from_ring` is the header where only the ring holds it.
+    fn read(
+        header: SegmentHeader,
+        file: Arc<dyn StorageFile>,
+        name: &str,
+        from_ring: Option<&[u8; SEGMENT_HEADER_LEN]>,
+    ) -> Result<Self> {
+        let len = file.len().map_err(Error::io("measure", name))?;
+        let wrong = |len: u64| {
+            let what = format!("the file is {len} bytes long, its header says {}", header.segment_len);
+            Error::corrupt(name, len, None, what)
+        };
+        if header.segment_len != len || len > SEGMENT_LEN_MAX {
+            return Err(wrong(len));
+        }
+        let mut image = SegmentImage::read(&*file, len).map_err(Error::io("read", name))?;
+        if image.bytes.len() as u64 != len {
+            return Err(wrong(image.bytes.len() as u64));
+        }
+        if let Some(page) = from_ring {
+            image.set_header(page);
+        }
+        Ok(Self { header, file, image, header_from_ring: from_ring.is_some() })
+    }
 }
