@@ -1,18 +1,21 @@
 //! The file `MARK`: how far the log was known to be synced.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use annals_format::mark::{MARK_LEN, Mark};
 
 use crate::Result;
 use crate::error::Error;
-use crate::storage::{Access, Fill, Storage, StorageFile};
+use crate::storage::{Access, Fill, SharedMap, Storage, StorageFile};
 
 pub(crate) const MARK_NAME: &str = "MARK";
 
 #[derive(Debug)]
 pub(crate) struct MarkFile {
     file: Arc<dyn StorageFile>,
+    /// The same bytes in memory, where a store there is a write to the file: a sync then costs one call to the system less.
+    map: Option<SharedMap>,
     last: Mark,
 }
 
@@ -62,14 +65,27 @@ impl MarkFile {
         Ok(found)
     }
 
-    pub(crate) fn open(file: Arc<dyn StorageFile>, last: Mark) -> Self {
-        Self { file, last }
+    /// `file` is as long as a mark is.
+    pub(crate) fn open(storage: &dyn Storage, file: Arc<dyn StorageFile>, last: Mark) -> Self {
+        // A file with holes, as a copy may have them, cannot be mapped.
+        let map = if storage.map_is_shared() { file.map_shared().ok() } else { None };
+        Self { file, map, last }
     }
 
     /// Writes the next slot, with the next sequence; not synced.
+    ///
+    /// A reader may see a part of it, as after a write that is cut: the checksum tells, and the other slot stands.
     pub(crate) fn write(&mut self, mark: Mark) -> std::io::Result<()> {
         let mark = Mark { sequence: self.last.sequence + 1, ..mark };
-        self.file.write_at(Mark::slot_offset(mark.sequence), &[std::io::IoSlice::new(&mark.encode())])?;
+        let (offset, bytes) = (Mark::slot_offset(mark.sequence), mark.encode());
+        match &self.map {
+            Some(map) => {
+                // Whoever sees the mark sees what it says was written.
+                fence(Ordering::Release);
+                map.store(offset as usize, &bytes);
+            }
+            None => self.file.write_at(offset, &[std::io::IoSlice::new(&bytes)])?,
+        }
         self.last = mark;
         Ok(())
     }

@@ -75,11 +75,14 @@ pub(crate) fn merge_loop(inner: &Inner) {
     let mut flow = Flow::new(inner);
     pass_over_shrunk(inner);
     let mut seen = Seen::default();
+    // A directory in many files is read whole to be made one: not while whoever has just opened the store reads too.
+    let mut has_just_opened = true;
     while !inner.stopping.load(Ordering::Acquire) {
         let is_quiet = flow.is_quiet(inner);
         let tiers_due = || is_quiet && uncovered(inner) > 0 || are_tiers_late(inner);
         let mut enough = if is_quiet { 1 } else { behind_enough(inner) };
-        let scattered = is_quiet && keeps_scattered_directory(inner);
+        let is_at_rest = is_quiet && !has_just_opened;
+        let scattered = is_at_rest && keeps_scattered_directory(inner);
         if tiers_due() || scattered || behind(inner) >= enough {
             let begun = Instant::now();
             let mut written = 0;
@@ -94,7 +97,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
             let mut goes_on = true;
             while goes_on && !inner.stopping.load(Ordering::Acquire) {
                 goes_on = (behind(inner) >= enough || scattered)
-                    && keep_directory(inner, is_quiet, &mut pace, &inner.stopping);
+                    && keep_directory(inner, is_at_rest, &mut pace, &inner.stopping);
                 // What ends while tiers are merged is not worth a file each time.
                 enough = behind_enough(inner);
                 let due = if is_quiet { Due::BySize } else { Due::WhileMoreCome };
@@ -106,6 +109,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
             seen.look(inner);
         }
         compaction::attend(inner, is_quiet);
+        has_just_opened = false;
         inner.merging.sleep(inner, if is_quiet { LOOK } else { QUIET });
     }
 }

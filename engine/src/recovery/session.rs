@@ -50,7 +50,7 @@ impl Opening {
             recorded_at: time,
             clean: false,
         };
-        let mut mark_file = MarkFile::open(file, mark.clone());
+        let mut mark_file = MarkFile::open(&*self.storage, file, mark.clone());
         mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
         mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
         if is_new {
