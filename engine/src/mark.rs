@@ -1,7 +1,6 @@
 //! The file `MARK`: how far the log was known to be synced.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use annals_format::mark::{MARK_LEN, Mark};
 
@@ -79,11 +78,8 @@ impl MarkFile {
         let mark = Mark { sequence: self.last.sequence + 1, ..mark };
         let (offset, bytes) = (Mark::slot_offset(mark.sequence), mark.encode());
         match &self.map {
-            Some(map) => {
-                // Whoever sees the mark sees what it says was written.
-                fence(Ordering::Release);
-                map.store(offset as usize, &bytes);
-            }
+            // Whoever sees the mark sees what it says was written.
+            Some(map) => map.store_released(offset as usize, &bytes),
             None => self.file.write_at(offset, &[std::io::IoSlice::new(&bytes)])?,
         }
         self.last = mark;

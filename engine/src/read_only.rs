@@ -135,11 +135,17 @@ impl ReadOnly {
                 // Compacted since the last look: the segments hold the same elsewhere.
                 Err(error) if may_be_movement(&error) => {
                     let newest = manifest::load_current(&*self.storage)?;
-                    let newest = newest.filter(|newest| newest.generation > manifest.generation).ok_or(error)?;
+                    let Some(newest) = newest.filter(|newest| newest.generation > manifest.generation) else {
+                        return Err(error);
+                    };
                     let was_listed = |entry: &SegmentEntry| {
                         self.manifest.segments.binary_search_by_key(&entry.number, |entry| entry.number).is_ok()
                     };
-                    let segments = newest.segments.into_iter().filter(was_listed).collect();
+                    let segments: Vec<_> = newest.segments.into_iter().filter(was_listed).collect();
+                    // Nothing of it has moved: this is damage, whatever else the writer is at.
+                    if segments == manifest.segments {
+                        return Err(error);
+                    }
                     let generation = newest.generation;
                     manifest = Cow::Owned(Manifest { segments, generation, ..self.manifest.clone() });
                 }

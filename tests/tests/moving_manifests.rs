@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use annals::storage::Storage;
 use annals::{
-    AsOf, CompactionOptions, CompactionRequest, Durability, Expect, ForkOptions, LiveSegment, NewEvent, Options, Query,
-    ReadMode, Reader, Seek, Store,
+    AsOf, CompactionOptions, CompactionRequest, ConsumerOptions, Durability, Error, Expect, ForkOptions, LiveSegment,
+    NewEvent, Options, Query, ReadMode, Reader, Seek, Store,
 };
 use annals_tests::crash::{Hooked, small};
 use annals_tests::sim_disk::SimDisk;
@@ -94,4 +95,39 @@ fn a_request_is_laid_beside_a_writer_that_replaces_its_manifest() {
         left.store(times, Ordering::Relaxed);
         CompactionRequest::lay_in(seen, &CompactionOptions::new()).unwrap();
     }
+}
+
+/// The same segments are listed: that manifests go on being written proves no movement.
+#[test]
+fn damage_is_told_while_the_writer_goes_on_listing_segments() {
+    let disk = SimDisk::new();
+    let store = Arc::new(options().open_storage(Arc::new(disk.clone())).unwrap());
+    let consumer = store.consumer("c", ConsumerOptions::new()).unwrap();
+    append(&store, "s");
+    let event = consumer.next(Duration::ZERO).unwrap().expect("an event");
+    consumer.ack(&event).unwrap();
+    let fill = |store: &Store| (0..16).for_each(|_| append(store, "later"));
+    (0..3).for_each(|_| fill(&store));
+    let left = Arc::new(AtomicI64::new(0));
+    let (writer, counter) = (store.clone(), left.clone());
+    let hooked = Hooked::new(&disk, move || {
+        let left = counter.fetch_sub(1, Ordering::Relaxed);
+        if left > 0 && left % 3 == 0 {
+            fill(&writer);
+        }
+    });
+    let opened = options().open_read_only_storage(Arc::new(hooked)).unwrap();
+    assert_eq!(opened.consumers().unwrap().len(), 1);
+    assert!(disk.damage("segment-00000000000000000001.log", |bytes| bytes[4200..4300].fill(0xff)));
+    for name in disk.files().into_keys().filter(|name| name.starts_with("consumers-")) {
+        disk.remove(&name).unwrap();
+    }
+    left.store(300, Ordering::Relaxed);
+    let told = opened.consumers().unwrap_err();
+    assert!(
+        matches!(&told, Error::Corrupt(damage) if damage.file.starts_with("segment-00000000000000000001")),
+        "{told}"
+    );
+    let left = left.load(Ordering::Relaxed);
+    assert!(left > 200, "it looked again and again, {left} times less would have done");
 }

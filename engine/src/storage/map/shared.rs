@@ -171,6 +171,14 @@ impl SharedMap {
         }
     }
 
+    /// As [`SharedMap::store`], each word released: whoever acquires one sees what was written before.
+    pub(crate) fn store_released(&self, offset: usize, bytes: &[u8]) {
+        let words = self.words_to_store(offset, bytes.len());
+        for (word, bytes) in words.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Release);
+        }
+    }
+
     /// As [`SharedMap::load`], each word acquired: what was written before a word that this sees is seen after it.
     pub(crate) fn load_acquired(&self, offset: usize, out: &mut [u8]) {
         let words = self.words(offset, out.len());
