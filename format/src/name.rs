@@ -7,26 +7,27 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 const SPACES: u64 = 0x2020_2020_2020_2020;
 
-/// Whether all eight bytes lie in 0x20..=0x7e.
+/// Sets the high bit of some byte unless all eight lie in 0x20..=0x7e.
 #[inline(always)]
-fn is_printable_word(word: u64) -> bool {
+fn unprintable(word: u64) -> u64 {
     // Adding one lifts 0x7f to the high bit; with the high bit set, taking 0x20 away clears it below 0x20. A byte that
     // had the high bit to begin with may carry into its neighbour, but fails by itself.
-    (word | word.wrapping_add(ONES) | !((word | HIGH).wrapping_sub(SPACES))) & HIGH == 0
+    word | word.wrapping_add(ONES) | !((word | HIGH).wrapping_sub(SPACES))
 }
 
 /// Whether all bytes are printable ASCII: then any part of them is a well-formed text without control characters.
 #[inline]
 pub(crate) fn is_printable(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
-    let whole = words.iter().fold(true, |ok, word| ok & is_printable_word(u64::from_le_bytes(*word)));
+    let whole = words.iter().fold(0, |found, word| found | unprintable(u64::from_le_bytes(*word)));
     let tail = match bytes.last_chunk::<8>() {
-        _ if rest.is_empty() => true,
+        _ if rest.is_empty() => 0,
         // The last eight bytes, some of them for the second time.
-        Some(last) => is_printable_word(u64::from_le_bytes(*last)),
-        None => rest.iter().all(|byte| (0x20..=0x7e).contains(byte)),
+        Some(last) => unprintable(u64::from_le_bytes(*last)),
+        None if rest.iter().all(|byte| (0x20..=0x7e).contains(byte)) => 0,
+        None => HIGH,
     };
-    whole & tail
+    (whole | tail) & HIGH == 0
 }
 
 /// Whether this is 1 to 255 bytes of UTF-8 without control characters (U+0000..U+001F, U+007F..U+009F).
