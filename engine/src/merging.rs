@@ -41,6 +41,9 @@ const BEHIND: u64 = 1 << 18;
 const LONG: u64 = 1 << 16;
 /// Closing writes no more positions than these, some tenths of a second, into tiers and directory.
 const REST: u64 = 1 << 18;
+/// Closing merges no more positions at once than these, half a second: a store that is always closed soon after it was opened
+/// would else have a tier for each time.
+const LITTLE: u64 = 1 << 19;
 /// Bytes of tiers and directories written in a second, at most.
 const PACE: u64 = 128 << 20;
 
@@ -291,7 +294,7 @@ pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crat
         inner.core.directory.load().iter().for_each(|file| file.set_broken());
     }
     while keep(inner) {
-        let covered = inner.core.tiers.load().covered_segments().min(all / 2);
+        let covered = inner.core.tiers.load().covered_segments(&segments).min(all / 2);
         progress(all / 2 + covered, all);
     }
     shrink_all(inner);
@@ -319,6 +322,7 @@ pub(crate) fn cover_rest(inner: &Inner) {
     while goes_on && behind_tiers() > 0 {
         goes_on = keep_tiers(inner, Due::Rest, &mut |_| {}, &stop);
     }
+    while keep_tiers(inner, Due::Little(LITTLE), &mut |_| {}, &stop) {}
     let mut goes_on = behind(inner) <= REST;
     while goes_on {
         // Few writes: whoever closes waits for them.
@@ -476,8 +480,8 @@ fn shrink_covered(inner: &Inner) {
 
 /// Number of segments that no sound tier covers.
 fn uncovered(inner: &Inner) -> u64 {
-    let segments = inner.core.segments.load().len() as u64;
-    segments.saturating_sub(inner.core.tiers.load().covered_segments())
+    let segments = inner.core.segments.load();
+    segments.len() as u64 - inner.core.tiers.load().covered_segments(&segments)
 }
 
 /// Drops what is broken, or merges once; false if there was nothing to do, or if it failed.

@@ -46,6 +46,8 @@ pub(crate) enum Due {
     WhileMoreCome,
     /// Whatever no tier covers.
     Rest,
+    /// Neighbours that are enough of one size and have no more positions than these together.
+    Little(u64),
 }
 
 /// The tiers that hold from now on. Put them in place, then [remove](Replaced::remove_files) the files of those before.
@@ -148,7 +150,11 @@ impl TierKeeper {
                 UnitSize { merges: size.merges && !self.is_refused(neighbour.segments()), ..size }
             })
             .collect();
-        choose_merge(&sizes, if due == Due::WhileMoreCome { Fan::Wide } else { Fan::Ordinary })
+        let chosen = choose_merge(&sizes, if due == Due::WhileMoreCome { Fan::Wide } else { Fan::Ordinary })?;
+        match due {
+            Due::Little(most) if sizes[chosen.clone()].iter().map(|unit| unit.positions).sum::<u64>() > most => None,
+            _ => Some(chosen),
+        }
     }
 
     fn is_refused(&self, (first, last): (u64, u64)) -> bool {

@@ -90,8 +90,13 @@ impl Tiers {
         until
     }
 
-    /// How many segments tiers cover.
-    pub(crate) fn covered_segments(&self) -> u64 {
-        self.sound().map(|tier| tier.entry().last_segment - tier.entry().first_segment + 1).sum()
+    /// How many of `segments` sound tiers cover. Numbers of segments have gaps, so it is not told by those of a tier.
+    pub(crate) fn covered_segments(&self, segments: &[Arc<Segment>]) -> u64 {
+        let number = |segment: &Arc<Segment>| segment.header.identity.segment;
+        let covered_by = |tier: &Arc<TierFile>| {
+            let after = segments.partition_point(|segment| number(segment) <= tier.entry().last_segment);
+            after - segments[..after].partition_point(|segment| number(segment) < tier.entry().first_segment)
+        };
+        self.sound().map(covered_by).sum::<usize>() as u64
     }
 }

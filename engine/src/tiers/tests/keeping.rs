@@ -60,7 +60,7 @@ fn check_list(closed: &Closed, tiers: &Tiers) {
         };
     }
     let alone = tiers.segments_without(&closed.segments).count() as u64;
-    assert_eq!(alone + tiers.covered_segments(), closed.segments.len() as u64);
+    assert_eq!(alone + tiers.covered_segments(&closed.segments), closed.segments.len() as u64);
 }
 
 #[test]
