@@ -125,6 +125,18 @@ impl ActiveIndex {
             && self.ids.is_some() == expected.ids.is_some()
     }
 
+    /// Has the system give pages for so many records, and for keys, before the writer waits for them; of one that is new.
+    pub(crate) fn bring_in(&self, records: usize) {
+        let [first, ..] = &self.records.chunks;
+        first.get().into_iter().for_each(|chunk| chunk.bring_in(records.saturating_mul(WORDS as usize)));
+        self.keys.load().memory.bring_in(usize::MAX);
+    }
+
+    /// Words of memory that it brings to another segment: for records, and for keys.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        (self.records.base(), self.keys.load().mask() + 1)
+    }
+
     /// Empty again, to serve another segment with memory that is there already. Nobody else holds it any more.
     pub(crate) fn emptied(mut self) -> Self {
         self.keys.load().clear();

@@ -294,13 +294,13 @@ impl IdTable {
         let (table, filter) = (shelves.last_table(), shelves.last_filter());
         if table.slots.words().len() >= AHEAD_FROM && table.is_half_full() && spare.table.is_none() {
             let next = Table::new(table.slots_of_next());
-            next.slots.memory.bring_in();
+            next.slots.memory.bring_in(usize::MAX);
             // The writer may have begun one meanwhile.
             spare.table = Arc::ptr_eq(table, self.shelves.load().last_table()).then_some(next);
         }
         if filter.is_half_full() && spare.filter.is_none() {
             let next = Filter::new(FILTER_WORDS);
-            next.words.bring_in();
+            next.words.bring_in(usize::MAX);
             spare.filter = Arc::ptr_eq(filter, self.shelves.load().last_filter()).then_some(next);
         }
     }

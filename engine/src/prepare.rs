@@ -12,7 +12,7 @@ use annals_format::checksum::Identity;
 use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
-use crate::active_index::ActiveIndex;
+use crate::active_index::{ActiveIndex, Expected};
 use crate::error::Error;
 use crate::segment::Segment;
 use crate::storage::{Fill, Storage, StorageFile};
@@ -91,11 +91,20 @@ pub(crate) struct SegmentPlan {
     pub(crate) fill: Fill,
 }
 
+/// Memory that the index of the segment to come will take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WantedIndex {
+    pub(crate) expected: Expected,
+    /// So many records will be entered.
+    pub(crate) records: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Made and not used yet, in the order of their numbers.
     ready: VecDeque<Prepared>,
     wanted: Option<u64>,
+    wanted_index: Option<WantedIndex>,
     making: bool,
     to_seal: VecDeque<Arc<Segment>>,
 }
@@ -112,7 +121,6 @@ pub(crate) struct Preparer {
     manifest_generation: AtomicU64,
     /// Number of the file that the log went on to last.
     taken: AtomicU64,
-    requested: AtomicBool,
     /// Somebody asked and nobody is at it yet.
     is_wanted: AtomicBool,
     state: Mutex<State>,
@@ -133,7 +141,6 @@ impl Preparer {
             total_len: AtomicU64::new(total_len),
             manifest_generation: AtomicU64::new(0),
             taken: AtomicU64::new(0),
-            requested: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
             state: Mutex::default(),
             made: Condvar::new(),
@@ -216,7 +223,26 @@ impl Preparer {
         if Arc::get_mut(&mut index).is_some()
             && let Some(index) = Arc::into_inner(index)
         {
-            *self.used_index.lock() = Some(index.emptied());
+            // One that was made ahead for a longer segment is worth more.
+            let is_worth_more = |kept: &ActiveIndex| kept.room() > index.room();
+            if !self.used_index.lock().as_ref().is_some_and(is_worth_more) {
+                let emptied = index.emptied();
+                *self.used_index.lock() = Some(emptied);
+            }
+        }
+    }
+
+    /// Makes the memory of the index that was asked for, unless what a segment left behind has come meanwhile.
+    fn make_wanted_index(&self) {
+        let fits =
+            |wanted: &WantedIndex| self.used_index.lock().as_ref().is_some_and(|kept| kept.fits(wanted.expected));
+        let wanted = self.state.lock().wanted_index.take();
+        if let Some(wanted) = wanted.filter(|wanted| !fits(wanted)) {
+            let index = ActiveIndex::new(wanted.expected);
+            index.bring_in(wanted.records);
+            if !fits(&wanted) {
+                *self.used_index.lock() = Some(index);
+            }
         }
     }
 
@@ -228,8 +254,7 @@ impl Preparer {
     /// The next file for the log, of at least `needed` bytes: the prepared one, or one made now.
     pub(crate) fn take(&self, old_len: u64, needed: u64) -> Result<Prepared> {
         let mut state = self.state.lock();
-        state.wanted = None;
-        self.requested.store(false, Ordering::Relaxed);
+        (state.wanted, state.wanted_index) = (None, None);
         loop {
             match state.ready.pop_front() {
                 Some(ready) if ready.len >= needed => {
@@ -257,17 +282,18 @@ impl Preparer {
         let _ = self.storage.remove(&prepared.name);
     }
 
-    /// Asks for a file to be made in the background; costs one load when it was asked before. True when somebody should
-    /// be woken.
-    #[inline]
-    pub(crate) fn request(&self, old_len: u64) -> bool {
-        if self.requested.load(Ordering::Relaxed) {
-            return false;
-        }
-        self.requested.store(true, Ordering::Relaxed);
-        self.state.lock().wanted = Some(old_len * 2);
+    /// Asks for a file to be made in the background, if there is none, and for the memory of an index; who has been asked
+    /// is then to be [woken](Preparer::wake_maker).
+    pub(crate) fn ask(&self, old_len: u64, index: Option<WantedIndex>) {
+        let mut state = self.state.lock();
+        state.wanted = Some(old_len * 2);
+        state.wanted_index = index;
         self.is_wanted.store(true, Ordering::Release);
-        true
+    }
+
+    /// Length of the segment that follows one of `old_len`.
+    pub(crate) fn len_after(&self, old_len: u64) -> u64 {
+        (old_len * 2).min(self.plan.len_max)
     }
 
     pub(crate) fn enqueue_seal(&self, segment: Arc<Segment>) {
@@ -285,11 +311,17 @@ impl Preparer {
         self.state.lock().to_seal.pop_front()
     }
 
-    /// Makes the file that was asked for; false if none was. An error is forgotten: the roll tries again and reports it.
+    /// Makes what was asked for; true if that was a file. An error is forgotten: the roll tries again and reports it.
     pub(crate) fn make_wanted(&self) -> bool {
         if !self.is_wanted.swap(false, Ordering::AcqRel) {
             return false;
         }
+        let has_made = self.make_wanted_file();
+        self.make_wanted_index();
+        has_made
+    }
+
+    fn make_wanted_file(&self) -> bool {
         let mut state = self.state.lock();
         // Two at once could come to the list in another order than that of their numbers.
         let is_due = state.ready.is_empty() && !state.making;
@@ -412,13 +444,34 @@ mod tests {
             SegmentPlan { store: [1; 16], incarnation: [2; 16], len_max: 1 << 20, quota: None, fill: Fill::Allocated };
         let preparer = Preparer::new(storage.clone(), plan, 2, 0);
         preparer.state.lock().making = true;
-        assert!(preparer.request(64 << 10));
+        preparer.ask(64 << 10, None);
         assert!(!preparer.make_wanted());
         assert_eq!(preparer.next_number(), 2);
         preparer.state.lock().making = false;
-        preparer.requested.store(false, Ordering::Relaxed);
-        assert!(preparer.request(64 << 10));
+        preparer.ask(64 << 10, None);
         assert!(preparer.make_wanted());
+        preparer.ask(64 << 10, None);
+        assert!(!preparer.make_wanted(), "there is one");
         assert_eq!(storage.list().unwrap(), [segment_name(2)]);
+    }
+
+    #[test]
+    fn an_index_is_made_unless_one_comes_back_in_time() {
+        let plan =
+            SegmentPlan { store: [1; 16], incarnation: [2; 16], len_max: 1 << 20, quota: None, fill: Fill::Allocated };
+        let preparer = Preparer::new(Arc::new(Memory::new()), plan, 2, 0);
+        let expected = |segment_len| Expected { segment_len, keys: 1000, ids: None };
+        let ask = |segment_len| {
+            preparer.ask(64 << 10, Some(WantedIndex { expected: expected(segment_len), records: 100 }));
+            preparer.make_wanted();
+        };
+        ask(1 << 20);
+        preparer.keep_index(Arc::new(ActiveIndex::new(expected(128 << 10))));
+        let made = preparer.take_index().expect("it was made, and is not given up for a smaller one");
+        assert!(made.fits(expected(1 << 20)));
+        let room = made.room();
+        preparer.keep_index(Arc::new(ActiveIndex::new(expected(2 << 20))));
+        ask(1 << 20);
+        assert!(preparer.take_index().is_some_and(|kept| kept.room() > room), "the one that came back fits");
     }
 }

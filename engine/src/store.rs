@@ -593,7 +593,7 @@ impl Store {
 pub(crate) fn answered(inner: &Inner, written: Result<Appended, Refused>, receipt: &mut Receipt) -> Result<Outcome> {
     let outcome = match written {
         Ok(appended) => {
-            if appended.wants_segment {
+            if appended.wakes_maker {
                 inner.preparer.wake_maker();
             }
             Ok(appended.rests_on)

@@ -29,7 +29,7 @@ use crate::segment::{RunningTally, Segment};
 use crate::tiers::Tiers;
 use crate::{EventId, Position, Result, Revision};
 
-pub(crate) use roll::begin_segment;
+pub(crate) use roll::{ask_first_at, begin_segment};
 
 /// What the writer knows of the segment it writes to.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct ActiveSegment {
     pub(crate) index: IndexWriter,
     /// Where the next batch goes.
     pub(crate) offset: u64,
+    /// From this offset on something is to be asked for ahead.
+    pub(crate) ask_at: u64,
     pub(crate) tally: RunningTally,
 }
 
@@ -58,8 +60,8 @@ pub(crate) struct Tip {
 pub(crate) struct Appended {
     /// The answer rests on this position being shown; that of the batch itself for a new one.
     pub(crate) rests_on: u64,
-    /// The committer should be woken to make the next segment.
-    pub(crate) wants_segment: bool,
+    /// The thread that makes things ahead should be woken.
+    pub(crate) wakes_maker: bool,
 }
 
 /// A refusal, and the position that must be shown before it is told.
@@ -220,7 +222,7 @@ impl Writer {
                 // All is so already: that it is rests on the whole head.
                 receipt.removals = Some(planned.removed(self.head + 1));
                 receipt.already_committed = true;
-                return judged.map(|()| Appended { rests_on: self.head, wants_segment: false });
+                return judged.map(|()| Appended { rests_on: self.head, wakes_maker: false });
             }
         }
         let recorded_at = now.max(self.last_time);
@@ -244,8 +246,8 @@ impl Writer {
             receipt.removals = Some(planned.removed(header.first_position));
         }
         self.place(input, staged, &planned.controls, &header)?;
-        let wants_segment = self.ask_for_next_segment();
-        Ok(Appended { rests_on: self.head, wants_segment })
+        let wakes_maker = self.ask_ahead();
+        Ok(Appended { rests_on: self.head, wakes_maker })
     }
 
     /// Streams are again what they were before the batch that was encoded.

@@ -364,9 +364,8 @@ pub(super) fn write<R>(
     let (changed, end) = {
         let mut writer = inner.writer.lock();
         let changed = change(&mut writer)?;
-        if writer.ask_for_next_segment() {
-            inner.committer.wake_if_asleep();
-            inner.preparer.wake();
+        if writer.ask_ahead() {
+            inner.preparer.wake_maker();
         }
         (changed, writer.end)
     };

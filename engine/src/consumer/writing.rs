@@ -183,7 +183,7 @@ impl Writer {
             self.core.log.check_poison()?;
             self.judge_guards(input)?;
             self.append_changes()?;
-            return Ok(Appended { rests_on: self.head, wants_segment: self.ask_for_next_segment() });
+            return Ok(Appended { rests_on: self.head, wakes_maker: self.ask_ahead() });
         }
         let appended = self.append_events(input, receipt)?;
         if receipt.already_committed() {

@@ -29,7 +29,7 @@ impl RoomAhead {
         let words = self.wanted.swap(0, Ordering::Relaxed);
         if words > 0 {
             let memory = SharedMap::zeroed_words(words);
-            memory.bring_in();
+            memory.bring_in(words);
             *self.ready.lock() = Some(memory);
         }
     }

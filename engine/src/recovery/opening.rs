@@ -42,7 +42,7 @@ use crate::snapshot::{self, Folds, Shelf, SnapshotWriter};
 use crate::storage::{Access, Storage};
 use crate::store::Inner;
 use crate::tiers::{self, TierKeeper};
-use crate::writer::{ActiveSegment, Writer, begin_segment};
+use crate::writer::{ActiveSegment, Writer, ask_first_at, begin_segment};
 use crate::{Result, VERSION, manifest};
 
 /// An opening under way: what was read, and what is decided.
@@ -312,10 +312,12 @@ impl Opening {
                 segments.push(segment);
             } else {
                 let segment = Arc::new(segment.written_here());
+                let ask_at = ask_first_at(segment.header.segment_len);
                 live = Some(ActiveSegment {
                     segment,
                     index: IndexWriter::new(index),
                     offset: scanned.end,
+                    ask_at,
                     tally: RunningTally::new(scanned.tally),
                 });
             }

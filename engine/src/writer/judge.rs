@@ -71,7 +71,7 @@ impl Writer {
         });
         receipt.events = events.collect();
         receipt.already_committed = true;
-        Ok(Some(Appended { rests_on, wants_segment: false }))
+        Ok(Some(Appended { rests_on, wakes_maker: false }))
     }
 
     /// Whether the content that compaction took out of a stored event was that of the event given now, by its hash. Where

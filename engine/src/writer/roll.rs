@@ -11,8 +11,16 @@ use crate::active_index::{ActiveIndex, Expected, IndexWriter};
 use crate::id_table::IdWriter;
 use crate::log::page_ceiling;
 use crate::options::ReadMode;
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, WantedIndex};
 use crate::segment::{Closing, RunningTally, Segment, SegmentIndex, Tally};
+
+/// So many bytes are written at least from one time that something is asked for ahead to the next.
+const ASK_STEP_MIN: u64 = 4 << 20;
+
+/// From how many bytes of a segment on the next one is made.
+pub(crate) const fn ask_first_at(segment_len: u64) -> u64 {
+    segment_len / 8 + 1
+}
 
 impl Writer {
     #[inline]
@@ -82,10 +90,35 @@ impl Writer {
         )
     }
 
+    /// Whether the thread that makes things ahead is to be woken.
     #[inline]
-    pub(crate) fn ask_for_next_segment(&self) -> bool {
+    pub(crate) fn ask_ahead(&mut self) -> bool {
+        self.active.offset >= self.active.ask_at && self.ask_now()
+    }
+
+    /// Asks from an eighth of the segment on for the file of the next, and from three quarters on for the memory of its index:
+    /// by then the one of the segment before has mostly come back, and how many keys there will be can be told. In
+    /// between, and further on, there may be room to make for ids and streams.
+    #[cold]
+    fn ask_now(&mut self) -> bool {
         let len = self.active.segment.header.segment_len;
-        self.active.offset > len / 8 && self.preparer.request(len)
+        let late = len / 4 * 3;
+        let step = (len / 8).max(ASK_STEP_MIN);
+        let active = &mut self.active;
+        active.ask_at = active.offset + step;
+        if active.offset < late {
+            active.ask_at = active.ask_at.min(late);
+        }
+        let index = (active.offset >= late).then(|| {
+            let next_len = self.preparer.len_after(len);
+            let index = active.index.index();
+            // New keys come ever more slowly, records as before.
+            let records = u64::from(index.record_count()) * next_len / late;
+            let expected = Expected { segment_len: next_len, keys: index.key_count() * 4 / 3, ids: None };
+            WantedIndex { expected, records: records as usize }
+        });
+        self.preparer.ask(len, index);
+        true
     }
 }
 
@@ -100,7 +133,7 @@ pub(crate) fn begin_segment(
     let expected = Expected { segment_len: header.segment_len, keys, ids: None };
     let index = used.filter(|index| index.fits(expected)).unwrap_or_else(|| ActiveIndex::new(expected));
     let index = Arc::new(index);
-    let seed = header.seed();
+    let (seed, segment_len) = (header.seed(), header.segment_len);
     let of_index = SegmentIndex::Active(index.clone());
     let segment = Segment::new(header, prepared.name, prepared.file, mode, of_index)?.written_here();
     let segment = Arc::new(segment);
@@ -108,6 +141,7 @@ pub(crate) fn begin_segment(
         segment,
         index: IndexWriter::new(index),
         offset: SEGMENT_HEADER_LEN as u64,
+        ask_at: ask_first_at(segment_len),
         tally: RunningTally::new(Tally::new(seed)),
     })
 }

@@ -66,9 +66,11 @@ impl SharedMap {
         Self { start: map.as_ptr().cast(), len, writable: true, _owner: Owner::Raw(Arc::new(map)) }
     }
 
-    /// Has the system give it its pages before somebody waits for them; of words that are zero and that nobody else has.
-    pub(crate) fn bring_in(&self) {
-        self.as_words().chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
+    /// Has the system give the first `count` words, or all, their pages before somebody waits for them; of words that are zero
+    /// and that nobody else has.
+    pub(crate) fn bring_in(&self, count: usize) {
+        let words = &self.as_words()[..count.min(self.len / 8)];
+        words.chunks(512).for_each(|page| page[0].store(0, Ordering::Relaxed));
     }
 
     /// All of it as words.
