@@ -125,7 +125,8 @@ impl ActiveIndex {
             && self.ids.is_some() == expected.ids.is_some()
     }
 
-    /// Has the system give pages for so many records, and for keys, before the writer waits for them; of one that is new.
+    /// Has the system give pages for so many records, as far as there is room for them from the start, and for keys, before the
+    /// writer waits for them; of one that is new.
     pub(crate) fn bring_in(&self, records: usize) {
         let [first, ..] = &self.records.chunks;
         first.get().into_iter().for_each(|chunk| chunk.bring_in(records.saturating_mul(WORDS as usize)));

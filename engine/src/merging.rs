@@ -322,7 +322,8 @@ pub(crate) fn cover_rest(inner: &Inner) {
     while goes_on && behind_tiers() > 0 {
         goes_on = keep_tiers(inner, Due::Rest, &mut |_| {}, &stop);
     }
-    while keep_tiers(inner, Due::Little(LITTLE), &mut |_| {}, &stop) {}
+    // Where a tier is broken, or much is left, the next opening sees to it.
+    while behind_tiers() == 0 && keep_tiers(inner, Due::Little(LITTLE), &mut |_| {}, &stop) {}
     let mut goes_on = behind(inner) <= REST;
     while goes_on {
         // Few writes: whoever closes waits for them.

@@ -94,6 +94,9 @@ pub(crate) struct SegmentPlan {
 /// Memory that the index of the segment to come will take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WantedIndex {
+    /// What has room for this serves.
+    pub(crate) least: Expected,
+    /// What is made has room for this.
     pub(crate) expected: Expected,
     /// So many records will be entered.
     pub(crate) records: usize,
@@ -223,26 +226,30 @@ impl Preparer {
         if Arc::get_mut(&mut index).is_some()
             && let Some(index) = Arc::into_inner(index)
         {
-            // One that was made ahead for a longer segment is worth more.
-            let is_worth_more = |kept: &ActiveIndex| kept.room() > index.room();
-            if !self.used_index.lock().as_ref().is_some_and(is_worth_more) {
-                let emptied = index.emptied();
-                *self.used_index.lock() = Some(emptied);
-            }
+            self.keep_larger(index, ActiveIndex::emptied);
         }
+    }
+
+    /// Keeps this one, `made_ready`, unless the one that is kept has more room: it was made for a longer segment.
+    fn keep_larger(&self, index: ActiveIndex, made_ready: impl FnOnce(ActiveIndex) -> ActiveIndex) {
+        let is_larger = |kept: &ActiveIndex| kept.room() > index.room();
+        if self.used_index.lock().as_ref().is_some_and(is_larger) {
+            return;
+        }
+        // Not under the lock, which a roll waits for: megabytes are cleared, and given back.
+        let ready = made_ready(index);
+        let replaced = self.used_index.lock().replace(ready);
+        drop(replaced);
     }
 
     /// Makes the memory of the index that was asked for, unless what a segment left behind has come meanwhile.
     fn make_wanted_index(&self) {
-        let fits =
-            |wanted: &WantedIndex| self.used_index.lock().as_ref().is_some_and(|kept| kept.fits(wanted.expected));
+        let serves = |wanted: &WantedIndex| self.used_index.lock().as_ref().is_some_and(|kept| kept.fits(wanted.least));
         let wanted = self.state.lock().wanted_index.take();
-        if let Some(wanted) = wanted.filter(|wanted| !fits(wanted)) {
+        if let Some(wanted) = wanted.filter(|wanted| !serves(wanted)) {
             let index = ActiveIndex::new(wanted.expected);
             index.bring_in(wanted.records);
-            if !fits(&wanted) {
-                *self.used_index.lock() = Some(index);
-            }
+            self.keep_larger(index, |index| index);
         }
     }
 
@@ -395,7 +402,7 @@ impl Preparer {
         }
     }
 
-    /// Waits until a file is asked for or `stopping` is set, which [`Preparer::wake_maker`] is to be called after.
+    /// Waits until something is asked for or `stopping` is set, which [`Preparer::wake_maker`] is to be called after.
     pub(crate) fn wait_until_asked(&self, stopping: &AtomicBool) {
         let mut state = self.state.lock();
         while !self.is_wanted.load(Ordering::Acquire) && !stopping.load(Ordering::Acquire) {
@@ -462,16 +469,19 @@ mod tests {
         let preparer = Preparer::new(Arc::new(Memory::new()), plan, 2, 0);
         let expected = |segment_len| Expected { segment_len, keys: 1000, ids: None };
         let ask = |segment_len| {
-            preparer.ask(64 << 10, Some(WantedIndex { expected: expected(segment_len), records: 100 }));
+            let (least, expected) = (expected(segment_len), Expected { keys: 2000, ..expected(segment_len) });
+            preparer.ask(64 << 10, Some(WantedIndex { least, expected, records: 100 }));
             preparer.make_wanted();
         };
         ask(1 << 20);
         preparer.keep_index(Arc::new(ActiveIndex::new(expected(128 << 10))));
         let made = preparer.take_index().expect("it was made, and is not given up for a smaller one");
         assert!(made.fits(expected(1 << 20)));
-        let room = made.room();
-        preparer.keep_index(Arc::new(ActiveIndex::new(expected(2 << 20))));
+        let back = ActiveIndex::new(expected(1 << 20));
+        let room = back.room();
+        assert!(made.room() > room);
+        preparer.keep_index(Arc::new(back));
         ask(1 << 20);
-        assert!(preparer.take_index().is_some_and(|kept| kept.room() > room), "the one that came back fits");
+        assert_eq!(preparer.take_index().map(|kept| kept.room()), Some(room), "the one that came back serves");
     }
 }

@@ -46,7 +46,7 @@ pub(crate) enum Due {
     WhileMoreCome,
     /// Whatever no tier covers.
     Rest,
-    /// Neighbours that are enough of one size and have no more positions than these together.
+    /// Neighbours that are enough of one size, among the newest that have no more positions than these together.
     Little(u64),
 }
 
@@ -70,17 +70,18 @@ impl Replaced {
 
 /// A tier, or a listed segment that none covers; its index, if that is a file.
 enum Neighbour<'a> {
-    Tier(&'a Arc<TierFile>),
+    /// How many segments it covers is not told by their numbers, which have gaps.
+    Tier(&'a Arc<TierFile>, u64),
     Segment(&'a SegmentEntry, Option<Arc<SealedIndex>>),
 }
 
 impl Neighbour<'_> {
     fn size(&self) -> UnitSize {
         match self {
-            Self::Tier(tier) => {
+            Self::Tier(tier, segments) => {
                 let entry = tier.entry();
                 UnitSize {
-                    segments: entry.last_segment - entry.first_segment + 1,
+                    segments: *segments,
                     positions: entry.last_position + 1 - entry.first_position,
                     len: entry.len,
                     merges: !tier.is_broken(),
@@ -97,14 +98,14 @@ impl Neighbour<'_> {
 
     fn segments(&self) -> (u64, u64) {
         match self {
-            Self::Tier(tier) => (tier.entry().first_segment, tier.entry().last_segment),
+            Self::Tier(tier, _) => (tier.entry().first_segment, tier.entry().last_segment),
             Self::Segment(entry, _) => (entry.number, entry.number),
         }
     }
 
     fn input(&self) -> Option<MergeInput<'_>> {
         match self {
-            Self::Tier(tier) => Some(MergeInput::Tier(tier)),
+            Self::Tier(tier, _) => Some(MergeInput::Tier(tier)),
             Self::Segment(entry, index) => Some(MergeInput::Segment { index: index.as_deref()?, entry }),
         }
     }
@@ -150,11 +151,9 @@ impl TierKeeper {
                 UnitSize { merges: size.merges && !self.is_refused(neighbour.segments()), ..size }
             })
             .collect();
-        let chosen = choose_merge(&sizes, if due == Due::WhileMoreCome { Fan::Wide } else { Fan::Ordinary })?;
-        match due {
-            Due::Little(most) if sizes[chosen.clone()].iter().map(|unit| unit.positions).sum::<u64>() > most => None,
-            _ => Some(chosen),
-        }
+        let from = if let Due::Little(most) = due { newest_of(&sizes, most) } else { 0 };
+        let fan = if due == Due::WhileMoreCome { Fan::Wide } else { Fan::Ordinary };
+        choose_merge(&sizes[from..], fan).map(|chosen| chosen.start + from..chosen.end + from)
     }
 
     fn is_refused(&self, (first, last): (u64, u64)) -> bool {
@@ -261,6 +260,17 @@ impl TierKeeper {
     }
 }
 
+/// The first of the newest units that have no more positions than these together.
+fn newest_of(units: &[UnitSize], most: u64) -> usize {
+    let mut left = most;
+    let fits = units.iter().rev().take_while(|unit| {
+        let is_little = unit.positions <= left;
+        left -= unit.positions.min(left);
+        is_little
+    });
+    units.len() - fits.count()
+}
+
 /// Tiers and the listed segments between and behind them, oldest first.
 fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [SegmentEntry]) -> Vec<Neighbour<'a>> {
     let mut found = Vec::new();
@@ -268,8 +278,12 @@ fn neighbours<'a>(tiers: &'a Tiers, segments: &'a [Arc<Segment>], listed: &'a [S
     for entry in listed {
         while tiers.next_if(|tier| tier.entry().last_segment < entry.number).is_some() {}
         match tiers.peek() {
-            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(tier)),
-            Some(tier) if tier.entry().first_segment < entry.number => {}
+            Some(tier) if tier.entry().first_segment == entry.number => found.push(Neighbour::Tier(tier, 1)),
+            Some(tier) if tier.entry().first_segment < entry.number => {
+                if let Some(Neighbour::Tier(_, segments)) = found.last_mut() {
+                    *segments += 1;
+                }
+            }
             _ => found.push(Neighbour::Segment(entry, sealed_index(segments, entry.number))),
         }
     }

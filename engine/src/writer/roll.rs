@@ -110,12 +110,16 @@ impl Writer {
             active.ask_at = active.ask_at.min(late);
         }
         let index = (active.offset >= late).then(|| {
-            let next_len = self.preparer.len_after(len);
-            let index = active.index.index();
+            let (segment_len, index) = (self.preparer.len_after(len), active.index.index());
+            let keys = index.key_count();
             // New keys come ever more slowly, records as before.
-            let records = u64::from(index.record_count()) * next_len / late;
-            let expected = Expected { segment_len: next_len, keys: index.key_count() * 4 / 3, ids: None };
-            WantedIndex { expected, records: records as usize }
+            let at_end = |count: u64| (count * len / active.offset) as usize;
+            let least = Expected { segment_len, keys, ids: None };
+            WantedIndex {
+                least,
+                expected: Expected { keys: at_end(keys as u64), ..least },
+                records: at_end(u64::from(index.record_count())) * segment_len.div_ceil(len) as usize,
+            }
         });
         self.preparer.ask(len, index);
         true

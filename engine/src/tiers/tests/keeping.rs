@@ -185,3 +185,65 @@ fn tiers_that_cannot_be_are_dropped_with_a_notice() {
     assert_eq!(removed, [names[1].clone(), names[2].clone(), format!("{}.new", tier_name(77))]);
     assert!(has(&fewer.names(), "tier-of-somebody-else"));
 }
+
+/// Takes what is due of this kind until nothing is.
+fn merge_every(closed: &Closed, keeper: &mut TierKeeper, mut tiers: Tiers, count: usize, due: Due) -> Tiers {
+    let manifest = Manifest { segments: closed.manifest.segments[..count].to_vec(), ..closed.manifest.clone() };
+    let (segments, stop) = (&closed.segments[..count], AtomicBool::new(false));
+    loop {
+        let next = keeper.merge_next(&closed.storage, &tiers, segments, &manifest, (due, &stop), &mut |_| {});
+        let Some(replaced) = next.expect("memory") else { return tiers };
+        replaced.remove_files(&closed.storage).expect("memory");
+        tiers = replaced.tiers;
+    }
+}
+
+/// As in a store that is always closed soon after it was opened.
+#[test]
+fn the_newest_are_merged_as_long_as_they_are_little() {
+    let closed = Closed::of_segments(60);
+    let Loaded { mut tiers, index, .. } = loaded(&closed);
+    let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
+    let positions = |tier: &TierFile| tier.last_position() + 1 - tier.first_position();
+    let of_one = closed.manifest.segments[0].last_position + 1 - closed.manifest.segments[0].first_position;
+    for count in 1..=60 {
+        tiers = merge_every(&closed, &mut keeper, tiers, count, Due::Rest);
+        tiers = merge_every(&closed, &mut keeper, tiers, count, Due::Little(6 * of_one));
+        assert!(tiers.iter().all(|tier| positions(tier) <= 6 * of_one));
+        assert!(tiers.iter().len() <= count / 4 + 4, "{} of {count}", tiers.iter().len());
+        assert_eq!(tiers.covered_segments(&closed.segments), count as u64);
+    }
+    check_list(&closed, &tiers);
+    let few = merge_every(&closed, &mut keeper, tiers, 60, Due::BySize);
+    assert!(few.iter().len() <= 7, "{}", few.iter().len());
+}
+
+/// Files that were made ahead and not used leave gaps in the numbers of segments.
+#[test]
+fn segments_are_counted_and_not_their_numbers() {
+    let storage = Memory::new();
+    for _ in 0..6 {
+        let options = Options::new().durability(Durability::Buffered).segment_bytes_max(64 << 10).background(false);
+        let store = options.open_storage(Arc::new(storage.clone())).expect("a store on the heap");
+        store.reserve(1 << 20).expect("memory");
+        for number in 0..120 {
+            let event = NewEvent::new("Counted", &[7; 1000][..]);
+            store.append(&format!("stream-{}", number % 9), Expect::Any, &[event]).expect("an append");
+        }
+        store.close().expect("a clean end");
+    }
+    let closed = Closed::open(storage);
+    let entries = &closed.manifest.segments;
+    let (first, last) = (entries[0].number, entries[entries.len() - 1].number);
+    assert!(last - first > 2 * entries.len() as u64, "{first} to {last}, {} segments", entries.len());
+    let sizes = |closed: &Closed| -> Vec<u64> {
+        let Loaded { tiers, index, .. } = loaded(closed);
+        let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
+        let tiers = merge_every(closed, &mut keeper, tiers, closed.segments.len(), Due::BySize);
+        check_list(closed, &tiers);
+        let alone = |tier: &Arc<TierFile>| Tiers::new(vec![tier.clone()]).covered_segments(&closed.segments);
+        tiers.iter().map(alone).collect()
+    };
+    // As many as in a store of as many segments without gaps.
+    assert_eq!(sizes(&closed), sizes(&Closed::of_segments(entries.len())));
+}
