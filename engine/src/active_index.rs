@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
-use crate::hash_order::HashOrder;
 use crate::name::KeyKind;
 use crate::once::OnceLock;
 use crate::prefetch::prefetch;
@@ -22,20 +22,6 @@ pub(crate) struct Expected {
     pub(crate) keys: usize,
     /// `None`: ids are looked up elsewhere.
     pub(crate) ids: Option<usize>,
-}
-
-/// Memory of an [`ActiveIndex`] that there is from the start: words for records, and slots for keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Room {
-    words: usize,
-    slots: usize,
-}
-
-impl Room {
-    /// Whether that is enough for a segment of this kind.
-    pub(crate) fn fits(self, expected: Expected) -> bool {
-        self.words >= expected.records() * WORDS as usize && self.slots >= KeyTable::slots_for(expected.keys)
-    }
 }
 
 /// Where a record stands in its segment.
@@ -59,8 +45,13 @@ pub(crate) struct ActiveIndex {
     tagged: Arena,
     new_streams: Arena,
     new_types: Arena,
-    streams: OnceLock<StreamsLen>,
+    streams: OnceLock<StreamRows>,
+    /// Memory for those of the segment to come.
+    used_rows: Mutex<StreamRows>,
 }
+
+/// So many streams before it is needed a slot is asked for.
+const SLOTS_AHEAD: usize = 12;
 
 /// Words of a record, in order.
 const WORDS: u32 = 4;
@@ -79,12 +70,36 @@ pub(crate) struct EventEntry {
     pub(crate) id: u64,
 }
 
-/// What the writer knew of the streams of a segment when it ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct StreamsLen {
-    pub(crate) streams: usize,
-    /// Length of their names together.
-    pub(crate) names: usize,
+/// What the writer knew of the streams of a segment when it ended, so that nobody need read it again.
+#[derive(Debug, Default)]
+pub(crate) struct StreamRows {
+    rows: Vec<StreamRow>,
+    names: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct StreamRow {
+    hash: u64,
+    first_revision: u64,
+    first: u32,
+    /// Where the name begins; it ends where the next one does.
+    name_at: u32,
+}
+
+impl StreamRows {
+    fn name(&self, number: usize) -> &[u8] {
+        let end = self.rows.get(number + 1).map_or(self.names.len(), |next| next.name_at as usize);
+        &self.names[self.rows[number].name_at as usize..end]
+    }
+}
+
+/// A stream of an ended segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StreamInSegment<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) last_revision: u64,
+    pub(crate) first: u32,
+    pub(crate) last: u32,
 }
 
 impl ActiveIndex {
@@ -99,17 +114,15 @@ impl ActiveIndex {
             new_streams: Arena::new(256),
             new_types: Arena::new(64),
             streams: OnceLock::new(),
+            used_rows: Mutex::default(),
         }
-    }
-
-    /// What it brings to another segment.
-    pub(crate) fn room(&self) -> Room {
-        Room { words: self.records.base(), slots: self.keys.load().mask() + 1 }
     }
 
     /// Whether a segment of this kind needs no memory beside what this index, empty, brings with it.
     pub(crate) fn fits(&self, expected: Expected) -> bool {
-        self.room().fits(expected) && self.ids.is_some() == expected.ids.is_some()
+        self.records.base() >= expected.records() * WORDS as usize
+            && self.keys.load().mask() + 1 >= KeyTable::slots_for(expected.keys)
+            && self.ids.is_some() == expected.ids.is_some()
     }
 
     /// Has the system give pages for so many records, as far as there is room for them from the start, and for keys, before the
@@ -120,6 +133,11 @@ impl ActiveIndex {
         self.keys.load().memory.bring_in(usize::MAX);
     }
 
+    /// Words of memory that it brings to another segment: for records, and for keys.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        (self.records.base(), self.keys.load().mask() + 1)
+    }
+
     /// Empty again, to serve another segment with memory that is there already. Nobody else holds it any more.
     pub(crate) fn emptied(mut self) -> Self {
         self.keys.load().clear();
@@ -128,7 +146,10 @@ impl ActiveIndex {
         for arena in [&self.tagged, &self.new_streams, &self.new_types] {
             arena.clear();
         }
-        self.streams = OnceLock::new();
+        let mut rows = std::mem::take(&mut self.streams).into_inner().unwrap_or_default();
+        rows.rows.clear();
+        rows.names.clear();
+        self.used_rows = Mutex::new(rows);
         self
     }
 
@@ -143,7 +164,7 @@ impl ActiveIndex {
     }
 
     /// One word of every record, in order.
-    fn words(&self, word: u32) -> impl Iterator<Item = u64> + Clone + '_ {
+    fn words(&self, word: u32) -> impl Iterator<Item = u64> + '_ {
         let records = self.records.chunks().flat_map(|chunk| chunk.as_chunks::<{ WORDS as usize }>().0);
         records.take(self.record_count() as usize).map(move |words| load(&words[word as usize]))
     }
@@ -190,21 +211,29 @@ impl ActiveIndex {
     }
 
     /// Hash of every record's id, in order; 0 for a control record.
-    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = u64> + '_ {
         self.words(ID_HASH)
     }
 
-    /// How many streams an ended segment has, each under a hash of its own and met first where [`ActiveIndex::stream_firsts`] says.
-    /// `None` if that is not known: the index was made from the segment, or two names share a hash.
-    pub(crate) fn streams_len(&self) -> Option<StreamsLen> {
-        self.streams.get().copied()
-    }
-
-    /// How many events of its stream the segment has, and the last; of a stream that was entered.
-    #[inline]
-    pub(crate) fn count_and_last(&self, stream: u64) -> (u32, u32) {
-        let head = self.keys.load().slot(KeyKind::Stream, stream).head.load(Ordering::Acquire);
-        (count(head), newest(head).saturating_sub(1))
+    /// All streams of an ended segment, in no order. `None` if that must be read from the segment: the index was made
+    /// from it, or two names share a hash.
+    pub(crate) fn streams(&self) -> Option<impl Iterator<Item = StreamInSegment<'_>>> {
+        let streams = self.streams.get()?;
+        let table = self.keys.load_full();
+        let row = move |(number, row): (usize, &StreamRow)| {
+            if let Some(ahead) = streams.rows.get(number + SLOTS_AHEAD) {
+                prefetch(&table.slots()[(ahead.hash as usize & table.mask()) * 2]);
+            }
+            // Each was entered with its key.
+            let head = table.slot(KeyKind::Stream, row.hash).head.load(Ordering::Acquire);
+            StreamInSegment {
+                name: streams.name(number),
+                last_revision: row.first_revision + u64::from(count(head).saturating_sub(1)),
+                first: row.first,
+                last: newest(head).saturating_sub(1),
+            }
+        };
+        Some(streams.rows.iter().enumerate().map(row))
     }
 
     /// The first record of each stream in this segment, in order of appearance.
@@ -217,12 +246,15 @@ impl ActiveIndex {
         self.new_types.iter().map(|record| record as u32)
     }
 
-    /// Every key of an ended segment, in the order of hashes.
+    /// Every key, in no order.
     pub(crate) fn keys(&self) -> Vec<KeyHead> {
         let table = self.keys.load();
+        let mut keys = Vec::with_capacity(table.used.load(Ordering::Relaxed) as usize);
         let slots = table.slots().as_chunks::<2>().0.iter();
-        let keys = slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0);
-        HashOrder::collect(self.key_count(), keys, |key| key.hash)
+        keys.extend(
+            slots.map(|[hash, head]| KeyHead { hash: load(hash), head: load(head) }).filter(|key| key.hash != 0),
+        );
+        keys
     }
 
     /// Records that carry this key of its own, newest first. Of the only one of a stream or type no record is looked at.
@@ -246,6 +278,11 @@ impl ActiveIndex {
             _ => self.records.cell(at * WORDS),
         };
         cell.into_iter().for_each(prefetch);
+    }
+
+    /// How many streams an ended segment has, and how long their names are together; `None` as for [`ActiveIndex::streams`].
+    pub(crate) fn streams_len(&self) -> Option<(usize, usize)> {
+        self.streams.get().map(|streams| (streams.rows.len(), streams.names.len()))
     }
 }
 
@@ -325,7 +362,7 @@ pub(crate) struct IndexWriter {
     index: Arc<ActiveIndex>,
     keys: Arc<KeyTable>,
     ids: Option<Arc<IdTable>>,
-    noted: StreamsLen,
+    streams: StreamRows,
     /// Two streams of the segment share a hash.
     collided: bool,
 }
@@ -333,27 +370,34 @@ pub(crate) struct IndexWriter {
 impl IndexWriter {
     pub(crate) fn new(index: Arc<ActiveIndex>) -> Self {
         let (keys, ids) = (index.keys.load_full(), index.ids.as_ref().map(ArcSwap::load_full));
-        Self { index, keys, ids, noted: StreamsLen::default(), collided: false }
+        let streams = std::mem::take(&mut *index.used_rows.lock());
+        Self { index, keys, ids, streams, collided: false }
     }
 
     /// The segment has ended: what was noted of its streams goes with its index, if that is all of them.
     pub(crate) fn finish(&mut self) {
-        if !self.collided && self.noted.streams == self.index.new_streams.len() as usize {
-            let _ = self.index.streams.set(self.noted);
+        let streams = std::mem::take(&mut self.streams);
+        if !self.collided && streams.rows.len() == self.index.new_streams.len() as usize {
+            let _ = self.index.streams.set(streams);
         }
     }
 
     /// Notes the first event of a stream in this segment; its key was added before.
-    #[inline]
-    pub(crate) fn note_stream(&mut self, name: &str, record: u32) {
+    #[cold]
+    pub(crate) fn note_stream(&mut self, hash: u64, name: &str, record: u32, revision: u64) {
         let noted = self.index.new_streams.last().map(|last| last as u32);
         if noted != Some(record) {
             // The key was there already: another name has this hash.
             self.collided = true;
             self.index.new_streams.push(u64::from(record));
         }
-        self.noted.streams += 1;
-        self.noted.names += name.len();
+        self.streams.rows.push(StreamRow {
+            hash,
+            first: record,
+            name_at: self.streams.names.len() as u32,
+            first_revision: revision,
+        });
+        self.streams.names.extend_from_slice(name.as_bytes());
     }
 
     pub(crate) fn index(&self) -> &ActiveIndex {
@@ -672,7 +716,7 @@ impl Arena {
         &words.as_words()[offset..]
     }
 
-    fn chunks(&self) -> impl Iterator<Item = &[AtomicU64]> + Clone + '_ {
+    fn chunks(&self) -> impl Iterator<Item = &[AtomicU64]> + '_ {
         self.chunks.iter().map_while(OnceLock::get).map(SharedMap::as_words)
     }
 

@@ -2,7 +2,6 @@
 
 mod building;
 mod key_starts;
-mod names;
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -99,11 +98,10 @@ impl SealedIndex {
         let mut bytes = IndexBytes::new();
         bytes.resize(INDEX_HEADER_LEN, 0);
         with_building(log, hash, segment, |building| {
-            let damaged = |fault| Error::damaged(&index_name(expected.segment), 0, None, &fault, 0);
-            let faulty = |error: WriteError<_>| damaged(error.into_fault());
-            let writer = building.write_records(expected.clone(), Collected(&mut bytes)).map_err(faulty)?;
-            let streams = building.streams()?;
-            let (finished, _) = building.write_names(writer, &streams).map_err(faulty)?;
+            let written = building.write(expected.clone(), Collected(&mut bytes));
+            let (finished, _) = written
+                .map_err(WriteError::into_fault)
+                .map_err(|fault| Error::damaged(&index_name(expected.segment), 0, None, &fault, 0))?;
             bytes[..INDEX_HEADER_LEN].copy_from_slice(&finished.header[..]);
             Ok(())
         })?;
@@ -326,9 +324,7 @@ fn write_file(storage: &dyn Storage, name: &str, header: &IndexHeader, building:
     let mut write = || -> Step<()> {
         let failed = |error| WriteError::Sink(Halt::Failed(error));
         let sink = TierSink::create_behind(INDEX_HEADER_LEN, storage, (name, len), &mut pace, &never);
-        let writer = building.write_records(header.clone(), sink.map_err(failed)?)?;
-        let streams = building.streams().map_err(failed)?;
-        let (finished, sink) = building.write_names(writer, &streams)?;
+        let (finished, sink) = building.write(header.clone(), sink.map_err(failed)?)?;
         if finished.len != len {
             return Err(Fault::Length { what: "length of an index", value: finished.len }.into());
         }

@@ -12,7 +12,7 @@ use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::name::NAME_LEN_MAX;
 use annals_format::record::{Control, RECORD_HEADER_LEN, control_len, encoded_len};
 
-use crate::active_index::{EventEntry, IndexWriter, Place, Room};
+use crate::active_index::{EventEntry, IndexWriter, Place};
 use crate::append::{Committed, Receipt};
 use crate::clock::WriterClock;
 use crate::consumer::ConsumerMemory;
@@ -40,8 +40,6 @@ pub(crate) struct ActiveSegment {
     pub(crate) offset: u64,
     /// From this offset on something is to be asked for ahead.
     pub(crate) ask_at: u64,
-    /// What the index of the segment before brings back when that is sealed.
-    pub(crate) coming_back: Room,
     pub(crate) tally: RunningTally,
 }
 
@@ -506,7 +504,7 @@ impl Writer {
             }
             self.ids.insert(event.id, position);
             if event.before.position < first_here {
-                index_writer.note_stream(input.event(index).0, record);
+                index_writer.note_stream(event.stream, input.event(index).0, record, event.before.revision + 1);
             }
         }
         self.placed(header, controls.len() as u64);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::{RoomAhead, StreamNumber, StreamTable, StreamTip};
 use crate::name::NameHash;
 
-/// So many streams make the young table full: as many as 8 MiB of memory have room for.
-const YOUNG_MAX: usize = (1 << 18) * 2 / 3;
+/// So many streams make the young table full: 8 MiB of memory.
+const YOUNG_MAX: usize = 1 << 17;
 /// When there are so many old tables the young one grows instead: each is one more place to look for a stream that is new, and
 /// a stream may stand in all of them.
 const OLD_MAX: usize = 8;

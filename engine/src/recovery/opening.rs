@@ -17,7 +17,7 @@ use super::listed::{check_names, needs_seal};
 use super::scan::Tail;
 use super::writer_memory::load_ids;
 use super::{RecoveryReport, durability};
-use crate::active_index::{IndexWriter, Room};
+use crate::active_index::IndexWriter;
 use crate::background::{Committer, Sealing};
 use crate::clock::WriterClock;
 use crate::commit::Commit;
@@ -318,7 +318,6 @@ impl Opening {
                     index: IndexWriter::new(index),
                     offset: scanned.end,
                     ask_at,
-                    coming_back: Room::default(),
                     tally: RunningTally::new(scanned.tally),
                 });
             }

@@ -1,14 +1,17 @@
 //! The index in memory of an ended segment, put in the order of its file.
 
+use std::borrow::Cow;
+
 use annals_format::index::{BatchRow, FinishedIndex, IndexHeader, IndexSizes, IndexWriter};
 use annals_format::index_file::{Sink, WriteError};
 
-use super::names::{Named, Names, StreamRows};
 use crate::Result;
 use crate::active_index::{ActiveIndex, KeyHead};
+use crate::event::Event;
 use crate::hash_order::HashOrder;
 use crate::log::Log;
 use crate::name::{KeyKind, NameHash};
+use crate::reader::event_of_record;
 use crate::segment::Segment;
 
 /// So many keys before it is needed the newest record of one is asked for.
@@ -16,20 +19,35 @@ const KEYS_AHEAD: usize = 12;
 
 /// What has to be sorted before a file is written; each part is gathered and sorted when its turn has come, and let go of then.
 pub(super) struct Building<'a> {
-    names: Names<'a>,
+    index: &'a ActiveIndex,
+    first_position: u64,
     times: (u64, u64),
     keys: Vec<KeyHead>,
-    /// Gathered already where their number was not known.
-    streams: Option<StreamRows>,
-    types: Vec<Named>,
+    /// Where they had to be read from the segment.
+    streams: Option<Vec<Named<'a>>>,
+    types: Vec<Named<'a>>,
     sizes: IndexSizes,
 }
 
+/// A stream or type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Named<'a> {
+    name: Cow<'a, [u8]>,
+    last_revision: u64,
+    first: u32,
+    last: u32,
+}
+
 impl<'a> Building<'a> {
-    pub(super) fn new(segment: &'a Segment, log: &'a Log, hash: NameHash, index: &'a ActiveIndex) -> Result<Self> {
-        let keys = index.keys();
+    pub(super) fn new(segment: &Segment, log: &Log, hash: NameHash, index: &'a ActiveIndex) -> Result<Self> {
+        let mut keys = index.keys();
+        HashOrder::default().sort(&mut keys, 0, |key| key.hash);
         let names = Names { segment, log, hash, index };
         let types = names.of(&index.type_firsts().collect::<Vec<_>>(), KeyKind::Type)?;
+        let streams = match index.streams() {
+            Some(_) => None,
+            None => Some(names.of(&index.stream_firsts().collect::<Vec<_>>(), KeyKind::Stream)?),
+        };
         let mut sizes = IndexSizes {
             records: index.record_count().into(),
             keys: keys.chunk_by(is_alike).count() as u64,
@@ -39,10 +57,11 @@ impl<'a> Building<'a> {
             names_len: types.iter().map(|named| named.name.len() as u64).sum(),
             ..IndexSizes::default()
         };
-        let streams = if index.streams_len().is_none() { Some(names.streams()?) } else { None };
-        let len = index.streams_len().or_else(|| streams.as_ref().map(StreamRows::len)).unwrap_or_default();
-        sizes.streams = len.streams as u64;
-        sizes.names_len += len.names as u64;
+        let read = || streams.iter().flatten();
+        let (count, len) =
+            index.streams_len().unwrap_or_else(|| (read().count(), read().map(|named| named.name.len()).sum()));
+        sizes.streams = count as u64;
+        sizes.names_len += len as u64;
         let mut times = None;
         each_batch(index, |batch| {
             sizes.batches += 1;
@@ -50,56 +69,59 @@ impl<'a> Building<'a> {
             Ok::<_, std::convert::Infallible>(())
         })
         .unwrap_or_else(|never| match never {});
-        Ok(Self { names, times: times.unwrap_or_default(), keys, streams, types, sizes })
+        let first_position = segment.first_position();
+        Ok(Self { index, first_position, times: times.unwrap_or_default(), keys, streams, types, sizes })
     }
 
     pub(super) fn file_len(&self) -> u64 {
         self.sizes.file_len()
     }
 
-    /// Begins the file behind its header: all but names, once. [`Building::write_names`] goes on.
-    pub(super) fn write_records<S: Sink>(
+    /// Writes all but the header, once.
+    pub(super) fn write<S: Sink>(
         &mut self,
         header: IndexHeader,
         sink: S,
-    ) -> Result<IndexWriter<S>, WriteError<S::Error>> {
-        let Names { segment, index, .. } = self.names;
-        let mut writer = IndexWriter::begin(sink, header, segment.first_position(), self.times)?;
-        for (place, _) in index.places() {
+    ) -> Result<(FinishedIndex, S), WriteError<S::Error>> {
+        let mut writer = IndexWriter::begin(sink, header, self.first_position, self.times)?;
+        for (place, _) in self.index.places() {
             writer.offset((place.frame / 8) as u32)?;
         }
-        each_batch(index, |batch| writer.batch(batch))?;
+        each_batch(self.index, |batch| writer.batch(batch))?;
         self.write_keys(&mut writer)?;
         self.write_ids(&mut writer)?;
-        Ok(writer)
-    }
-
-    /// All streams, by name, once.
-    ///
-    /// # Errors
-    /// Those of reading where they stand.
-    pub(super) fn streams(&mut self) -> Result<StreamRows> {
-        self.streams.take().map_or_else(|| self.names.streams(), Ok)
-    }
-
-    pub(super) fn write_names<S: Sink>(
-        &self,
-        mut writer: IndexWriter<S>,
-        streams: &StreamRows,
-    ) -> Result<(FinishedIndex, S), WriteError<S::Error>> {
-        for stream in &streams.rows {
-            writer.stream(stream.name_len.into(), stream.last_revision, (stream.first, stream.last))?;
+        let streams = self.streams();
+        for stream in &streams {
+            writer.stream(stream.name.len(), stream.last_revision, (stream.first, stream.last))?;
         }
         for named in &self.types {
             writer.type_name(named.name.len(), (named.first, named.last))?;
         }
-        streams.rows.iter().try_for_each(|stream| writer.name(streams.name(stream)))?;
-        self.types.iter().try_for_each(|named| writer.name(named.name.as_bytes()))?;
+        streams.iter().chain(&self.types).try_for_each(|named| writer.name(&named.name))?;
         writer.finish()
     }
 
+    /// By name.
+    fn streams(&mut self) -> Vec<Named<'a>> {
+        let index = self.index;
+        let mut streams = self.streams.take().unwrap_or_default();
+        streams.reserve_exact(index.streams_len().map_or(0, |(count, _)| count));
+        streams.extend(index.streams().into_iter().flatten().map(|stream| Named {
+            name: Cow::Borrowed(stream.name),
+            last_revision: stream.last_revision,
+            first: stream.first,
+            last: stream.last,
+        }));
+        // The first bytes of a name as a number decide nearly always, without a call.
+        streams.sort_by_cached_key(|stream| front(&stream.name));
+        for alike in streams.chunk_by_mut(|left, right| front(&left.name) == front(&right.name)) {
+            alike.sort_unstable();
+        }
+        streams
+    }
+
     fn write_keys<S: Sink>(&mut self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
-        let (keys, index) = (std::mem::take(&mut self.keys), self.names.index);
+        let keys = std::mem::take(&mut self.keys);
         // Keys of two kinds that share a hash share a row: what is found by it is looked at in any case.
         for of_hash in keys.chunk_by(is_alike) {
             writer.key(of_hash[0].hash, of_hash.iter().map(|key| key.count()).sum())?;
@@ -108,9 +130,9 @@ impl<'a> Building<'a> {
         for of_hash in keys.chunk_by(is_alike) {
             positions.clear();
             for key in of_hash {
-                keys.get(at + KEYS_AHEAD).into_iter().for_each(|ahead| index.prefetch_posting_of(*ahead));
+                keys.get(at + KEYS_AHEAD).into_iter().for_each(|ahead| self.index.prefetch_posting_of(*ahead));
                 at += 1;
-                index.each_posting_of(*key, |position| positions.push(position));
+                self.index.each_posting_of(*key, |position| positions.push(position));
             }
             if of_hash.len() > 1 {
                 positions.sort_unstable_by(|left, right| right.cmp(left));
@@ -121,10 +143,24 @@ impl<'a> Building<'a> {
     }
 
     fn write_ids<S: Sink>(&self, writer: &mut IndexWriter<S>) -> Result<(), WriteError<S::Error>> {
-        let ids = (0u32..).zip(self.names.index.id_hashes()).filter(|(_, hash)| *hash != 0);
+        let mut ids: Vec<(u32, u64)> = Vec::with_capacity(self.sizes.ids as usize);
+        ids.extend((0u32..).zip(self.index.id_hashes()).filter(|(_, hash)| *hash != 0));
         // Stable: rows of one hash stay in the order of their records.
-        let ids = HashOrder::collect(self.sizes.ids as usize, ids, |(_, hash)| *hash);
+        HashOrder::default().sort(&mut ids, 0, |(_, hash)| *hash);
         ids.iter().try_for_each(|(record, hash)| writer.id(*hash, *record))
+    }
+}
+
+/// The first 16 bytes of a name as a number, zeros behind a short one.
+#[inline]
+fn front(name: &[u8]) -> u128 {
+    match name.first_chunk() {
+        Some(front) => u128::from_be_bytes(*front),
+        None => {
+            let mut front = [0; 16];
+            front[..name.len()].copy_from_slice(name);
+            u128::from_be_bytes(front)
+        }
     }
 }
 
@@ -141,4 +177,41 @@ fn each_batch<E>(index: &ActiveIndex, mut each: impl FnMut(BatchRow) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Reads names where they stand.
+struct Names<'a> {
+    segment: &'a Segment,
+    log: &'a Log,
+    hash: NameHash,
+    index: &'a ActiveIndex,
+}
+
+impl Names<'_> {
+    /// Of the events that come first of each, by name.
+    fn of<'b>(&self, firsts: &[u32], kind: KeyKind) -> Result<Vec<Named<'b>>> {
+        let name_of = |event: &Event| match kind {
+            KeyKind::Stream => event.stream().to_owned(),
+            _ => event.event_type().to_owned(),
+        };
+        let mut found = Vec::with_capacity(firsts.len());
+        for first in firsts {
+            let Some(event) = event_of_record(self.segment, self.log, *first)? else { continue };
+            let name = name_of(&event);
+            // Names that share a hash share postings: the newest one of this name is looked for.
+            for newest in self.index.postings(kind, self.hash.key(kind, &name)) {
+                let Some(last) = event_of_record(self.segment, self.log, newest)? else { continue };
+                if name_of(&last) == name {
+                    let last_revision = if kind == KeyKind::Stream { last.revision().get() } else { 0 };
+                    let name = Cow::Owned(name.into_bytes());
+                    found.push(Named { name, last_revision, first: *first, last: newest });
+                    break;
+                }
+            }
+        }
+        found.sort_unstable();
+        // A stream that was forgotten and began again was met twice.
+        found.dedup_by(|next, before| next.name == before.name);
+        Ok(found)
+    }
 }

@@ -80,51 +80,21 @@ impl Segment {
         }))
     }
 
-    /// The event at `position`, verified by itself, without its batch; `None` if that is not all in a map, or a control record.
-    ///
-    /// # Errors
-    /// `Corrupt` if it is damaged or another one stands there.
-    #[inline]
-    pub(crate) fn frame_in_map<'a>(
-        &self,
-        opened: &'a Opened,
-        log: &Log,
-        position: u64,
-        place: Place,
-    ) -> Result<Option<EventFrame<'a>>> {
-        let Some((_, bytes)) = self.in_map(opened, log, position, place)? else { return Ok(None) };
-        match record::decode(bytes, self.seed, position) {
-            Ok(record::Record::Event(frame)) => Ok(Some(frame)),
-            Ok(record::Record::Control(_)) => Ok(None),
-            Err(fault) => Err(self.faulty(place.frame, Some(position), &fault)),
-        }
-    }
-
-    /// What begins with the batch and what begins with the frame, if both are in a map, the frame whole.
-    #[inline]
-    fn in_map<'a>(
-        &self,
-        opened: &'a Opened,
-        log: &Log,
-        position: u64,
-        place: Place,
-    ) -> Result<Option<(&'a [u8], &'a [u8])>> {
-        let Some(map) = opened.map() else { return Ok(None) };
-        let end = self.in_file(log, self.end().min(self.header.segment_len));
-        let from = |offset: u64| usize::try_from(offset).ok().and_then(|start| map.get(start..end as usize));
-        let (Some(batch), Some(bytes)) = (from(place.batch), from(place.frame)) else { return Ok(None) };
-        if batch.len() < BATCH_HEADER_LEN || bytes.len() < RECORD_HEADER_LEN {
-            return Ok(None);
-        }
-        let frame_len = record::frame_len(bytes).map_err(|fault| self.faulty(place.frame, Some(position), &fault))?;
-        Ok((bytes.len() >= frame_len).then_some((batch, bytes)))
-    }
-
     #[inline]
     fn locate(&self, opened: &Opened, log: &Log, position: u64, place: Place) -> Result<Option<Located>> {
-        let Some((batch, bytes)) = self.in_map(opened, log, position, place)? else {
+        let Some(map) = opened.map() else { return self.locate_by_windows(opened, log, position, place) };
+        let end = self.in_file(log, self.end().min(self.header.segment_len));
+        let from = |offset: u64| usize::try_from(offset).ok().and_then(|start| map.get(start..end as usize));
+        let (Some(batch), Some(bytes)) = (from(place.batch), from(place.frame)) else {
             return self.locate_by_windows(opened, log, position, place);
         };
+        if batch.len() < BATCH_HEADER_LEN || bytes.len() < RECORD_HEADER_LEN {
+            return self.locate_by_windows(opened, log, position, place);
+        }
+        let frame_len = record::frame_len(bytes).map_err(|fault| self.faulty(place.frame, Some(position), &fault))?;
+        if bytes.len() < frame_len {
+            return self.locate_by_windows(opened, log, position, place);
+        }
         let header = BatchHeader::decode(batch, self.seed).map_err(|fault| self.faulty(place.batch, None, &fault))?;
         let facts = self.facts_at(&header, position, place)?;
         match record::decode(bytes, self.seed, position) {

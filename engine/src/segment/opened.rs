@@ -203,7 +203,7 @@ impl Opened {
     }
 
     #[inline]
-    pub(crate) fn map(&self) -> Option<&Map> {
+    pub(super) fn map(&self) -> Option<&Map> {
         self.map.as_ref()
     }
 

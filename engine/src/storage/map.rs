@@ -111,17 +111,6 @@ impl Map {
         }
     }
 
-    /// Takes its pages out of the process's tables: what was read once and is not soon read again. They stay in the page cache;
-    /// who does read one waits a microsecond for it.
-    pub(crate) fn leave_pages(&self) {
-        #[cfg(target_os = "linux")]
-        if let Owner::File(map) = &self._owner {
-            // SAFETY: the map is shared with its file, as `of_file` made it, and never written through: each page comes back
-            // as it was, from the file, for whoever looks at it, also at this moment.
-            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-        }
-    }
-
     /// Enters the pages of this range, which are in memory, into the process's tables: a look-up later need not wait for
     /// that. Where the system cannot, nothing happens.
     pub(crate) fn enter_pages(&self, range: Range<usize>) {

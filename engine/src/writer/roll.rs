@@ -7,7 +7,7 @@ use annals_format::segment::{END_MARK_LEN, EndMark, Link, SEGMENT_HEADER_LEN, Se
 
 use super::{ActiveSegment, Writer};
 use crate::Result;
-use crate::active_index::{ActiveIndex, Expected, IndexWriter, Room};
+use crate::active_index::{ActiveIndex, Expected, IndexWriter};
 use crate::id_table::IdWriter;
 use crate::log::page_ceiling;
 use crate::options::ReadMode;
@@ -45,7 +45,6 @@ impl Writer {
             Link { number: old.header.identity.segment, final_checksum: closing.tally.final_checksum.value() };
         let now = self.clock.now();
         let next = self.begin(prepared, base, Some(previous), now)?;
-        let next = ActiveSegment { coming_back: self.active.index.index().room(), ..next };
 
         self.core.log.place(self.end, &end_mark(&closing, &next.segment.header).encode(old.seed))?;
         let mark_end = self.end + END_MARK_LEN as u64;
@@ -97,8 +96,8 @@ impl Writer {
         self.active.offset >= self.active.ask_at && self.ask_now()
     }
 
-    /// Asks from an eighth of the segment on for the file of the next, and from three quarters on for the memory of its index, if
-    /// that of the segment before is too small: by then how many keys there will be can be told. In
+    /// Asks from an eighth of the segment on for the file of the next, and from three quarters on for the memory of its index:
+    /// by then the one of the segment before has mostly come back, and how many keys there will be can be told. In
     /// between, and further on, there may be room to make for ids and streams.
     #[cold]
     fn ask_now(&mut self) -> bool {
@@ -110,7 +109,7 @@ impl Writer {
         if active.offset < late {
             active.ask_at = active.ask_at.min(late);
         }
-        let index = || {
+        let index = (active.offset >= late).then(|| {
             let (segment_len, index) = (self.preparer.len_after(len), active.index.index());
             let keys = index.key_count();
             // New keys come ever more slowly, records as before.
@@ -121,9 +120,7 @@ impl Writer {
                 expected: Expected { keys: at_end(keys as u64), ..least },
                 records: at_end(u64::from(index.record_count())) * segment_len.div_ceil(len) as usize,
             }
-        };
-        // What comes back is waited for: memory that is there serves sooner than memory that is new.
-        let index = (active.offset >= late).then(index).filter(|index| !active.coming_back.fits(index.least));
+        });
         self.preparer.ask(len, index);
         true
     }
@@ -149,7 +146,6 @@ pub(crate) fn begin_segment(
         index: IndexWriter::new(index),
         offset: SEGMENT_HEADER_LEN as u64,
         ask_at: ask_first_at(segment_len),
-        coming_back: Room::default(),
         tally: RunningTally::new(Tally::new(seed)),
     })
 }

@@ -205,20 +205,3 @@ fn the_memory_of_a_copy_serves_again_when_nobody_else_holds_it() {
     assert!(!mapped.is_copy());
     assert_eq!(&Map::copied(8, Some(mapped), fill(6))[..], [6; 8]);
 }
-
-#[test]
-fn pages_that_were_left_come_back_as_they_were() {
-    let len = 64 * 4096;
-    let file = tempfile::tempfile().unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &pattern(len), 0).unwrap();
-    let map = Map::of_file(&file, len).unwrap();
-    let sum = || map[..].iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    let wanted = sum();
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| (0..50).all(|_| sum() == wanted));
-        (0..50).for_each(|_| map.leave_pages());
-        assert!(reader.join().unwrap());
-    });
-    assert_eq!(&map[..], pattern(len));
-    Map::from(pattern(100)).leave_pages();
-}
