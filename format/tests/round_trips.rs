@@ -2,7 +2,7 @@
 
 mod samples;
 
-use annals_format::batch::{BatchEncoder, BatchHeader};
+use annals_format::batch::{BATCH_HEADER_LEN, BatchEncoder, BatchHeader};
 use annals_format::checksum::{Identity, Seed};
 use annals_format::control::ControlHeader;
 use annals_format::manifest::{
@@ -418,4 +418,18 @@ fn limits_have_a_floor_and_a_ceiling() {
     }
     let least = Limits { payload_len: 0, metadata_len: 0, tag_count: 0, batch_event_count: 1, batch_len: 1 };
     assert_eq!(least.check(), Ok(()));
+}
+
+/// A finding: what compaction left of an event was encoded again as the event.
+#[test]
+fn what_compaction_left_of_an_event_stays_that() {
+    let bytes = samples::record();
+    let Ok(Record::Event(event)) = record::decode(&bytes, samples::seed(), samples::FIRST) else {
+        panic!("the sample is an event");
+    };
+    let mut batch = Vec::new();
+    let mut encoder = BatchEncoder::begin(&mut batch, samples::seed(), samples::FIRST);
+    encoder.compacted(&event);
+    encoder.finish(0, 0, false);
+    samples::exercise(&samples::structure("record"), &batch[BATCH_HEADER_LEN..]);
 }

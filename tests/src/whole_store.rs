@@ -182,6 +182,8 @@ fn write(mut truth: look::Truth<'_>, disk: &SimDisk, options: &impl Fn() -> Opti
 
 #[cfg(test)]
 mod tests {
+    use annals_format::index::{self, IndexBytes};
+
     use super::*;
 
     /// A byte of a payload changed, and all checksums made anew.
@@ -202,6 +204,37 @@ mod tests {
     fn look(files: &Files, forged: &[checksums::Forged]) -> Seen {
         let truth = look::Truth::new(&GOLDEN[0].events, forged, files);
         look_only(&truth, &SimDisk::from_files(files), &[], damage::options())
+    }
+
+    /// Positions of one key that are out of order, twice there, or of another segment.
+    #[test]
+    fn positions_that_an_index_forges_are_errors_or_left_out_and_never_out_of_order() {
+        let (mut events, mut errors) = (0, 0);
+        for golden in &GOLDEN[..2] {
+            let of_index =
+                |(name, bytes): &(&String, &Vec<u8>)| name.ends_with(".idx") && bytes.starts_with(b"ANNALIDX");
+            let (name, bytes) = golden.files.iter().find(of_index).expect("a segment with an index of its own");
+            let mut aligned = IndexBytes::new();
+            aligned.extend_from_slice(bytes);
+            let (_, root) = index::open(&aligned).expect("it is sound");
+            let (records, postings) = (root.record_count(), root.postings.as_slice());
+            let start = postings.as_ptr().addr() - aligned.as_ptr().addr();
+            for at in (0..postings.len()).step_by(11) {
+                let here = postings[at].to_native();
+                for forged in [records, records + here, records - 1, here + 40, here.saturating_sub(40), 0] {
+                    let mut files = golden.files.clone();
+                    let place = start + at * size_of::<u32>();
+                    let bytes = files.get_mut(name).expect("it is there");
+                    bytes[place..place + size_of::<u32>()].copy_from_slice(&forged.to_le_bytes());
+                    let forged = golden.places.put_right(&mut files);
+                    let truth = look::Truth::new(&golden.events, &forged, &files);
+                    let seen = look_only(&truth, &SimDisk::from_files(&files), &[], damage::options());
+                    (events, errors) = (events + seen.events, errors + seen.errors);
+                }
+            }
+        }
+        println!("{events} events, {errors} errors");
+        assert!(events > 0 && errors > 0, "{events} events, {errors} errors");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::join::Join;
 use super::{Cursor, Seek, Span, Unit, keys};
 use crate::Result;
 use crate::core::Core;
+use crate::error::Error;
 use crate::name::KeyKind;
 use crate::query::Query;
 use crate::read::{Bounds, Direction};
@@ -162,12 +163,22 @@ impl Walk {
                 if records.len() > most - ahead.len() {
                     return Ok(Gathered::Nothing);
                 }
-                let positions = records.iter().map(|record| first + u64::from(record.to_native()));
                 let start = ahead.len();
-                ahead.extend(positions.filter(|position| match direction {
-                    Direction::Forward => (at..=until).contains(position),
-                    Direction::Backward => (from..=at).contains(position),
-                }));
+                let (mut beyond, end) = (first, segments.next_first(number));
+                for position in records.iter().map(|record| first + u64::from(record.to_native())) {
+                    if position < beyond || position >= end {
+                        ahead.truncate(start);
+                        return Err(astray(position));
+                    }
+                    beyond = position + 1;
+                    let is_wanted = match direction {
+                        Direction::Forward => (at..=until).contains(&position),
+                        Direction::Backward => (from..=at).contains(&position),
+                    };
+                    if is_wanted {
+                        ahead.push(position);
+                    }
+                }
                 if direction == Direction::Backward {
                     ahead[start..].reverse();
                 }
@@ -189,6 +200,9 @@ impl Walk {
             Direction::Backward => positions.seek_le(at)?,
         };
         while let Some(found) = next.filter(|found| *found >= self.bounds.from && *found <= self.bounds.until) {
+            if found < tier.first_position() || found > tier.last_position() {
+                return Err(astray(found));
+            }
             ahead.push(found);
             next = match self.bounds.direction {
                 Direction::Forward => positions.seek_ge(found + 1)?,
@@ -207,6 +221,7 @@ impl Walk {
             }
             let Some(Entered { span, join, tier }) = &mut self.unit else { continue };
             match join.seek(self.bounds.direction, at) {
+                Ok(Some(position)) if position < span.first || position > span.last => return Err(astray(position)),
                 Ok(Some(position)) => {
                     self.at = self.bounds.beyond(position, position);
                     return Ok(Some(position));
@@ -277,7 +292,7 @@ impl Walk {
     #[inline]
     pub(crate) fn event(&mut self, core: &Core, segments: &Segments, position: u64) -> Result<Option<Found>> {
         let Some(index) = segments.index_of(position) else {
-            return Err(crate::Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
+            return Err(Error::corrupt("the index", 0, Some(position), "no record is known at this position"));
         };
         let segment = &segments[index];
         let opened = self.hold(segment, index)?;
@@ -307,6 +322,12 @@ impl Walk {
         }
         Ok(OpenedGuard::of_arc(self.held.clone().expect("held above")))
     }
+}
+
+/// An index leads to where it does not answer for, or back: its checksums are right, and it was forged or made wrong.
+#[cold]
+fn astray(position: u64) -> Error {
+    Error::corrupt("the index", 0, Some(position), "a list of positions is out of order or reaches beyond its segments")
 }
 
 /// Begins to load the events at these positions, all at once: what leads to one waits for memory five times over, and

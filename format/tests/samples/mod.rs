@@ -1022,6 +1022,9 @@ fn again_segment_header(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
 
 fn add(encoder: &mut BatchEncoder<'_>, record: Record<'_>) {
     match record {
+        Record::Event(event) if event.is_compacted() => {
+            encoder.compacted(&event);
+        }
         Record::Event(event) => {
             let tags: Vec<&str> = event.tags().collect();
             encoder.event(&event.parts(&tags), event.revision());

@@ -149,7 +149,7 @@ impl<'a> Truth<'a> {
             let position = event.position().get();
             assert!(
                 last.is_none_or(|last| if back { position < last } else { position > last }),
-                "{path}: out of order"
+                "{path}: out of order, {position} after {last:?}"
             );
             assert!(position <= read.head(), "{path}: beyond the head");
             last = Some(position);
