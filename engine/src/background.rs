@@ -279,7 +279,8 @@ fn keep_loop(inner: &Inner) {
             synced_at = Instant::now();
             synced_end = end;
         }
-        if seal_next(inner) {
+        // Where nothing waits, the turn of who makes an index anew is not waited for.
+        if inner.preparer.has_to_seal() && seal_next(inner) {
             merging::ended(inner);
         }
         if sweep_at.is_some_and(|at| Instant::now() >= at) {
@@ -350,6 +351,8 @@ fn index_beside(inner: &Inner, segment: &Segment) {
 /// opening: the log alone is enough.
 fn seal(inner: &Inner, segment: &Arc<Segment>) {
     let Some(closing) = segment.closing() else { return };
+    // It may have ended after the indexes of those that waited were written.
+    index_beside(inner, segment);
     if !wait_ended(inner, segment, closing) {
         return;
     }

@@ -258,6 +258,7 @@ impl Source {
     }
 
     fn of_read_only(store: &ReadOnly, as_of: AsOf) -> Result<Self> {
+        store.refuse_doubt()?;
         let storage = store.storage();
         let Some(manifest) = manifest::load_current(&**storage)? else {
             return Err(Error::corrupt(&manifest::file_name(1), 0, None, "the store's manifest is missing"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use annals_format::mark::{MARK_LEN, Mark};
+use annals_format::mark::{MARK_LEN, MARK_SLOT_LEN, Mark};
 
 use crate::Result;
 use crate::error::Error;
@@ -23,6 +23,8 @@ pub(crate) struct MarkFile {
 pub(crate) struct FoundMark {
     pub(crate) newest: Option<Mark>,
     pub(crate) notices: Vec<String>,
+    /// Offset and words for the first sign that a newer mark than `newest` may have stood in the file.
+    pub(crate) doubt: Option<(u64, String)>,
 }
 
 impl MarkFile {
@@ -40,6 +42,7 @@ impl MarkFile {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 found.notices.push(format!("{MARK_NAME} is missing"));
+                found.doubt = Some((0, "the file is missing".to_owned()));
                 return Ok(found);
             }
             Err(error) => return Err(Error::io("open", MARK_NAME)(error)),
@@ -48,6 +51,7 @@ impl MarkFile {
         let got = file.read_at(0, &mut bytes).map_err(Error::io("read", MARK_NAME))?;
         if got < MARK_LEN {
             found.notices.push(format!("{MARK_NAME} is {got} bytes long instead of {MARK_LEN}"));
+            found.doubt = Some((got as u64, format!("the file is {got} bytes long instead of {MARK_LEN}")));
         }
         let (newest, faults) = Mark::newest(&bytes);
         for (slot, fault) in faults.iter().enumerate() {
@@ -59,6 +63,17 @@ impl MarkFile {
                 Some(fault) => found.notices.push(format!("{MARK_NAME} slot {slot}: {fault}")),
                 None => {}
             }
+        }
+        for (slot, fault) in faults.iter().enumerate() {
+            let offset = slot as u64 * Mark::slot_offset(1);
+            // Only the first mark of all leaves the other slot as it was made.
+            let is_first = newest.as_ref().is_some_and(|mark| mark.sequence == 1);
+            let is_empty = || bytes[offset as usize..][..MARK_SLOT_LEN].iter().all(|byte| *byte == 0);
+            let sign = match fault {
+                Some(fault) => Some(fault.to_string()),
+                None => (!is_first && is_empty()).then(|| "the slot is empty".to_owned()),
+            };
+            found.doubt = found.doubt.or(sign.map(|sign| (offset, sign)));
         }
         found.newest = newest;
         Ok(found)

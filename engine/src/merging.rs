@@ -3,12 +3,15 @@
 //!
 //! Nothing waits for it: segments without a tier answer by their own indexes, and their ids and streams stand in memory.
 
+mod mend;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use self::mend::Mending;
 use crate::compaction;
 use crate::directory::{self, Pending};
 use crate::error::Error;
@@ -77,7 +80,7 @@ pub(crate) fn merge_loop(inner: &Inner) {
     // What an opening finds uncovered is covered at once: after a kill that is what came last, which is asked for most.
     let mut flow = Flow::new(inner);
     pass_over_shrunk(inner);
-    let mut seen = Seen::default();
+    let (mut seen, mut mending) = (Seen::default(), Mending::until(ended_until(inner)));
     // A directory in many files is read whole to be made one: not while whoever has just opened the store reads too.
     let mut has_just_opened = true;
     while !inner.stopping.load(Ordering::Acquire) {
@@ -110,6 +113,9 @@ pub(crate) fn merge_loop(inner: &Inner) {
         shrink_covered(inner);
         if is_quiet {
             seen.look(inner);
+        }
+        if is_at_rest {
+            mending.go_on(inner);
         }
         compaction::attend(inner, is_quiet);
         has_just_opened = false;
@@ -245,65 +251,106 @@ pub(crate) fn check(inner: &Inner) -> crate::Result<IndexCheck> {
     let store = inner.sealing.lock().manifest.clone();
     let manifests = tiers::manifests(inner.storage.as_ref(), &names, &store);
     check.files += manifests.len() as u64;
-    let mut damaged: Vec<String> =
-        manifests.iter().filter(|(_, found)| found.is_err()).map(|(name, _)| name.clone()).collect();
-    if let [(_, Ok(only))] = &manifests[..]
-        && only.generation > 1
-    {
-        damaged.push(tiers::index_manifest_name(only.generation - 1));
-    }
+    let damaged: Vec<String> = tiers::unsound_manifests(&manifests).collect();
     let renews = !damaged.is_empty();
     check.rebuilt.extend(damaged);
     while keep(inner) {}
     shrink_all(inner);
-    if renews {
-        renew_manifests(inner);
+    if renews && renew_manifests(inner).is_err() {
+        failed(inner);
     }
     Ok(check)
 }
 
 /// Writes the index manifest so often that none of those before is kept.
-fn renew_manifests(inner: &Inner) {
-    for _ in 0..tiers::MANIFESTS_KEPT {
-        let mut keeper = inner.tier_keeper.lock();
-        if keeper.renew(inner.storage.as_ref()).is_err() {
-            failed(inner);
-        }
-    }
+fn renew_manifests(inner: &Inner) -> crate::Result<()> {
+    let mut keeper = inner.tier_keeper.lock();
+    check_open(inner)?;
+    (0..tiers::MANIFESTS_KEPT).try_for_each(|_| keeper.renew(inner.storage.as_ref()))
 }
 
-/// Makes all of the index anew: first that of each segment, then what stands above them.
+/// Makes all of the index anew: first that of each segment, then what stands above them. What cannot be made is told: until
+/// somebody makes it, the indexes of the segments answer.
 pub(crate) fn rebuild(inner: &Inner, progress: &mut dyn FnMut(u64, u64)) -> crate::Result<IndexCheck> {
     let mut rebuilt = IndexCheck::default();
-    let manifest = inner.sealing.lock().manifest.clone();
-    let all = 2 * manifest.segments.len() as u64;
-    let segments = inner.core.segments.load_full();
-    for entry in &manifest.segments {
-        let of_entry = |segment: &&Arc<Segment>| segment.header.identity.segment == entry.number;
-        let Some(segment) = segments.iter().find(of_entry) else { continue };
-        let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
-        segment.set_index(segment.replacing_index(|| rebuild_index_of(storage, entry, mode, hash))?);
-        rebuilt.rebuilt.push(index_name(entry.number));
+    let numbers: Vec<u64> = inner.sealing.lock().manifest.segments.iter().map(|entry| entry.number).collect();
+    let all = 2 * numbers.len() as u64;
+    for number in numbers {
+        if rebuild_segment(inner, number)? {
+            rebuilt.rebuilt.push(index_name(number));
+        }
         rebuilt.files += 1;
         progress(rebuilt.files, all);
     }
+    let segments = inner.core.segments.load_full();
     {
         // What is being made meanwhile of indexes of before is in place when the lock is had.
-        let _keeper = inner.tier_keeper.lock();
+        let mut keeper = inner.tier_keeper.lock();
+        keeper.try_all_again();
         inner.core.tiers.load().iter().for_each(|tier| tier.set_broken());
         inner.core.directory.load().iter().for_each(|file| file.set_broken());
     }
-    while keep(inner) {
+    while try_keep(inner)? {
         let covered = inner.core.tiers.load().covered_segments(&segments).min(all / 2);
         progress(all / 2 + covered, all);
     }
-    shrink_all(inner);
+    *inner.merging.shrunk.lock() = 0;
+    try_shrink_covered(inner)?;
+    check_open(inner)?;
     rebuilt.rebuilt.extend(inner.core.tiers.load().iter().map(|tier| tier_name(tier.entry().number)));
     rebuilt.rebuilt.extend(inner.core.directory.load().iter().map(|file| file.name().to_owned()));
-    renew_manifests(inner);
+    renew_manifests(inner)?;
     rebuilt.files = rebuilt.rebuilt.len() as u64;
     progress(all, all);
     Ok(rebuilt)
+}
+
+/// Makes the index of the listed segment of this number anew; false if there is none any more.
+fn rebuild_segment(inner: &Inner, number: u64) -> crate::Result<bool> {
+    let listed = || {
+        let entry = inner.sealing.lock().manifest.segments.iter().find(|entry| entry.number == number).cloned()?;
+        let segments = inner.core.segments.load();
+        let segment = segments.iter().find(|segment| segment.header.identity.segment == number)?;
+        Some((entry, segment.clone()))
+    };
+    let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
+    let mut now = listed();
+    while let Some((entry, segment)) = now {
+        // Whoever seals writes the file by the same name.
+        let turn = inner.seal_turn.lock();
+        check_open(inner)?;
+        match segment.replacing_index(|| rebuild_index_of(storage, &entry, mode, hash)) {
+            Ok(index) => {
+                segment.set_index(index);
+                return Ok(true);
+            }
+            Err(error) => {
+                drop(turn);
+                now = listed();
+                // Else it was compacted meanwhile: the file that was to be read is another.
+                if now.as_ref().is_some_and(|(newest, _)| *newest == entry) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// What is made ends early where the store is being closed.
+fn check_open(inner: &Inner) -> crate::Result<()> {
+    match inner.stopping.load(Ordering::Acquire) {
+        true => Err(Error::Poisoned { reason: "the store is closed".to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Before the store is given to another writer: returns when nobody writes a file of the index any more. Whoever comes later
+/// sees that it is closed.
+pub(crate) fn wait_for_the_last(inner: &Inner) {
+    drop(inner.seal_turn.lock());
+    drop(inner.tier_keeper.lock());
+    drop(inner.merging.shrunk.lock());
 }
 
 /// All that is due, in the calling thread.
@@ -337,6 +384,12 @@ fn keep(inner: &Inner) -> bool {
     keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping) || goes_on
 }
 
+/// As [`keep`], for who must know that it failed.
+fn try_keep(inner: &Inner) -> crate::Result<bool> {
+    let goes_on = try_keep_directory(inner, true, &mut |_| {}, &inner.stopping)?;
+    Ok(try_keep_tiers(inner, Due::BySize, &mut |_| {}, &inner.stopping)? || goes_on)
+}
+
 /// After a compaction: what ended segments hold beyond tiers and directory is written to them, and the index files of those that
 /// are compacted keep packed places alone.
 pub(crate) fn pack_compacted(inner: &Inner) {
@@ -359,6 +412,12 @@ fn behind(inner: &Inner) -> u64 {
     ended_until(inner).saturating_sub(inner.core.directory.load().coverage())
 }
 
+/// Positions of ended segments that tiers or directory do not cover.
+pub(crate) fn index_behind(inner: &Inner) -> u64 {
+    let in_tiers = inner.core.tiers.load().covered_until();
+    ended_until(inner).saturating_sub(in_tiers).max(behind(inner))
+}
+
 /// The last position of the segments that the manifest lists.
 fn ended_until(inner: &Inner) -> u64 {
     let segments = inner.core.segments.load();
@@ -379,30 +438,43 @@ fn keeps_scattered_directory(inner: &Inner) -> bool {
 /// Drops what is broken of the directory, or adds to it; false if there was nothing to do, or if it failed. In quiet, few files
 /// are worth more than few writes.
 fn keep_directory(inner: &Inner, is_quiet: bool, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
+    try_keep_directory(inner, is_quiet, pace, stop).unwrap_or_else(|_| failed(inner))
+}
+
+fn try_keep_directory(
+    inner: &Inner,
+    is_quiet: bool,
+    pace: &mut dyn FnMut(u64),
+    stop: &AtomicBool,
+) -> crate::Result<bool> {
     let mut keeper = inner.tier_keeper.lock();
+    if stop.load(Ordering::Acquire) {
+        return Ok(false);
+    }
     let storage = inner.storage.as_ref();
     let directory = inner.core.directory.load_full();
     let must_drop = directory.is_broken();
     let replaced = if must_drop {
         keeper.drop_broken_directory(storage, &directory).map(Some)
     } else if behind(inner) == 0 && !(is_quiet && directory::is_scattered(&directory)) {
-        return false;
+        return Ok(false);
     } else {
         let manifest = inner.sealing.lock().manifest.clone();
         let pending = Pending::after(directory.coverage(), &inner.core.segments.load(), &manifest.segments);
         if pending.is_empty() && !(is_quiet && directory::is_scattered(&directory)) {
-            return false;
+            return Ok(false);
         }
         keeper.extend_directory(storage, &directory, (&pending, is_quiet), &manifest, pace, stop)
     };
     match replaced {
         Ok(Some(replaced)) => {
             install_directory(inner, &replaced);
-            true
+            Ok(true)
         }
-        Ok(None) => false,
+        Ok(None) => Ok(false),
         // One that turned out to be broken is dropped by the next call.
-        Err(_) => (!must_drop && directory.is_broken()) || failed(inner),
+        Err(_) if !must_drop && directory.is_broken() => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
@@ -450,33 +522,37 @@ fn pass_over_shrunk(inner: &Inner) {
 /// Lets go of what tiers and directory hold as well: the index files of the segments that they cover keep places alone.
 /// Those of earlier openings are looked at once, and found small by their first bytes.
 fn shrink_covered(inner: &Inner) {
+    if try_shrink_covered(inner).is_err() {
+        failed(inner);
+    }
+}
+
+fn try_shrink_covered(inner: &Inner) -> crate::Result<()> {
     let mut shrunk = inner.merging.shrunk.lock();
     let covered = inner.core.tiers.load().covered_until().min(inner.core.directory.load().coverage());
     // Below a tier that was dropped meanwhile, segments have whole indexes again.
     *shrunk = (*shrunk).min(covered);
     if *shrunk == covered {
-        return;
+        return Ok(());
     }
     let listed = inner.sealing.lock().manifest.segments.clone();
     let segments = inner.core.segments.load_full();
     for entry in &listed[listed.partition_point(|entry| entry.last_position <= *shrunk)..] {
         if entry.last_position > covered || inner.stopping.load(Ordering::Acquire) {
-            return;
+            return Ok(());
         }
         let number = |segment: &Arc<Segment>| segment.header.identity.segment;
-        let Ok(at) = segments.binary_search_by_key(&entry.number, number) else { return };
+        let Ok(at) = segments.binary_search_by_key(&entry.number, number) else { return Ok(()) };
         let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
         match places_file::shrink(storage, &segments[at], entry, mode, hash) {
             // What is missing or damaged is made anew when somebody comes to it.
             Ok(_) | Err(Error::Corrupt { .. } | Error::Unsupported { .. }) => {
                 *shrunk = entry.last_position.max(*shrunk)
             }
-            Err(_) => {
-                failed(inner);
-                return;
-            }
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// Number of segments that no sound tier covers.
@@ -487,31 +563,34 @@ fn uncovered(inner: &Inner) -> u64 {
 
 /// Drops what is broken, or merges once; false if there was nothing to do, or if it failed.
 fn keep_tiers(inner: &Inner, which: Due, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> bool {
+    try_keep_tiers(inner, which, pace, stop).unwrap_or_else(|_| failed(inner))
+}
+
+fn try_keep_tiers(inner: &Inner, which: Due, pace: &mut dyn FnMut(u64), stop: &AtomicBool) -> crate::Result<bool> {
     let mut keeper = inner.tier_keeper.lock();
+    if stop.load(Ordering::Acquire) {
+        return Ok(false);
+    }
     let storage = inner.storage.as_ref();
     let tiers = inner.core.tiers.load_full();
     if keeper.must_drop(&tiers) {
         // The ids that only it holds are in memory again before it is dropped.
-        return load_ids_of_broken(inner)
-            && match keeper.drop_broken(storage, &tiers) {
-                Ok(Some(replaced)) => {
-                    install(inner, &replaced);
-                    true
-                }
-                Ok(None) => false,
-                Err(_) => failed(inner),
-            };
+        load_ids_of_broken(inner)?;
+        let replaced = keeper.drop_broken(storage, &tiers)?;
+        replaced.iter().for_each(|replaced| install(inner, replaced));
+        return Ok(replaced.is_some());
     }
     let segments = inner.core.segments.load_full();
     let manifest = inner.sealing.lock().manifest.clone();
     match keeper.merge_next(storage, &tiers, &segments, &manifest, (which, stop), pace) {
         Ok(Some(replaced)) => {
             install(inner, &replaced);
-            true
+            Ok(true)
         }
-        Ok(None) => false,
+        Ok(None) => Ok(false),
         // One that turned out to be broken is dropped by the next call.
-        Err(_) => tiers.iter().any(|tier| tier.is_broken()) || failed(inner),
+        Err(_) if tiers.iter().any(|tier| tier.is_broken()) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
@@ -535,7 +614,7 @@ fn install(inner: &Inner, replaced: &Replaced) {
     let _ = replaced.remove_files(inner.storage.as_ref());
 }
 
-fn load_ids_of_broken(inner: &Inner) -> bool {
+fn load_ids_of_broken(inner: &Inner) -> crate::Result<()> {
     let tiers = inner.core.tiers.load_full();
     let segments = inner.core.segments.load_full();
     let mut loaded = inner.merging.loaded.lock();
@@ -546,11 +625,9 @@ fn load_ids_of_broken(inner: &Inner) -> bool {
         }
         let covered = tier.entry().first_segment..=tier.entry().last_segment;
         for segment in segments.iter().filter(|segment| covered.contains(&segment.header.identity.segment)) {
-            if load_ids(segment, &mut inner.writer.lock().ids).is_err() {
-                return false;
-            }
+            load_ids(segment, &mut inner.writer.lock().ids)?;
         }
         loaded.push(number);
     }
-    true
+    Ok(())
 }

@@ -89,6 +89,23 @@ pub struct Options {
     /// The view a follower shows; `None`: the durable one.
     pub(crate) view: Option<View>,
     pub(crate) wait_for_store: Duration,
+    pub(crate) index_progress: Option<IndexProgress>,
+}
+
+/// Who is told how far an opening is that makes indexes anew.
+#[derive(Clone)]
+pub(crate) struct IndexProgress(Arc<dyn Fn(u64, u64) + Send + Sync>);
+
+impl IndexProgress {
+    pub(crate) fn tell(&self, done: u64, all: u64) {
+        (self.0)(done, all);
+    }
+}
+
+impl std::fmt::Debug for IndexProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IndexProgress")
+    }
 }
 
 impl Default for Options {
@@ -122,6 +139,7 @@ impl Options {
             background: true,
             view: None,
             wait_for_store: Duration::ZERO,
+            index_progress: None,
         }
     }
 
@@ -150,7 +168,8 @@ impl Options {
         self
     }
 
-    /// How readers get at the bytes.
+    /// How readers get at the bytes. With [`ReadMode::Pread`] each tier of the index that is asked, and the directory of streams,
+    /// is held in memory of the process instead of a map that the system may let go of: some 35 bytes an event.
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
         self
@@ -162,6 +181,9 @@ impl Options {
     /// A sealed segment is mapped when it is first read. Beyond this number those not read for long are let go of;
     /// whoever still holds an event keeps what it needs. With [`ReadMode::Pread`] a segment takes a file descriptor
     /// instead, and at most 256 are open.
+    ///
+    /// All stores and readers of a process together keep no more than 16,384 segments mapped, or 64 each where they are so
+    /// many: beyond that, one is let go of for each that is mapped.
     pub fn mapped_segments_max(mut self, segments: usize) -> Self {
         self.mapped_segments_max = segments.max(1);
         self
@@ -229,7 +251,28 @@ impl Options {
         self
     }
 
-    /// Which view a [`Follower`] shows: the durable one unless told otherwise, whatever the store's durability.
+    /// Is told how far opening for writing is, in segments done and segments in all, each time after it made the index of one
+    /// anew; also of those that it found whole after that. Usually never: an opening that finds its index calls nothing.
+    ///
+    /// What an opening makes anew itself is what exact answers to the first append need, the ids of segments without a tier.
+    /// The rest is made in the background while all is answered: [`Stats::index_behind`](crate::Stats::index_behind) tells
+    /// how much is left.
+    ///
+    /// ```
+    /// # fn main() -> annals::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let options = annals::Options::new().index_progress(|done, all| eprintln!("index: {done} of {all} segments"));
+    /// let store = options.open(dir.path())?;
+    /// # store.close()
+    /// # }
+    /// ```
+    pub fn index_progress(mut self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.index_progress = Some(IndexProgress(Arc::new(tell)));
+        self
+    }
+
+    /// Which view a [`Follower`] shows: the durable one unless told otherwise, whatever the store's durability. Of a store
+    /// opened read-only, which one [`ReadOnly::reader`] shows: the store's default view unless told otherwise.
     pub fn view(mut self, view: View) -> Self {
         self.view = Some(view);
         self
@@ -272,7 +315,9 @@ impl Options {
     /// Opens the store in directory `path` for reading, beside a writer or alone. Takes no lock and writes nothing.
     ///
     /// # Errors
-    /// `NotAStore`, `Corrupt`, `Unsupported`, `Io`.
+    /// `NotAStore`, `Corrupt`, `Unsupported`, `Io`. `Corrupt` that names `MARK` where that file is damaged or was cut in
+    /// writing, and events stand behind what is otherwise known to be durable: opening for writing keeps them all, and
+    /// [`Options::view`] with [`View::Written`] shows them without.
     pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<ReadOnly> {
         let disk = directory(path.as_ref(), false)?;
         self.open_read_only_storage(Arc::new(disk))

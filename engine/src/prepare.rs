@@ -313,6 +313,11 @@ impl Preparer {
         self.state.lock().to_seal.iter().cloned().collect()
     }
 
+    /// Whether an ended segment waits to be sealed.
+    pub(crate) fn has_to_seal(&self) -> bool {
+        !self.state.lock().to_seal.is_empty()
+    }
+
     /// The oldest ended segment that waits to be sealed.
     pub(crate) fn next_to_seal(&self) -> Option<Arc<Segment>> {
         self.state.lock().to_seal.pop_front()

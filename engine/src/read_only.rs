@@ -23,7 +23,7 @@ use crate::options::{Options, View};
 use crate::prepare::segment_numbers;
 use crate::publish::Watermark;
 use crate::reader::Reader;
-use crate::recovery::{self, Followed, LiveEnd};
+use crate::recovery::{self, Doubt, Followed, LiveEnd};
 use crate::removal::{self, Removals};
 use crate::segment::{Closing, Rebuild, Segment, SegmentCache, SegmentIndex};
 use crate::snapshot::Shelf;
@@ -42,10 +42,13 @@ pub struct ReadOnly {
     changes: Changes,
     /// Where the next look goes on, if the last one ended where one can.
     live: Option<LiveEnd>,
+    /// Only where the written view was asked for.
+    doubt: Option<Doubt>,
 }
 
 /// What a look at everything found.
 struct Look {
+    doubt: Option<Doubt>,
     core: Core,
     notices: Vec<String>,
     manifest: Manifest,
@@ -57,18 +60,19 @@ struct Look {
 const TRIES: usize = 20;
 
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<ReadOnly> {
-    let Look { core, notices, manifest, changes, live } =
+    let Look { doubt, core, notices, manifest, changes, live } =
         until_still(&*storage, || look_once(&storage, &options, None))?;
-    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, manifest, changes, live })
+    Ok(ReadOnly { storage, options, core: Arc::new(core), notices, manifest, changes, live, doubt })
 }
 
 impl ReadOnly {
-    /// A reader of the default view, fixed at the last look.
+    /// A reader of the view that [`Options::view`] says, else of the store's default view; fixed at the last look.
     pub fn reader(&self) -> Reader {
-        self.reader_in(self.core.default_view())
+        self.reader_in(self.options.view.unwrap_or_else(|| self.core.default_view()))
     }
 
-    /// A reader of the view asked for, fixed at the last look.
+    /// A reader of the view asked for, fixed at the last look. Where the opening asked for the written view
+    /// ([`Options::view`]) and `MARK` is damaged, the durable view ends with what is still known to be durable.
     pub fn reader_in(&self, view: View) -> Reader {
         Reader::new(self.core.clone(), view)
     }
@@ -100,12 +104,18 @@ impl ReadOnly {
             }
         }
         let look = || look_once(&self.storage, &self.options, Some(&self.core));
-        let Look { core, notices, manifest, changes, live } = until_still(&*self.storage, look)?;
+        let Look { doubt, core, notices, manifest, changes, live } = until_still(&*self.storage, look)?;
         self.core = Arc::new(core);
+        self.doubt = doubt;
         (self.manifest, self.changes) = (manifest, changes);
         self.notices = notices;
         self.live = live;
         Ok(())
+    }
+
+    /// `Corrupt` if it may be that more is durable than the durable view of the last look shows.
+    pub(crate) fn refuse_doubt(&self) -> Result<()> {
+        self.doubt.as_ref().map_or(Ok(()), |doubt| Err(doubt.error()))
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
@@ -202,6 +212,10 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
+    if options.view != Some(View::Written) {
+        found.refuse_doubt()?;
+    }
+    let doubt = found.doubt();
     recovery::check_names(&manifest, &names)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let cache = before.map(|core| core.cache.clone()).unwrap_or_else(|| {
@@ -219,7 +233,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
     let known_durable = found.known_durable.min(head);
     let last = (head, found.tail.last_time);
     // Whole batches beyond the end are judged anew each time, and so is what gave a notice.
-    let is_plain = found.tail.beyond.is_empty() && found.notices.is_empty();
+    let is_plain = found.tail.beyond.is_empty() && found.notices.is_empty() && doubt.is_none();
     let mut live = None;
     for scanned in found.tail.segments {
         let index = scanned.index;
@@ -262,7 +276,7 @@ fn look_once(storage: &Arc<dyn Storage>, options: &Options, before: Option<&Core
         snapshots: Shelf::of_reader(storage, &manifest, options.read_mode, before.map(|core| &core.snapshots)),
     };
     removal::load(&mut core)?;
-    Ok(Look { core, notices: found.notices, manifest, changes: found.tail.changes, live })
+    Ok(Look { doubt, core, notices: found.notices, manifest, changes: found.tail.changes, live })
 }
 
 /// The same with a longer live segment.

@@ -34,7 +34,7 @@ use crate::store::{Inner, Store};
 use crate::{Result, manifest};
 
 pub(crate) use create::check_creatable;
-pub(crate) use end::{find_end, is_clean};
+pub(crate) use end::{Doubt, find_end, is_clean};
 pub(crate) use follow::{Followed, LiveEnd};
 pub(crate) use judge::{Continuation, Next};
 pub(crate) use listed::{

@@ -92,6 +92,11 @@ impl SealedIndex {
         storage.rename(&beside(&self.name), &self.name).map_err(Error::io("rename", &self.name))
     }
 
+    /// Whether its file waits to be [put in its place](SealedIndex::put_in_place).
+    pub(crate) fn is_beside(&self) -> bool {
+        self.is_beside.load(Ordering::Relaxed)
+    }
+
     /// What the index file of an ended segment holds, from its index in memory.
     pub(crate) fn encoded(log: &Log, hash: NameHash, segment: &Segment) -> Result<(IndexHeader, IndexBytes)> {
         let expected = Self::header_of(hash, segment);
@@ -252,6 +257,59 @@ impl IndexFile {
     }
 }
 
+/// What a [`look`] at an index file found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Looked {
+    /// It is what [`load`] would take, or was made by a later version.
+    Sound,
+    /// Not all of it is in memory, or it cannot be read just now.
+    Unseen,
+    /// It is missing or damaged.
+    Unsound,
+}
+
+/// Verifies the index file of a listed segment as [`load`] does, if it is in memory. Keeps nothing of it.
+pub(crate) fn look(storage: &dyn Storage, entry: &SegmentEntry, hash: NameHash) -> Looked {
+    let name = index_name(entry.number);
+    let file = match storage.open(&name, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Looked::Unsound,
+        Err(_) => return Looked::Unseen,
+    };
+    let Ok(len) = file.len_when_opened() else { return Looked::Unseen };
+    if len > INDEX_LEN_MAX {
+        return Looked::Unsound;
+    }
+    let mut bytes = vec![0; len as usize];
+    if len > 0 && !file.read_resident_at(0, &mut bytes).unwrap_or(false) {
+        return Looked::Unseen;
+    }
+    let fault = if IndexFile::kind(&bytes) == Some(IndexFile::Places) {
+        places_file::verified(&bytes, entry, hash).err()
+    } else {
+        match index::open(&Map::from(bytes)) {
+            Ok((header, _)) if header == header_of(entry, hash) => None,
+            Ok(_) => return Looked::Unsound,
+            Err(fault) => Some(fault),
+        }
+    };
+    match fault {
+        None | Some(Fault::Unsupported { .. }) => Looked::Sound,
+        Some(_) => Looked::Unsound,
+    }
+}
+
+/// What the header of a whole index must say.
+fn header_of(entry: &SegmentEntry, hash: NameHash) -> IndexHeader {
+    IndexHeader {
+        store: entry.store,
+        segment: entry.number,
+        generation: CONTENT_GENERATION,
+        final_checksum: entry.final_checksum,
+        name_hash_seed: hash.seed,
+    }
+}
+
 /// Opens and verifies the index file of a listed segment, whichever it is. Any error but `Unsupported` means: rebuild it.
 pub(crate) fn load(
     storage: &dyn Storage,
@@ -281,14 +339,7 @@ pub(crate) fn load(
         return table.map(SegmentIndex::Places).ok_or_else(|| damaged(Fault::Structure { what: "archive" }));
     }
     let (header, _) = index::open(&read).map_err(damaged)?;
-    let expected = IndexHeader {
-        store: entry.store,
-        segment: entry.number,
-        generation: CONTENT_GENERATION,
-        final_checksum: entry.final_checksum,
-        name_hash_seed: hash.seed,
-    };
-    if header != expected {
+    if header != header_of(entry, hash) {
         return Err(Error::corrupt(&name, 32, None, "the index is that of another segment"));
     }
     let map = map(read)?;

@@ -302,9 +302,23 @@ impl Segment {
         })
     }
 
+    /// Puts another index in place, if the segment is open.
+    pub(crate) fn set_index_if_open(&self, index: SegmentIndex) {
+        self.slot.change_if_held(|opened| opened.with_index(index));
+    }
+
     /// Whether it is open with an index that no file holds.
     pub(crate) fn is_indexed_in_memory(&self) -> bool {
         self.slot.get().is_some_and(|opened| matches!(opened.index, SegmentIndex::Active(_)))
+    }
+
+    /// Whether whoever seals it still has to put its index file in place, or to make it.
+    pub(crate) fn awaits_its_index_file(&self) -> bool {
+        self.slot.get().is_some_and(|opened| match &opened.index {
+            SegmentIndex::Active(_) => true,
+            SegmentIndex::Sealed(index) => index.is_beside(),
+            SegmentIndex::Places(_) | SegmentIndex::Unread => false,
+        })
     }
 
     /// Place of the record with this position, if the segment holds one and the index knows it.

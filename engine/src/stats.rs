@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::merging;
 use crate::store::Inner;
 
 /// What an open store has counted since it was opened, and how large it is.
@@ -30,6 +31,9 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// Times that the wall clock stood behind the last batch.
     pub clock_steps_back: u64,
+    /// Events of ended segments that a tier or the directory does not hold yet. They are found all the same, by the index of each
+    /// segment; what is missing is made in the background, when there is quiet or when it is much.
+    pub index_behind: u64,
     /// Times that an index or manifest could not be written; nothing is lost by it, a reopening rebuilds.
     pub seal_failures: u64,
 }
@@ -53,6 +57,7 @@ impl Stats {
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|segment| segment.header.segment_len).sum(),
             clock_steps_back,
+            index_behind: merging::index_behind(inner),
             seal_failures: inner.sealing.lock().failures,
         }
     }

@@ -120,6 +120,7 @@ impl Opened {
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
         self.inner.core.log.poison("the store is closed".to_owned());
+        merging::wait_for_the_last(&self.inner);
         drop(lock);
         closed
     }
@@ -391,7 +392,8 @@ impl Store {
     /// slower look-ups.
     ///
     /// # Errors
-    /// `Corrupt` or `Io` if a segment is damaged, `NoSpace`; what was made up to then stays.
+    /// `Corrupt` or `Io` if a segment is damaged, `NoSpace`, `Io`: what was made up to then stays, what was not is answered for
+    /// by the segments' own indexes, and call it again or let the store make it in time. `Poisoned` if the store is closed.
     ///
     /// ```
     /// # use annals::Store;

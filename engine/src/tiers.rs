@@ -42,8 +42,8 @@ pub(crate) use keeper::{Due, Replaced, TierKeeper};
 pub(crate) use list::Tiers;
 pub(crate) use sink::{Halt, Pulse, Step, TierSink};
 pub(crate) use stored::{
-    INDEX, Loaded, MANIFESTS_KEPT, index_manifest_name, is_index_name, listed, load, manifests, number_in,
-    remove_unnamed, tier_name,
+    INDEX, Loaded, MANIFESTS_KEPT, differs_from_content, index_manifest_name, is_index_name, last_next_file, listed,
+    load, manifests, number_in, remove_unnamed, tier_name, unsound_manifests,
 };
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use crate::{Fault, NUMBER_MAX};
 
 /// Length of the fixed part.
 pub const INDEX_MANIFEST_HEADER_LEN: usize = 128;
+/// The largest next file number. Never reached by counting; one that is larger was never written, and counting on from it would
+/// end beyond what a number may be.
+pub const NEXT_FILE_MAX: u64 = NUMBER_MAX / 2;
 const TIER_LEN: usize = 64;
 const DIRECTORY_LEN: usize = 48;
 
@@ -69,7 +72,7 @@ pub struct IndexManifest {
     pub written_by: u32,
     /// Seed of the hashes in all files.
     pub name_hash_seed: u64,
-    /// Larger than the number of any tier or directory made when this was written.
+    /// Larger than the number of any tier or directory listed, at most [`NEXT_FILE_MAX`].
     pub next_file: u64,
     /// Oldest first. Ranges never meet; there may be gaps, for what is to be rebuilt.
     pub tiers: Vec<TierEntry>,
@@ -137,7 +140,7 @@ impl IndexManifest {
             generation: numbered_at(bytes, 48, "generation of the index manifest")?,
             written_by: u32_at(bytes, 88),
             name_hash_seed: u64_at(bytes, 64),
-            next_file: numbered_at(bytes, 72, "next file number")?,
+            next_file: decode_next_file(bytes, 72)?,
             tiers: tiers.chunks_exact(TIER_LEN).map(decode_tier).collect::<Result<_, _>>()?,
             directories: directories.chunks_exact(DIRECTORY_LEN).map(decode_directory).collect::<Result<_, _>>()?,
         };
@@ -202,6 +205,13 @@ fn decode_directory(bytes: &[u8]) -> Result<DirectoryEntry, Fault> {
         len: decode_len(bytes, 32)?,
         root: u32_at(bytes, 40),
     })
+}
+
+fn decode_next_file(bytes: &[u8], at: usize) -> Result<u64, Fault> {
+    match numbered_at(bytes, at, "next file number")? {
+        value if value <= NEXT_FILE_MAX => Ok(value),
+        value => Err(Fault::Count { what: "next file number", value }),
+    }
 }
 
 fn decode_len(bytes: &[u8], at: usize) -> Result<u64, Fault> {

@@ -3,7 +3,7 @@
 mod samples;
 
 use annals_format::index_file::FILE_LEN_MAX;
-use annals_format::index_manifest::{DirectoryEntry, IndexManifest, TierEntry};
+use annals_format::index_manifest::{DirectoryEntry, IndexManifest, NEXT_FILE_MAX, TierEntry};
 use annals_format::{Fault, NUMBER_MAX};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -66,6 +66,11 @@ fn contradictions_are_refused() {
     assert!(order(|m| m.directories.swap(0, 1)), "directories out of order");
     let count = |change: fn(&mut IndexManifest)| matches!(changed(change), Err(Fault::Count { .. }));
     assert!(count(|m| m.next_file = 18), "a number not below the next");
+    assert!(
+        count(|m| m.next_file = NEXT_FILE_MAX + 1) && count(|m| m.next_file = NUMBER_MAX),
+        "counted on, it would end"
+    );
+    assert!(changed(|m| m.next_file = NEXT_FILE_MAX).is_ok());
     assert!(count(|m| m.next_file = 0) && count(|m| m.generation = 0) && count(|m| m.tiers[0].number = 0));
     assert!(count(|m| m.tiers[0].first_position = 0) && count(|m| m.tiers[0].first_segment = 0));
     assert!(count(|m| m.directories[0].coverage = NUMBER_MAX + 1) && count(|m| m.generation = u64::MAX));

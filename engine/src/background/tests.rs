@@ -65,3 +65,31 @@ fn who_comes_to_sleep_after_the_wake_of_a_close_does_not() {
     });
     over.recv_timeout(Duration::from_secs(60)).expect("the next sync is an hour away");
 }
+
+/// A segment that ends after whoever seals has looked for indexes to write, and before it looks for the next to seal.
+#[test]
+fn a_segment_that_ends_just_before_it_is_sealed_has_an_index_file_when_it_is_listed() {
+    let storage = std::sync::Arc::new(crate::storage::Memory::new());
+    let store = Options::new().background(false).segment_bytes_max(64 << 10).open_storage(storage.clone()).unwrap();
+    append(&store, 48 << 10);
+    let inner = store.inner().clone();
+    let turn = inner.seal_turn.lock();
+    // Whoever appends seals, and so waits for its turn.
+    let appending = std::thread::spawn(move || {
+        store.append("s", Expect::Any, &[NewEvent::new("t", &[7; 32 << 10])]).expect("memory");
+    });
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(ended) = inner.preparer.next_to_seal() {
+            break ended;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no segment ends");
+        std::thread::yield_now();
+    };
+    super::seal(&inner, &ended);
+    let entry = inner.sealing.lock().manifest.segments.last().cloned().expect("it is listed");
+    let name = crate::prepare::index_name(entry.number);
+    assert!(crate::storage::Storage::list(&*storage).unwrap().contains(&name), "{name} is missing");
+    drop(turn);
+    appending.join().unwrap();
+}

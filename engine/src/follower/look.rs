@@ -49,6 +49,10 @@ pub(super) fn look(storage: &Arc<dyn Storage>, options: &Options, view: View, be
     };
     let numbers = segment_numbers(&names);
     let found = recovery::find_end(&**storage, &manifest, &numbers)?;
+    // A kill may leave a torn mark as well: who follows already waits for the next writer.
+    if view == View::Durable && before.is_none() {
+        found.refuse_doubt()?;
+    }
     recovery::check_names(&manifest, &names)?;
     let hash = NameHash { seed: manifest.name_hash_seed };
     let mode = options.read_mode;

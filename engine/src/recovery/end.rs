@@ -21,6 +21,43 @@ pub(crate) struct Found {
     /// The last position that is known to have been synced.
     pub(crate) known_durable: u64,
     pub(crate) notices: Vec<String>,
+    /// As [`crate::mark::FoundMark`] has it.
+    pub(super) doubt: Option<(u64, String)>,
+}
+
+/// A mark that cannot be read any more may have said that more is durable than is known: the durable view would be shorter
+/// than what was answered, and nothing would say so. Opening for writing makes all of it durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    offset: u64,
+    /// The last position that is known to be durable.
+    known: u64,
+    what: String,
+}
+
+impl Doubt {
+    /// What is answered to who asks for what is durable.
+    pub(crate) fn error(&self) -> Error {
+        Error::corrupt(MARK_NAME, self.offset, Some(self.known + 1), self.what.clone())
+    }
+}
+
+impl Found {
+    /// Whether events stand behind what is known durable, and a mark that said more may have been lost.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        let (known, last) = (self.known_durable, self.tail.last_position);
+        let (offset, sign) = self.doubt.as_ref().filter(|_| known < last)?;
+        let what = format!(
+            "{sign}, so of the events behind position {known}, up to {last}, it is not known whether they were durable; \
+             opening for writing keeps them all, and the written view shows them"
+        );
+        Some(Doubt { offset: *offset, known, what })
+    }
+
+    /// `Corrupt` if there is [doubt](Found::doubt).
+    pub(crate) fn refuse_doubt(&self) -> Result<()> {
+        self.doubt().map_or(Ok(()), |doubt| Err(doubt.error()))
+    }
 }
 
 /// Reads mark, ring and the unlisted segments, and refuses damage below what was known durable.
@@ -78,7 +115,7 @@ pub(crate) fn find_end(storage: &dyn Storage, manifest: &Manifest, numbers: &[u6
         let what = "the ring cannot be used after an unclean end; commits that only it held would be lost";
         return Err(Error::corrupt(RING_NAME, 0, None, what));
     }
-    Ok(Found { tail, mark, ring, known_durable, notices })
+    Ok(Found { tail, mark, ring, known_durable, notices, doubt: found_mark.doubt })
 }
 
 /// Positions that were known durable are not there.

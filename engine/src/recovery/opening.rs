@@ -77,7 +77,7 @@ impl Opening {
         let numbers = segment_numbers(names);
         let found = find_end(&*self.storage, &self.manifest, &numbers)?;
         self.report.notices.extend(found.notices.iter().cloned());
-        let Found { tail, mark, ring, known_durable, .. } = found;
+        let Found { tail, mark, ring, known_durable, doubt, .. } = found;
         let clean = !self.report.created && is_clean(mark.as_ref(), &tail);
         self.report.clean = clean;
         if !clean && !self.report.created {
@@ -117,7 +117,7 @@ impl Opening {
         // What stays is removed by the next opening.
         let _ = snapshot::remove_unlisted(&*self.storage, names, &self.manifest);
         let _ = tiers::remove_unnamed(&*self.storage, names, &listed.tiers.index);
-        self.finish(live, listed, mark, session, next_number, begun)
+        self.finish(live, listed, (mark, doubt.is_some()), session, next_number, begun)
     }
 
     /// Every segment of the manifest, and the tiers above them. Segments without a tier are touched, before anything is
@@ -128,8 +128,12 @@ impl Opening {
         let tiers = tiers::load(&*self.storage, names, &self.manifest, self.options.read_mode)?;
         self.report.notices.extend(tiers.notices.iter().cloned());
         let mut ids = IdWriter::new();
-        for segment in tiers.tiers.segments_without(&segments) {
+        let without: Vec<_> = tiers.tiers.segments_without(&segments).collect();
+        for (segment, done) in without.iter().zip(1..) {
             load_ids(segment, &mut ids)?;
+            if let Some(progress) = self.options.index_progress.as_ref().filter(|_| cache.made() > 0) {
+                progress.tell(done, without.len() as u64);
+            }
         }
         self.report.rebuilt_indexes.extend(cache.take_rebuilt());
         Ok(Loaded { segments, cache, tiers, ids, consumers: ConsumerTable::default() })
@@ -174,12 +178,13 @@ impl Opening {
         }
     }
 
-    /// Puts everything together, and makes the opening known on disk before anything is accepted.
+    /// Puts everything together, and makes the opening known on disk before anything is accepted. `mark` comes with whether a
+    /// newer one may have been lost.
     fn finish(
         mut self,
         live: Live,
         listed: Loaded,
-        mark: Option<Mark>,
+        mark: (Option<Mark>, bool),
         session: u64,
         next_number: u64,
         begun: Instant,

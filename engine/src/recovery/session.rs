@@ -23,7 +23,7 @@ use crate::writer::ActiveSegment;
 impl Opening {
     pub(super) fn write_mark(
         &self,
-        old: Option<Mark>,
+        (old, is_in_doubt): (Option<Mark>, bool),
         active: &ActiveSegment,
         head: u64,
         time: u64,
@@ -51,10 +51,15 @@ impl Opening {
             clean: false,
         };
         let mut mark_file = MarkFile::open(&*self.storage, file, mark.clone());
-        mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
+        mark_file.write(mark.clone()).map_err(Error::io("write", MARK_NAME))?;
         mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
         if is_new {
             self.storage.sync_dir().map_err(Error::io("sync", "the directory"))?;
+        }
+        if is_new || is_in_doubt {
+            // A slot that holds no mark would be taken for one that was lost, by whoever reads beside.
+            mark_file.write(mark).map_err(Error::io("write", MARK_NAME))?;
+            mark_file.sync().map_err(Error::io("sync", MARK_NAME))?;
         }
         Ok(mark_file)
     }

@@ -4,7 +4,7 @@
 //! reader that holds an opened segment keeps it; only the cache lets go.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use annals_format::manifest::SegmentEntry;
@@ -38,6 +38,19 @@ const ANNOUNCED_MAX: u64 = 1 << 20;
 
 /// Without maps each open segment takes a file descriptor, and a process has often no more than 1,024.
 const PREAD_OPEN_MAX: usize = 256;
+
+/// How many segments all openings of a process have mapped, and may have.
+#[derive(Debug)]
+struct InProcess {
+    open: AtomicUsize,
+    most: usize,
+    /// So many each opening may have all the same.
+    least: usize,
+}
+
+/// Each takes two maps, of the 65,530 that the system usually allows a process: half of these are for them. Those that readers
+/// hold on to, tiers and directory, and whatever else the program maps come beside.
+static IN_PROCESS: InProcess = InProcess { open: AtomicUsize::new(0), most: 16_384, least: 64 };
 
 /// Where a segment keeps what is open of it.
 #[derive(Debug, Default)]
@@ -100,12 +113,15 @@ pub(crate) struct SegmentCache {
     hash: NameHash,
     rebuild: Rebuild,
     capacity: usize,
+    /// `None` where nothing is mapped.
+    in_process: Option<&'static InProcess>,
     /// The open ones, as the hand comes by them.
     open: Mutex<VecDeque<Weak<Slot>>>,
     /// What was decompressed lately of compacted segments.
     blocks: Arc<BlockCache>,
-    /// Index files that were written anew.
+    /// Index files that were damaged or missing, and written anew.
     rebuilt: Mutex<Vec<String>>,
+    made: AtomicU64,
 }
 
 impl SegmentCache {
@@ -116,12 +132,23 @@ impl SegmentCache {
         rebuild: Rebuild,
         capacity: usize,
     ) -> Arc<Self> {
-        let capacity = match mode {
-            ReadMode::Mapped => capacity.max(1),
-            ReadMode::Pread => capacity.clamp(1, PREAD_OPEN_MAX),
+        let (capacity, in_process) = match mode {
+            ReadMode::Mapped => (capacity.max(1), Some(&IN_PROCESS)),
+            ReadMode::Pread => (capacity.clamp(1, PREAD_OPEN_MAX), None),
         };
         let (open, rebuilt, blocks) = (Mutex::default(), Mutex::default(), Arc::default());
-        Arc::new(Self { storage, mode, hash, rebuild, capacity, open, blocks, rebuilt })
+        Arc::new(Self {
+            storage,
+            mode,
+            hash,
+            rebuild,
+            capacity,
+            in_process,
+            open,
+            blocks,
+            rebuilt,
+            made: AtomicU64::new(0),
+        })
     }
 
     pub(crate) fn read_mode(&self) -> ReadMode {
@@ -131,6 +158,16 @@ impl SegmentCache {
     /// The names of index files that were written anew since this was last asked.
     pub(crate) fn take_rebuilt(&self) -> Vec<String> {
         std::mem::take(&mut self.rebuilt.lock())
+    }
+
+    pub(crate) fn note_rebuilt(&self, name: String) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.rebuilt.lock().push(name);
+    }
+
+    /// How many index files were written: those that were damaged or missing, and those that kept places alone.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Begins to bring what [`SegmentCache::open`] reads into memory. What is wrong is told to who opens it.
@@ -157,7 +194,7 @@ impl SegmentCache {
         let mut opened = Arc::new(opened.without_file());
         self.hold(slot, opened.clone());
         if !has_file && self.rebuild == Rebuild::Write {
-            self.rebuilt.lock().push(index_name(entry.number));
+            self.note_rebuilt(index_name(entry.number));
             // Without room for the file the index serves from memory; the next opening tries again.
             if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
                 opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
@@ -194,6 +231,7 @@ impl SegmentCache {
                 Rebuild::Memory => false,
             };
             // Without room for the file the index serves from memory. A segment that is damaged answers that now.
+            self.made.fetch_add(u64::from(made), Ordering::Relaxed);
             match made {
                 true => open_listed(storage, entry, self.opening()),
                 false => open_listed_anew(storage, entry, self.opening()),
@@ -253,11 +291,18 @@ impl SegmentCache {
         self.count(self.open.lock(), slot, None);
     }
 
+    /// How many may be open where `now` are: where the process has too many, one goes for each that comes.
+    fn most(&self, now: usize) -> usize {
+        let is_full = |all: &&InProcess| all.open.load(Ordering::Relaxed) >= all.most;
+        self.in_process.filter(is_full).map_or(self.capacity, |all| self.capacity.min(now.max(all.least)))
+    }
+
     fn count(&self, mut open: MutexGuard<'_, VecDeque<Weak<Slot>>>, slot: &Arc<Slot>, opened: Option<Arc<Opened>>) {
         let mut let_go = Vec::new();
         // Readers may touch faster than the hand goes round: after one round it takes what it comes to.
         let mut passes = open.len();
-        while open.len() >= self.capacity {
+        let (before, most) = (open.len(), self.most(open.len()));
+        while open.len() >= most {
             let Some(next) = open.pop_front() else { break };
             let Some(slot) = next.upgrade() else { continue };
             if slot.touched.swap(false, Ordering::Relaxed) && passes > 0 {
@@ -268,12 +313,24 @@ impl SegmentCache {
             let_go.push(slot.held.swap(None));
         }
         open.push_back(Arc::downgrade(slot));
+        if let Some(in_process) = self.in_process {
+            in_process.open.fetch_add(open.len(), Ordering::Relaxed);
+            in_process.open.fetch_sub(before, Ordering::Relaxed);
+        }
         if opened.is_some() {
             slot.held.store(opened);
         }
         // Unmapped, if nobody else holds it, when the lock is free again.
         drop(open);
         drop(let_go);
+    }
+}
+
+impl Drop for SegmentCache {
+    fn drop(&mut self) {
+        if let Some(in_process) = self.in_process {
+            in_process.open.fetch_sub(self.open.get_mut().len(), Ordering::Relaxed);
+        }
     }
 }
 

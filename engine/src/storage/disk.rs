@@ -20,6 +20,8 @@ use super::{Access, Fill, LockError, LockGuard, Map, Share, SharedMap, Storage, 
 /// each page of a piece whenever a few bytes of it are written or synced: pieces of a megabyte cost a small durable append
 /// six microseconds. Of 16 KiB they gain no more.
 const ZEROS_BYTES: usize = 64 << 10;
+/// So often a link is tried whose file is replaced meanwhile.
+const LINKS_MAX: u32 = 100;
 
 /// A directory of real files.
 ///
@@ -130,7 +132,16 @@ impl Storage for Disk {
         // Whatever the kind, no link is made to what is no regular file.
         let (file, _) = from.dir.open_regular(name, false)?;
         if how == Share::HardLink {
-            return self.dir.link(&from.dir, name, as_name);
+            let mut linked = self.dir.link(&from.dir, name, as_name);
+            for _ in 1..LINKS_MAX {
+                // A name that another file is given just then is not found, though it was never without one.
+                let is_missing = linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                if !is_missing || from.dir.open_regular(name, false).is_err() {
+                    break;
+                }
+                linked = self.dir.link(&from.dir, name, as_name);
+            }
+            return linked;
         }
         let clone = self.dir.create_new(as_name)?;
         let cloned = system::reflink(&file, &clone);

@@ -135,8 +135,8 @@ impl Blocks {
                         self.map.enter_pages(first..end);
                         return None;
                     }
-                    // What is wrong is told to who asks for it.
-                    if self.table.check_block_bytes(&self.checks, block, bytes).is_err() {
+                    if let Err(fault) = self.table.check_block_bytes(&self.checks, block, bytes) {
+                        self.broken_at(place.start, &fault);
                         return None;
                     }
                     self.set_verified(block);

@@ -70,10 +70,8 @@ impl TierKeeper {
             }
         });
         let Some(files) = written? else { return Ok(None) };
-        // The file's number is used up, whatever follows.
-        self.index.next_file += 1;
         self.replace_directory(storage, directory, Directory::new(files)).map(Some).inspect_err(|_| {
-            // Nothing uses it; an index manifest that names it all the same is met with a notice.
+            // As with tiers.
             let _ = remove(storage, &directory_name(number));
         })
     }
@@ -100,6 +98,9 @@ impl TierKeeper {
         let mut next = self.index.clone();
         next.generation += 1;
         next.written_by = VERSION;
+        // Of those added one is new, and no number is larger.
+        let newest = after.iter().map(|file| file.entry().number + 1).max();
+        next.next_file = newest.map_or(next.next_file, |newest| newest.max(next.next_file));
         next.directories = after.iter().map(|file| *file.entry()).collect();
         save(storage, &next)?;
         self.is_stale = false;

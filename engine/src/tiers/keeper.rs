@@ -117,6 +117,13 @@ impl TierKeeper {
         Self { index, mode, refused: Vec::new(), refused_directory: None, directory_drops: 0, is_stale }
     }
 
+    /// Tries again what was refused before: the files that it was made of are being made anew.
+    pub(crate) fn try_all_again(&mut self) {
+        self.refused.clear();
+        self.refused_directory = None;
+        self.directory_drops = 0;
+    }
+
     /// Whether there is something to [drop](TierKeeper::drop_broken).
     pub(crate) fn must_drop(&self, tiers: &Tiers) -> bool {
         self.is_stale || tiers.iter().any(|tier| tier.is_broken())
@@ -201,12 +208,11 @@ impl TierKeeper {
                 return Err(error);
             }
         };
-        // The file's number is used up, whatever follows.
-        self.index.next_file += 1;
         let made = Arc::new(TierFile::listed(storage, &entry, plan.expected, self.mode)?);
         let is_input = |of: &TierEntry| of.first_segment >= first && of.last_segment <= last;
         self.replace(storage, tiers, is_input, Some(made)).map(Some).inspect_err(|_| {
-            // Nothing uses it; an index manifest that names it all the same is met with a notice.
+            // Nothing uses it; an index manifest that names it all the same is met with a notice, also where another file
+            // has got its number: the root is another.
             let _ = remove(storage, &tier_name(entry.number));
         })
     }
@@ -245,11 +251,13 @@ impl TierKeeper {
         made: Option<Arc<TierFile>>,
     ) -> Result<Replaced> {
         let mut kept: Vec<Arc<TierFile>> = tiers.iter().filter(|tier| !is_gone(tier.entry())).cloned().collect();
+        let is_one_more = made.is_some();
         kept.extend(made);
         kept.sort_unstable_by_key(|tier| tier.entry().first_segment);
         let mut next = self.index.clone();
         next.generation += 1;
         next.written_by = VERSION;
+        next.next_file += u64::from(is_one_more);
         next.tiers = kept.iter().map(|tier| *tier.entry()).collect();
         save(storage, &next)?;
         self.is_stale = false;

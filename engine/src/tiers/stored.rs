@@ -3,10 +3,10 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use annals_format::Purpose;
 use annals_format::index_manifest::{IndexManifest, TierEntry};
 use annals_format::manifest::{Manifest, SegmentEntry};
 use annals_format::tier::covered_checksum;
+use annals_format::{NUMBER_MAX, Purpose};
 
 use super::file::{Expected, TierFile};
 use super::list::Tiers;
@@ -45,7 +45,8 @@ fn tier_number(name: &str) -> Option<u64> {
 }
 
 fn generation_of(name: &str) -> Option<u64> {
-    number_in(name.strip_prefix(INDEX)?)
+    // What is larger is no generation; one more is still a number.
+    number_in(name.strip_prefix(INDEX)?).filter(|generation| *generation <= NUMBER_MAX)
 }
 
 /// Number of a tier or of a file of the directory.
@@ -81,7 +82,8 @@ pub(crate) struct Loaded {
     pub(crate) tiers: Tiers,
     pub(crate) directory: Directory,
     /// The manifest that holds, less what cannot be used of it. Its generation is the largest that any file has in its
-    /// name, and its next file number is larger than that of any file.
+    /// name. Its next file number is larger than that of any file it names, and than that of any other that an index manifest
+    /// known of can have named, and at most [one more](last_next_file) than the generation.
     pub(crate) index: IndexManifest,
     /// What was not as it should be, for the recovery report.
     pub(crate) notices: Vec<String>,
@@ -138,10 +140,21 @@ pub(crate) fn load(storage: &dyn Storage, names: &[String], store: &Manifest, mo
     notices.extend(unusable.map(|error| format!("{error}; the index answers, and it is made anew")));
     let is_stale = !notices.is_empty();
     index.generation = generations.first().copied().unwrap_or(0).max(index.generation);
+    // What is beyond all generations is forged, or was never named and is removed at the next opening.
+    let last_next = last_next_file(&index);
     let whole = names.iter().map(|name| name.strip_suffix(".new").unwrap_or(name));
-    let last_file = whole.filter_map(file_number).max().unwrap_or(0);
-    index.next_file = index.next_file.max(last_file.saturating_add(1));
+    let of_files = whole.filter_map(file_number).map(|number| number.saturating_add(1));
+    let believed = of_files.chain([index.next_file]).filter(|next| *next <= last_next);
+    let of_tiers = index.tiers.iter().map(|entry| entry.number + 1);
+    let of_directories = index.directories.iter().map(|entry| entry.number + 1);
+    index.next_file = believed.chain(of_tiers).chain(of_directories).max().unwrap_or(1);
+    index.generation = index.generation.max(index.next_file - 1);
     Ok(Loaded { tiers: Tiers::new(tiers), directory, index, notices, is_stale })
+}
+
+/// The largest next file number that is written with this generation: each file comes with an index manifest of its own.
+pub(crate) fn last_next_file(index: &IndexManifest) -> u64 {
+    index.generation.saturating_add(1)
 }
 
 /// Every index manifest by its name, newest first, with what reading it answers.
@@ -156,7 +169,34 @@ pub(crate) fn manifests(
     generations.into_iter().map(read).collect()
 }
 
+/// Names of those among [`manifests`] that cannot be read, or should be there and are not.
+pub(crate) fn unsound_manifests(manifests: &[(String, Result<IndexManifest>)]) -> impl Iterator<Item = String> {
+    let unread = manifests.iter().filter(|(_, found)| found.is_err()).map(|(name, _)| name.clone());
+    let missing = match manifests {
+        [(_, Ok(only))] if only.generation > 1 => Some(index_manifest_name(only.generation - 1)),
+        _ => None,
+    };
+    unread.chain(missing)
+}
+
 fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<IndexManifest> {
+    load_with_bytes(storage, generation, store).map(|(index, _)| index)
+}
+
+/// Where an index manifest that was read has another byte than its content gives, if it does.
+pub(crate) fn differs_from_content(
+    storage: &dyn Storage,
+    index: &IndexManifest,
+    store: &Manifest,
+) -> Result<Option<u64>> {
+    let (index, bytes) = load_with_bytes(storage, index.generation, store)?;
+    let made = index.encode();
+    // Bytes 16 to 20, the checksum, follow from the others.
+    let differs = |(at, (made, read)): &(usize, (&u8, &u8))| made != read && !(16..20).contains(at);
+    Ok(made.iter().zip(&bytes).enumerate().find(differs).map(|(at, _)| at as u64))
+}
+
+fn load_with_bytes(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<(IndexManifest, Vec<u8>)> {
     let name = index_manifest_name(generation);
     let bytes = read_whole(storage, &name, INDEX_MANIFEST_LEN_MAX)?;
     let index =
@@ -167,7 +207,7 @@ fn load_one(storage: &dyn Storage, generation: u64, store: &Manifest) -> Result<
     if index.store != store.store || index.name_hash_seed != store.name_hash_seed {
         return Err(Error::corrupt(&name, 32, None, "the index manifest is that of another store"));
     }
-    Ok(index)
+    Ok((index, bytes))
 }
 
 /// The tier of this entry, if its file is there, of its length, and of segments that the store lists.
@@ -180,8 +220,13 @@ pub(crate) fn listed(storage: &dyn Storage, store: &Manifest, entry: &TierEntry,
 }
 
 /// Makes `index` the newest, durably. The one before is kept, older ones are removed.
+///
+/// # Errors
+/// `NoSpace`, `Io`; `Corrupt` if it is not one that would be read again, such as one whose numbers have come to their end.
 pub(super) fn save(storage: &dyn Storage, index: &IndexManifest) -> Result<()> {
-    replace(storage, &index_manifest_name(index.generation), &index.encode())?;
+    let (name, bytes) = (index_manifest_name(index.generation), index.encode());
+    IndexManifest::decode(&bytes).map_err(|fault| Error::damaged(&name, 0, None, &fault, VERSION))?;
+    replace(storage, &name, &bytes)?;
     // It holds from here on; what cannot be removed now is removed with the next one.
     if let Ok(names) = storage.list() {
         let _ = remove_all_but_two(storage, &names);

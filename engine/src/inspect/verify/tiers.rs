@@ -9,6 +9,7 @@ use annals_format::index_manifest::IndexManifest;
 use annals_format::manifest::Manifest;
 
 use super::Check;
+use crate::VERSION;
 use crate::directory::{Directory, directory_name};
 use crate::error::Error;
 use crate::inspect::Severity;
@@ -22,8 +23,9 @@ impl Check<'_> {
         let survey = self.survey;
         let manifests = tiers::manifests(self.storage, &survey.names, manifest);
         for (name, found) in &manifests {
-            if let Err(error) = found {
-                self.error(Severity::Notice, name, error);
+            match found {
+                Ok(index) => self.index_manifest(manifest, name, index),
+                Err(error) => self.error(Severity::Notice, name, error),
             }
             self.count_file(name);
         }
@@ -59,6 +61,30 @@ impl Check<'_> {
                 self.notice(name, 0, "no index manifest names this file");
                 self.missing_manifest(name, last_generation.as_deref());
             }
+        }
+    }
+
+    /// What an index manifest says beyond its entries, which are held against their files: no more than what this version writes.
+    fn index_manifest(&mut self, manifest: &Manifest, name: &str, index: &IndexManifest) {
+        match tiers::differs_from_content(self.storage, index, manifest) {
+            Ok(None) => {}
+            Ok(Some(at)) => self.notice(name, at, "it holds flags that this version does not know"),
+            Err(error) => self.error(Severity::Notice, name, &error),
+        }
+        let last = tiers::last_next_file(index);
+        if index.next_file > last {
+            let what = format!("the next file number is {}, which is beyond {last}", index.next_file);
+            self.notice(name, 72, what);
+        }
+        if !(1..=VERSION).contains(&index.written_by) {
+            let by = index.written_by;
+            let what = format!(
+                "it says that version {}.{}.{} wrote it, which this one does not know",
+                by >> 16,
+                (by >> 8) & 0xff,
+                by & 0xff
+            );
+            self.notice(name, 88, what);
         }
     }
 

@@ -133,6 +133,38 @@ fn those_that_are_touched_stay() {
 }
 
 #[test]
+fn openings_of_a_process_share_what_it_may_map() {
+    let all: &InProcess = Box::leak(Box::new(InProcess { open: AtomicUsize::new(0), most: 8, least: 2 }));
+    let opening = || {
+        let storage = sample();
+        let manifest = manifest::load_current(&*storage).unwrap().unwrap();
+        let (mode, hash) = (ReadMode::Mapped, NameHash { seed: manifest.name_hash_seed });
+        let mut cache = SegmentCache::new(storage, mode, hash, Rebuild::Memory, 6);
+        Arc::get_mut(&mut cache).unwrap().in_process = Some(all);
+        let of = |entry: &SegmentEntry| Arc::new(Segment::listed(entry, crate::compacted::name_of(entry), &cache));
+        let segments: Vec<Arc<Segment>> = manifest.segments.iter().map(of).collect();
+        (cache, segments)
+    };
+    let touch = |segments: &[Arc<Segment>]| segments.iter().for_each(|segment| drop(segment.opened().unwrap()));
+    let open = |cache: &SegmentCache| cache.open.lock().len();
+    let ((first, of_first), (second, of_second), (third, of_third)) = (opening(), opening(), opening());
+    touch(&of_first);
+    touch(&of_second);
+    touch(&of_third);
+    // The caps alone would allow eighteen.
+    assert_eq!((open(&first), open(&second), open(&third)), (6, 2, 2));
+    assert_eq!(all.open.load(Ordering::Relaxed), 10);
+    touch(&of_first);
+    assert_eq!(open(&first), 6, "what it has it keeps");
+    drop((first, of_first));
+    assert_eq!(all.open.load(Ordering::Relaxed), 4);
+    touch(&of_second);
+    assert_eq!((open(&second), open(&third)), (6, 2));
+    drop((second, of_second, third, of_third));
+    assert_eq!(all.open.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn readers_and_evictions_do_not_disturb_each_other() {
     let store = options(1).open_storage(sample()).unwrap();
     let reader = store.reader();

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -227,6 +227,33 @@ fn shared_words_are_seen_by_others_and_written_to_files() {
     assert_eq!(written[292..392], bytes[..100]);
     assert_eq!(&written[392..396], b"tail");
     assert!(written[396..].iter().all(|&byte| byte == 0));
+}
+
+/// An index file is replaced in quiet while a fork takes it over.
+#[test]
+fn a_file_that_is_replaced_meanwhile_is_shared_all_the_same() {
+    let (dir, disk) = disk();
+    let fill = |name: &str| std::fs::write(dir.path().join(name), b"index").unwrap();
+    fill("index");
+    let (ends, replaced) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                fill("new");
+                std::fs::rename(dir.path().join("new"), dir.path().join("index")).unwrap();
+                replaced.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let shared: io::Result<()> = (0..20_000).try_for_each(|_| {
+            disk.share(&disk, "index", "link", Share::HardLink)?;
+            disk.remove("link")
+        });
+        ends.store(true, Ordering::Relaxed);
+        shared.unwrap();
+    });
+    assert!(replaced.into_inner() > 0);
+    let missing = disk.share(&disk, "nothing", "link", Share::HardLink);
+    assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
 #[test]
