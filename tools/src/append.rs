@@ -1,13 +1,14 @@
 //! `append`: one event from the command line.
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use annals::{Batch, EventId, Expect, NewEvent};
 use clap::Args;
 
 use crate::failure::{Code, Failure};
 use crate::import::Mode;
+use crate::input::{Input, is_interruption};
 use crate::opening;
 use crate::output::Output;
 
@@ -104,19 +105,26 @@ impl Payload {
         if let Some(text) = &self.data {
             return Ok(text.clone().into_bytes());
         }
-        if let Some(path) = &self.file {
-            return std::fs::read(path).map_err(|error| Failure::input(path, &error));
-        }
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|error| {
-            Failure::new(
+        let path = self.file.as_deref();
+        read_whole(path).map_err(|error| match path {
+            _ if is_interruption(&error) => {
+                Failure::new(Code::Interrupted, "the append; nothing is stored", "run the same command again")
+            }
+            Some(path) => Failure::input(path, &error),
+            None => Failure::new(
                 Code::Operation,
                 format!("reading standard input: {error}"),
                 "pipe the payload in, or give --data",
-            )
-        })?;
-        Ok(bytes)
+            ),
+        })
     }
+}
+
+/// The file, or standard input.
+fn read_whole(path: Option<&Path>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    path.map_or_else(Input::standard, Input::open)?.reader.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 pub(crate) fn parse_expect(text: &str) -> Result<Expect, String> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use annals::{ConsumerInfo, Options, Seek, Store};
+use annals::{ConsumerInfo, Seek, Store};
 use clap::{Args, Subcommand};
 
 use crate::failure::{Code, Failure};
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
         Some(Verb::Reset { name, seek }) => {
-            let store = writable(path)?;
+            let store = opening::writable_if_there(path)?;
             must_be_there(&store, path, name)?;
             store.reset_consumer(name, *seek).map_err(|error| opening::about(path, error))?;
             let found = store.consumers().into_iter().find(|info| info.name == *name);
@@ -83,19 +83,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
         Some(Verb::Rm { name }) => {
-            let store = writable(path)?;
+            let store = opening::writable_if_there(path)?;
             must_be_there(&store, path, name)?;
             store.remove_consumer(name).map_err(|error| opening::about(path, error))?;
             store.close()?;
         }
     }
     out.flush()
-}
-
-/// For writing; unlike an import, this makes no store.
-fn writable(path: &Path) -> Result<Store, Failure> {
-    opening::must_exist(path)?;
-    Options::new().create(false).open(path).map_err(|error| opening::about(path, error))
 }
 
 fn must_be_there(store: &Store, path: &Path, name: &str) -> Result<(), Failure> {

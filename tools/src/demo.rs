@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let report = inspect::verify(path, &mut |_, _| {})?;
     out.line(&verify::summary(&report))?;
 
-    out.line(&format!("\n$ annals tail -n {SHOWN} {shown}"))?;
+    out.line(&format!("\n$ annals tail {shown} -n {SHOWN}"))?;
     let reader = opening::read_only(path)?.reader();
     let mut last = reader
         .read_all_back(&annals::Query::all(), Seek::At(reader.head()))?

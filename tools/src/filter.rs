@@ -56,7 +56,7 @@ impl Filter {
         if !self.types.is_empty() {
             let known: Vec<String> = reader.types()?.into_iter().map(|info| info.name).collect();
             if let Some(unknown) = self.types.iter().find(|name| !known.contains(name)) {
-                return Err(not_found("type", unknown, known, "annals ls --types STORE"));
+                return Err(not_found("type", unknown, known, "annals ls STORE --types"));
             }
         }
         Ok(())

@@ -7,6 +7,7 @@
 mod pipeline;
 mod progress;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use annals::{Durability, EventId, Store};
 use clap::{Args, ValueEnum};
 
 use crate::failure::{Code, Failure};
+use crate::input::is_interruption;
 use crate::lines::{Entry, Source};
 use crate::output::{Output, human_count};
 use crate::{opening, signals};
@@ -78,7 +80,10 @@ pub(crate) struct Tally {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let source = Source::open(&arguments.file).map_err(|error| Failure::input(&arguments.file, &error))?;
+    let source = Source::open(&arguments.file).map_err(|error| match is_interruption(&error) {
+        true => interruption().after(&stored(&Tally::default())),
+        false => Failure::input(&arguments.file, &error),
+    })?;
     let store = opening::writable(&arguments.store)?;
     let durability = arguments.durability.map(Durability::from);
     import(&store, source, &arguments.file, durability, arguments.verbose, |outcome| {
@@ -150,11 +155,7 @@ pub(crate) fn import(
     let synced = store.sync().map_err(Failure::from);
     progress.finish();
     let tally = pipeline.tally();
-    let told = |failure: Failure| {
-        let stored = human_count(tally.stored_events + tally.present_events);
-        failure.after(&format!("{stored} of its events are stored"))
-    };
-    ended.and(drained).map_err(told)?;
+    ended.and(drained).map_err(|failure| failure.after(&stored(&tally)))?;
     synced?;
     let outcome = Outcome {
         tally,
@@ -175,7 +176,11 @@ fn feed(source: &mut Source, pipeline: &mut Pipeline<'_>, progress: &Progress, f
     loop {
         let more = source.next_line(&mut line);
         let number = source.line_number();
-        if !more.map_err(|error| broken_line(file, number, 0, &error.to_string()))? {
+        let unread = |error: io::Error| match is_interruption(&error) {
+            true => interruption(),
+            false => broken_line(file, number, 0, &error.to_string()),
+        };
+        if !more.map_err(unread)? {
             break;
         }
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -194,7 +199,7 @@ fn feed(source: &mut Source, pipeline: &mut Pipeline<'_>, progress: &Progress, f
             last_batch = entry.batch.or(last_batch);
             progress.step(&pipeline.tally());
             if signals::interrupted() {
-                return Err(Failure::new(Code::Interrupted, "the import", "run the same command again to finish it"));
+                return Err(interruption());
             }
         }
         if group.len() == BATCH_EVENTS_MAX {
@@ -210,6 +215,14 @@ fn feed(source: &mut Source, pipeline: &mut Pipeline<'_>, progress: &Progress, f
         }
     }
     pipeline.append(&group, group_line)
+}
+
+fn stored(tally: &Tally) -> String {
+    format!("{} of its events are stored", human_count(tally.stored_events + tally.present_events))
+}
+
+fn interruption() -> Failure {
+    Failure::new(Code::Interrupted, "the import", "run the same command again to finish it")
 }
 
 fn broken_line(file: &Path, number: u64, column: usize, what: &str) -> Failure {

@@ -1,13 +1,13 @@
 //! `index`: the files by which events are found, checked against the log or made anew from it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use annals::inspect;
 use clap::{Args, Subcommand};
 
 use crate::failure::{Code, Failure};
-use crate::output::{Output, is_watched};
+use crate::output::Output;
+use crate::steps::Steps;
 use crate::{opening, verify};
 
 /// What `index` takes.
@@ -48,17 +48,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Shows how far something is, on a terminal.
+/// Shows how far something is.
 fn progress() -> impl FnMut(u64, u64) {
-    let (mut shown, watched) = (0, is_watched());
-    move |done, total| {
-        let percent = done.saturating_mul(100) / total.max(1);
-        if watched && percent > shown {
-            shown = percent;
-            // A lost progress figure is no reason to stop.
-            let _ = write!(std::io::stderr(), "\r{percent} %\r");
-        }
-    }
+    let mut steps = Steps::with_lines();
+    move |done, total| steps.show(done, total)
 }
 
 fn check(store: &Path) -> Result<(), Failure> {
@@ -82,9 +75,8 @@ fn check(store: &Path) -> Result<(), Failure> {
 }
 
 fn rebuild(store: &Path) -> Result<(), Failure> {
-    opening::must_exist(store)?;
     let about = |error| opening::about(store, error);
-    let opened = annals::Options::new().create(false).open(store).map_err(about)?;
+    let opened = opening::writable_if_there(store)?;
     let rebuilt = opened.rebuild_index(&mut progress()).map_err(about)?;
     opened.close().map_err(about)?;
     let mut out = Output::new();

@@ -20,6 +20,7 @@ mod get;
 mod import;
 mod index;
 mod info;
+mod input;
 mod lines;
 mod ls;
 mod moment;

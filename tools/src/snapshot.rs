@@ -109,9 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
         Verb::Clean { store, keep, dry_run, json } => {
-            opening::must_exist(store)?;
             let path = store;
-            let store = annals::Options::new().create(false).open(path).map_err(|error| opening::about(path, error))?;
+            let store = opening::writable_if_there(path)?;
             let how = CleanSnapshots::new().keep(*keep as usize).dry_run(*dry_run);
             let cleaned = store.clean_snapshots(&how).map_err(|error| opening::about(path, error))?;
             store.close()?;

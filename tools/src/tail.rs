@@ -64,11 +64,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         opening::must_exist(&arguments.store)?;
         let options = view.map_or_else(Options::new, |view| Options::new().view(view));
         let follower = options.follow(&arguments.store).map_err(|error| opening::about(&arguments.store, error))?;
+        // Beside a writer what it is in the midst of writing looks damaged.
+        if follower.is_writer_alive() == Some(false) {
+            opening::say_notices(&follower.notices());
+        }
         let seen = print_last(arguments, &follower.reader(), form, &mut out)?;
         return follow(arguments, &follower, seen, form, &mut out);
     }
-    let store = opening::read_only(&arguments.store)?;
-    let reader = view.map_or_else(|| store.reader(), |view| store.reader_in(view));
+    let reader = opening::read_only_in(&arguments.store, view)?.reader();
     arguments.filter.must_exist(&reader)?;
     print_last(arguments, &reader, form, &mut out).map(|_| ())
 }

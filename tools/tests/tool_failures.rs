@@ -211,7 +211,9 @@ fn not_found() {
     let ran = run(args!["cat", &store, "--stream", "order-11"]);
     ran.fails(6, "no stream \"order-11\"");
     assert!(ran.complaint()[1].contains("did you mean \"order-1\""), "{:?}", ran.complaint());
-    run(args!["cat", &store, "--type", "Tea"]).fails(6, "no type");
+    let ran = run(args!["cat", &store, "--type", "Tea"]);
+    ran.fails(6, "no type");
+    assert!(ran.complaint()[1].contains("`annals ls STORE --types`"), "{:?}", ran.complaint());
     run(args!["dump", &store, "99"]).fails(6, "no segment 99");
     assert_eq!(run(args!["cat", &store, "--stream", "nothing-*"]).ok(), "");
 }
@@ -337,11 +339,6 @@ fn full_disk() {
     assert_eq!(said[0], "1", "{first}");
     assert!(said[1].starts_with("hint: ") && said[2].starts_with("error: ") && said[2].contains("no space"), "{first}");
     assert_eq!(sha256(&fs::read(dir.path().join("lines")).unwrap()), ADVISORIES_SHA256);
-}
-
-fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
-    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix)).collect()
 }
 
 fn open_to_all(path: &Path, mode: u32) {

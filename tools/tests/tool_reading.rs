@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use annals::{Durability, Expect, NewEvent, Store};
@@ -261,7 +261,7 @@ fn tail_follows_a_writer_and_its_successor_until_interrupted() {
     let store = Store::open(&path).unwrap();
     append(&store, 4);
     assert_eq!(next()["data"], 4);
-    interrupt(child.id());
+    signal("INT", child.id());
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130));
     assert_eq!(ended.stderr, b"");
@@ -351,7 +351,7 @@ fn an_interrupted_import_says_so_and_can_be_finished() {
     // Half of the file, then Ctrl-C, then the rest: the import stops between two batches.
     use std::io::Write;
     input.write_all(&text[..text.len() / 2]).unwrap();
-    interrupt(child.id());
+    signal("INT", child.id());
     std::thread::sleep(Duration::from_millis(50));
     let _ = input.write_all(&text[text.len() / 2..]);
     drop(input);
@@ -369,11 +369,7 @@ fn the_demonstration() {
     let first = run(args!["demo", &store]);
     assert!(first.ok().contains("imported 4,286 events in 2,325 appends"), "{}", first.stdout());
     assert!(first.ok().contains("ok: 4,286 events"), "{}", first.stdout());
+    assert!(first.ok().contains(&format!("$ annals tail {} -n 5\n", store.display())), "{}", first.stdout());
     assert!(run(args!["demo", &store]).ok().contains("4,286 were there"));
     assert_eq!(sha256(&exported(&store)), ADVISORIES_SHA256);
-}
-
-fn interrupt(process: u32) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -INT {process}")]).status().unwrap();
-    assert!(sent.success());
 }

@@ -1,6 +1,5 @@
 //! Where lines come from: a file or standard input, plain, gzip or zstd, told apart by its first bytes.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals::EventId;
 use sha2::{Digest, Sha256};
+
+use crate::input::Input;
 
 /// Longest line read: past the largest payload and metadata a store takes by default, in base64.
 const LINE_LEN_MAX: u64 = 128 << 20;
@@ -42,17 +43,8 @@ impl<R: Read> Read for Counted<R> {
 impl Source {
     /// Opens `path`, or standard input for `-`.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        if path == Path::new("-") {
-            return Self::new(io::stdin(), None);
-        }
-        let file = File::open(path)?;
-        let facts = file.metadata()?;
-        if facts.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        // A pipe or device has no length to measure progress by.
-        let len = facts.is_file().then_some(facts.len());
-        Self::new(file, len)
+        let Input { reader, len } = if path == Path::new("-") { Input::standard()? } else { Input::open(path)? };
+        Self::new(reader, len)
     }
 
     /// Reads what is in memory.

@@ -149,6 +149,18 @@ pub(crate) fn small_store(dir: &Path) -> PathBuf {
     store
 }
 
+/// Files of a directory by the beginning of their names.
+pub(crate) fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix)).collect()
+}
+
+/// Sends the signal of this name.
+pub(crate) fn signal(name: &str, process: u32) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// Name and content of every file, to see that nothing changed.
 pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
