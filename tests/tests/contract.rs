@@ -1,15 +1,19 @@
-//! Appending and durability: one test for each row of the contract, named after it, in memory and on disk.
+//! Appending and durability: one test for each row of the contract, named after it; that of the ids of removed events stands in
+//! `removal.rs`. They run in memory and on disk, but for those that need a disk which fails, fills up or loses its power: these
+//! run on the simulated one.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use annals::storage::Storage;
 use annals::{
     Batch, Durability, Error, EventId, Expect, Limits, Lookup, NewEvent, OccurredAt, Options, Position, Query,
-    QueryItem, Refusal, Revision, Seek, Store, StreamState, View,
+    QueryItem, Reader, Refusal, Revision, Seek, Store, StreamState, View,
 };
+use annals_tests::crash::Hooked;
 use annals_tests::model::{Ground, ManualClock, on_each_ground};
-use annals_tests::sim_disk::{SimDisk, is_power_off};
+use annals_tests::sim_disk::{FaultKind, Repeat, SimDisk, is_power_off};
 
 fn event(payload: &str) -> NewEvent<'_> {
     NewEvent::new("T", payload)
@@ -590,6 +594,225 @@ fn beyond_its_quota_a_store_answers_no_space() {
     });
 }
 
+/// What fails, and what the store says that failed.
+const FAILURES: [(FaultKind, &str); 5] = [
+    (FaultKind::Eio, "write segment-"),
+    (FaultKind::Enospc, "write segment-"),
+    (FaultKind::ShortWrite, "write segment-"),
+    (FaultKind::TornWriteHalf, "write segment-"),
+    (FaultKind::SyncFail, "sync segment-"),
+];
+
+#[test]
+fn a_failed_or_short_write_or_sync_is_outcome_unknown_to_every_append_in_flight() {
+    for (kind, said) in FAILURES {
+        for durability in [Durability::Durable, Durability::Buffered] {
+            for disk in [SimDisk::new(), SimDisk::new().without_shared_maps()] {
+                println!("{kind:?}, {durability:?}, shared maps: {}", disk.map_is_shared());
+                fail_in_flight(&disk, kind, said, durability);
+            }
+        }
+    }
+}
+
+/// Batches of two events in two streams: the first three are known durable when it fails, one was acknowledged by a buffered
+/// store or commit, all others are in flight.
+const DURABLE: usize = 3;
+const BUFFERED: usize = 1;
+const TICKETS: usize = 5;
+const THREADS: usize = 4;
+const BATCHES: usize = DURABLE + BUFFERED + TICKETS + THREADS;
+
+/// The ids of batch number `n`.
+fn ids_of(n: usize) -> [EventId; 2] {
+    [2 * n as u128 + 1, 2 * n as u128 + 2].map(EventId::from)
+}
+
+/// Streams, and what stands in them, by number of the batch; the last is never stored.
+const OWN: [&str; BATCHES + 1] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
+
+fn numbered(n: usize) -> Batch<'static> {
+    two_events(n, ids_of(n))
+}
+
+fn two_events(n: usize, ids: [EventId; 2]) -> Batch<'static> {
+    let events = ids.map(|id| event(OWN[n]).id(id));
+    Batch::new().event("all", events[0]).event(OWN[n], events[1]).durability(Durability::Durable)
+}
+
+fn fail_in_flight(disk: &SimDisk, kind: FaultKind, said: &str, durability: Durability) {
+    // Without a ring that outlives the process each append is written to the segment at once, under the writer's lock: the one
+    // whose write fails is the last that is in flight. Else they all wait for one who writes and syncs for them.
+    let fails_alone = !disk.map_is_shared() && kind != FaultKind::SyncFail;
+    let batches = DURABLE + BUFFERED + TICKETS + if fails_alone { 1 } else { THREADS };
+    let options = || small().background(false).durability(durability);
+    let in_flight: Arc<OnceLock<Reader>> = Arc::default();
+    let (failing, written) = (disk.clone(), Arc::clone(&in_flight));
+    // The failure has happened and nobody knows yet: until all that shall be in flight are.
+    let hooked = Hooked::on_failure(disk, move || {
+        if failing.faults_hit() > 0 && !fails_alone {
+            let reader = written.get().expect("it fails after the reader was opened");
+            wait_until("all to be in flight", || reader.head() == 2 * batches as u64);
+        }
+    });
+    let store = options().open_storage(Arc::new(hooked)).unwrap();
+    assert!(in_flight.set(store.reader_in(View::Written)).is_ok());
+    let mut known: Vec<Vec<EventId>> = Vec::new();
+    for n in 0..DURABLE {
+        known.push(store.commit(&numbered(n)).unwrap().events().iter().map(|event| event.id).collect());
+    }
+    let doubtful = store.commit(&numbered(DURABLE).durability(Durability::Buffered)).unwrap();
+    known.push(doubtful.events().iter().map(|event| event.id).collect());
+    let durable = 2 * DURABLE as u64;
+    let opened_before = store.reader_in(View::Durable);
+    assert_eq!((opened_before.head(), store.reader_in(View::Written).head()), (durable, durable + 2));
+
+    let first = DURABLE + BUFFERED;
+    let mut tickets: Vec<_> = (first..first + TICKETS - 2).map(|n| store.submit(&numbered(n)).unwrap()).collect();
+    // One whose ids the store makes, and one that is acknowledged as soon as somebody asks; here nobody does before it fails.
+    let (generated, late) = (first + TICKETS - 2, first + TICKETS - 1);
+    let made = Batch::new().event("all", event(OWN[generated])).event(OWN[generated], event(OWN[generated]));
+    tickets.push(store.submit(&made.durability(Durability::Durable)).unwrap());
+    let asked_late = store.submit(&numbered(late).durability(Durability::Buffered)).unwrap();
+    // It fails once: whoever tried again would be told that all is well.
+    let (after, repeat) = match kind {
+        FaultKind::SyncFail if disk.map_is_shared() => (1, Repeat::Once),
+        FaultKind::SyncFail => (0, Repeat::Forever),
+        _ => (0, Repeat::Once),
+    };
+    disk.fail_at(disk.steps() + after, kind, repeat);
+    let outcomes: Vec<annals::Result<annals::Receipt>> = std::thread::scope(|scope| {
+        let store = &store;
+        let append = |n| scope.spawn(move || store.commit(&numbered(n)));
+        let appending: Vec<_> = (first + TICKETS..batches).map(append).collect();
+        while fails_alone && !appending.iter().all(|thread| thread.is_finished()) {
+            std::thread::yield_now();
+        }
+        let waiting: Vec<_> = tickets.into_iter().map(|ticket| scope.spawn(|| ticket.wait())).collect();
+        let mut outcomes: Vec<_> = waiting.into_iter().map(|thread| thread.join().unwrap()).collect();
+        outcomes.push(asked_late.wait());
+        outcomes.extend(appending.into_iter().map(|thread| thread.join().unwrap()));
+        outcomes
+    });
+    assert_eq!(disk.faults_hit(), 1);
+    disk.clear_faults();
+    for (n, outcome) in (first..).zip(outcomes) {
+        let Err(Error::OutcomeUnknown { ids, reason }) = outcome else { panic!("batch {n}: {outcome:?}") };
+        assert!(reason.contains(said), "batch {n}: {reason}");
+        if n == generated {
+            assert_eq!(ids.len(), 2, "generated ids are named");
+        } else {
+            assert_eq!(ids, ids_of(n), "batch {n}: its own ids, in order");
+        }
+        known.push(ids);
+    }
+    assert_eq!(
+        known.iter().flatten().collect::<BTreeSet<_>>().len(),
+        2 * batches,
+        "nobody was told the ids of another"
+    );
+
+    // The writer is poisoned and says so: to new batches, to retries of what stands, to every other verb.
+    let poisoned = |outcome: Result<(), Error>| match outcome {
+        Err(Error::Poisoned { reason }) => assert!(reason.contains(said), "{reason}"),
+        other => panic!("Poisoned was due, not {other:?}"),
+    };
+    let steps = disk.steps();
+    poisoned(store.append("s", Expect::Any, &[event("later")]).map(drop));
+    poisoned(store.append_with("s", Expect::Any, &[event("later")], Durability::Buffered).map(drop));
+    poisoned(store.commit(&numbered(0)).map(drop));
+    poisoned(store.commit(&numbered(first)).map(drop));
+    poisoned(store.submit(&numbered(BATCHES)).map(drop));
+    poisoned(store.try_submit(&numbered(BATCHES)).map(drop));
+    poisoned(store.delete("all", Expect::Any).map(drop));
+    poisoned(store.sync().map(drop));
+    assert_eq!(disk.steps(), steps, "it writes and syncs nothing any more");
+
+    // Readers go on up to the durable head: those opened before and those opened now.
+    let mut readers = vec![opened_before, store.reader_in(View::Durable)];
+    if durability == Durability::Durable {
+        readers.push(store.reader());
+    }
+    for reader in &readers {
+        assert_eq!(reader.head(), durable);
+        let read = reader.read_all(&Query::all(), Seek::Beginning).unwrap().map(Result::unwrap);
+        let ids: Vec<EventId> = read.map(|event| event.id()).collect();
+        assert_eq!(ids, known[..DURABLE].concat());
+        for id in known[DURABLE..].iter().flatten() {
+            assert!(matches!(reader.by_id(*id), Ok(Lookup::NotFound)), "{id} is not known durable");
+        }
+        let beyond = reader.read_all(&Query::all(), Seek::After(durable + 2));
+        assert!(matches!(beyond, Err(Error::AheadOfLog { head, .. }) if head == durable));
+        assert_eq!(reader.stream_state("all").unwrap(), live(DURABLE as u64));
+        assert_eq!(reader.read_stream("all", Seek::Beginning).unwrap().map(Result::unwrap).count(), DURABLE);
+    }
+
+    // Reopened in the same boot, by another process, and after power cuts.
+    let mut kept = BTreeSet::new();
+    let killed = disk.after_kill();
+    let lost: Vec<SimDisk> = (0..8).map(|seed| disk.after_power_loss(seed)).collect();
+    drop(readers);
+    assert!(store.close().is_err(), "a poisoned store says so when it is closed");
+    for reborn in lost.iter().chain([&killed, disk]) {
+        kept.insert(each_whole_or_not_and_once(reborn, &options, &known));
+    }
+    assert!(kept.len() > 1, "some states keep more than others: {kept:?}");
+}
+
+/// After a failure: each batch is there whole or not at all, the first ones in any case; a retry is answered by that and nothing
+/// is stored twice. Answers how many were there.
+fn each_whole_or_not_and_once(disk: &SimDisk, options: &impl Fn() -> Options, known: &[Vec<EventId>]) -> usize {
+    let retry = |store: &Store, n: usize| {
+        store.commit(&two_events(n, [known[n][0], known[n][1]])).expect("a retry is answered")
+    };
+    let store = options().open_storage(Arc::new(disk.clone())).unwrap();
+    let found: Vec<Vec<Option<u64>>> = known
+        .iter()
+        .map(|ids| {
+            let lookups = ids.iter().map(|id| match store.by_id(*id).unwrap() {
+                Lookup::Found(event) => Some(event.position().get()),
+                Lookup::NotFound => None,
+                other => panic!("{other:?}"),
+            });
+            lookups.collect()
+        })
+        .collect();
+    let count = found.iter().filter(|places| places[0].is_some()).count();
+    let mut answered = Vec::new();
+    for (n, places) in found.iter().enumerate() {
+        let is_there = places[0].is_some();
+        assert!(places.iter().all(|place| place.is_some() == is_there), "batch {n} is there by half: {places:?}");
+        assert!(is_there || n >= DURABLE, "batch {n} was acknowledged as durable");
+        let receipt = retry(&store, n);
+        assert_eq!(receipt.already_committed(), is_there, "batch {n}");
+        if is_there {
+            let told: Vec<_> = receipt.events().iter().map(|event| Some(event.position.get())).collect();
+            assert_eq!(&told, places, "batch {n}");
+        }
+        answered.push(receipt);
+    }
+    let stored_once = |store: &Store| {
+        assert_eq!(store.head(), 2 * known.len() as u64, "what was lost leaves no hole");
+        let read = store.read_all(&Query::all(), Seek::Beginning).unwrap().map(Result::unwrap);
+        let mut ids: Vec<EventId> = read.map(|event| event.id()).collect();
+        ids.sort_unstable();
+        let mut all = known.concat();
+        all.sort_unstable();
+        assert_eq!(ids, all);
+        for (n, receipt) in answered.iter().enumerate() {
+            let again = retry(store, n);
+            assert!(again.already_committed(), "batch {n}");
+            assert_eq!(again.events(), receipt.events(), "batch {n}");
+        }
+    };
+    stored_once(&store);
+    store.close().unwrap();
+    let store = options().open_storage(Arc::new(disk.clone())).unwrap();
+    assert!(store.recovery_report().clean);
+    stored_once(&store);
+    count
+}
+
 #[test]
 fn a_second_writer_is_locked_at_once() {
     on_each_ground(|ground| {
@@ -1021,7 +1244,6 @@ fn an_answer_that_rests_on_undurable_state_asks_for_a_sync() {
 
 #[test]
 fn if_the_sync_of_such_an_answer_fails_it_becomes_outcome_unknown() {
-    use annals_tests::sim_disk::{FaultKind, Repeat};
     let disk = SimDisk::new();
     let store = small().background(false).open_storage(Arc::new(disk.clone())).unwrap();
     store.append_with("s", Expect::Any, &[event("1").id(1u128)], Durability::Buffered).unwrap();
@@ -1039,7 +1261,6 @@ fn if_the_sync_of_such_an_answer_fails_it_becomes_outcome_unknown() {
 /// stands behind: time does not fall, and the store opens again.
 #[test]
 fn recorded_at_never_falls_whatever_fails_while_a_segment_is_sealed() {
-    use annals_tests::sim_disk::{FaultKind, Repeat};
     let payload = "x".repeat(9000);
     for failing in 0..40 {
         let disk = SimDisk::new();

@@ -1,5 +1,7 @@
 //! Old files open for ever: stores as each version of the format wrote them, read, continued, crashed and damaged.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use annals::{Durability, Expect, NewEvent, Options, ReadEvents, ReadOnly, Store, View};
@@ -7,8 +9,10 @@ use annals_tests::model::golden::{self, Files, Golden};
 use annals_tests::sim_disk::{Dice, SimDisk};
 
 /// Version, store, and the SHA-256 of its list of files, which holds that of each file.
-const STORES: [(&str, &str, &str); 8] = [
+const STORES: [(&str, &str, &str); 10] = [
     ("v1", "closed", "7c3f4c516d50dc1a791c4617918f7295d0e895e01376a8273bc763b25b46f567"),
+    ("v1", "compacted", "6ac20e3acc919e45dd7d9b954123adad62967397c06f8015241c7a1b61a664f4"),
+    ("v1", "covered", "7a3dda8bfcc1de147ace6d01f2f5fa33f3d5b49616049116d33a813a453b27af"),
     ("v1", "cut", "98160352e646ac0f1ebd43b44b4c8313d7a8a9e0e40831cbf9e7e57816ca0fe1"),
     ("v1", "consumers", "bf6a7bcb5f906675b618deafade466dcf1bdf787803ce40f6c3435169ed3b9a4"),
     ("v1", "consumers_killed", "a01dce1747b6c65277e275c078a85e937e5c84239ee1d5f142c9dbd2e943259e"),
@@ -51,6 +55,22 @@ fn the_golden_files_are_the_ones_that_were_written_then() {
         assert_eq!(golden::sha256(listed.as_bytes()), list, "{version}/{name}/files.txt");
         assert_eq!(load(version, name).file_list(), listed, "{version}/{name}");
     }
+}
+
+/// Of each encoding of containers, and of each form of the index of what is compacted, there is one.
+#[test]
+fn compacted_segments_of_each_form_are_among_them() {
+    let (encodings, places) = (RefCell::new(BTreeSet::new()), RefCell::new(BTreeSet::new()));
+    each_store(|_, golden| {
+        for (file, bytes) in &golden.files {
+            match &bytes[..8] {
+                b"ANNALSGC" => drop(encodings.borrow_mut().insert(bytes[38])),
+                b"ANNALIXF" if file.starts_with("segment-") => drop(places.borrow_mut().insert(bytes[48])),
+                _ => {}
+            }
+        }
+    });
+    assert_eq!((encodings.into_inner(), places.into_inner()), (BTreeSet::from([1, 2]), BTreeSet::from([1, 4])));
 }
 
 #[test]
@@ -157,7 +177,7 @@ fn their_consumers_stand_where_they_stood() {
         ),
     ];
     let everything = "mail: 10 110 70 1 1800000000000000000\nreset: 70 0 0 5 1800000000000000000\n";
-    for (name, consumers) in expected.into_iter().chain([("everything", everything)]) {
+    for (name, consumers) in expected.into_iter().chain([("everything", everything), ("compacted", everything)]) {
         let (disk, store) = open(&load("v1", name).files);
         assert_eq!(golden::consumers_of(&store), consumers, "{name}");
         drop(store);
@@ -246,7 +266,7 @@ fn verify_finds_them_sound_and_their_damage() {
         // What is removed and not compacted stands in the files all the same.
         let hidden = match name {
             "removed" => 61,
-            "everything" => 166,
+            "everything" | "compacted" => 166,
             _ => 0,
         };
         assert_eq!(report.events, golden.events.lines().count() as u64 + hidden, "{name}");

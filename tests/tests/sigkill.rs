@@ -159,7 +159,8 @@ impl Killer<'_> {
     }
 
     fn judge_read_only(&mut self) -> Verdict {
-        let store = match Options::new().open_read_only(self.directory) {
+        // A kill may cut the writing of a mark: only the written view is to be had then.
+        let store = match Options::new().view(annals::View::Written).open_read_only(self.directory) {
             Err(annals::Error::NotAStore { .. }) if self.told.acknowledged.is_empty() => return Ok(()),
             other => other.map_err(|error| format!("opening read-only after the kill: {error}"))?,
         };

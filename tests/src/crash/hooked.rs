@@ -16,6 +16,8 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 pub struct Hooked {
     disk: SimDisk,
     hook: Hook,
+    /// Whether only operations that failed are followed by the hook.
+    failed_alone: bool,
     /// The hook may use the store itself; what that does is not hooked again.
     calling: Arc<AtomicBool>,
 }
@@ -29,10 +31,18 @@ impl fmt::Debug for Hooked {
 impl Hooked {
     /// Calls `hook` after every operation of `disk` that can fail.
     pub fn new(disk: &SimDisk, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { disk: disk.clone(), hook: Arc::new(hook), calling: Arc::default() }
+        Self { disk: disk.clone(), hook: Arc::new(hook), failed_alone: false, calling: Arc::default() }
     }
 
-    fn after<T>(&self, answer: T) -> T {
+    /// Calls `hook` after every operation of `disk` that failed, in the thread to which it failed and before it learns that.
+    pub fn on_failure(disk: &SimDisk, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { failed_alone: true, ..Self::new(disk, hook) }
+    }
+
+    fn after<T>(&self, answer: io::Result<T>) -> io::Result<T> {
+        if self.failed_alone && answer.is_ok() {
+            return answer;
+        }
         if !self.calling.swap(true, Ordering::AcqRel) {
             (self.hook)();
             self.calling.store(false, Ordering::Release);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use annals::{Durability, Error, Event, Lookup, Options, Query, Reader, Seek, StreamState, View};
+use annals_format::mark::Mark;
 
 use super::truth::Stream;
 use super::{Truth, Verdict, open};
@@ -48,6 +49,13 @@ pub fn examine_read_only(disk: &SimDisk, truth: &Truth, options: &Options) -> Ve
     let store = match options.clone().open_read_only_storage(Arc::new(disk.clone())) {
         Ok(store) => store,
         Err(Error::NotAStore { .. }) if !truth.created => return Ok(None),
+        // A mark that was cut in being written hides how much was durable; the written view is still to be had.
+        Err(Error::Corrupt(told)) if told.file == "MARK" && mark_is_broken(disk) => {
+            let written = options.clone().view(View::Written);
+            written
+                .open_read_only_storage(Arc::new(disk.clone()))
+                .map_err(|error| format!("opening read-only: {error}"))?
+        }
         Err(error) => return Err(format!("opening read-only failed: {error}\n{truth:?}")),
     };
     let mut heads = Vec::new();
@@ -62,6 +70,17 @@ pub fn examine_read_only(disk: &SimDisk, truth: &Truth, options: &Options) -> Ve
     }
     ensure!(heads[1] >= truth.floor(), "read-only shows {} as written, {} was promised", heads[1], truth.floor());
     Ok(Some((heads[0], heads[1])))
+}
+
+/// Whether a slot of the mark does not verify, or is empty although it was not the first mark of all.
+fn mark_is_broken(disk: &SimDisk) -> bool {
+    let files = disk.files();
+    let bytes = files.get("MARK").map_or(&[][..], Vec::as_slice);
+    let (newest, faults) = Mark::newest(bytes);
+    let is_first = newest.is_some_and(|mark| mark.sequence == 1);
+    let is_empty =
+        |slot: u64| bytes.get(slot as usize..).is_none_or(|slot| slot.iter().take(128).all(|byte| *byte == 0));
+    faults.iter().any(Option::is_some) || (!is_first && [0, Mark::slot_offset(1)].into_iter().any(is_empty))
 }
 
 /// Every acknowledged lot is known again by its ids; one that was taken back is stored anew.

@@ -27,7 +27,7 @@ impl Harming<'_> {
     }
 
     fn any(&mut self) -> String {
-        self.one_of(&["segment", "index", "manifest", "mark", "ring"])
+        self.one_of(EVERY)
     }
 
     fn one_of(&mut self, kinds: &[&str]) -> String {
@@ -88,7 +88,10 @@ impl Harming<'_> {
     }
 }
 
-const EVERY: &[&str] = &["segment", "index", "manifest", "mark", "ring"];
+/// Whichever of these kinds a store has.
+const EVERY: &[&str] = &["segment", "container", "snapshots", "index", "manifest", "mark", "ring"];
+/// Whatever holds the bytes of a segment.
+const SEGMENTS: &[&str] = &["segment", "container"];
 
 /// Thirty kinds of harm.
 pub const HARMS: &[Harm] = &[
@@ -109,7 +112,7 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "segment cut at a page",
         run: |h| {
-            let name = h.one_of(&["segment"]);
+            let name = h.one_of(SEGMENTS);
             h.cut(&name, 4096)
         },
     },
@@ -131,7 +134,7 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "segment deleted",
         run: |h| {
-            let name = h.one_of(&["segment"]);
+            let name = h.one_of(SEGMENTS);
             h.remove(&name)
         },
     },
@@ -200,7 +203,7 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "pages swapped in a file",
         run: |h| {
-            let name = h.one_of(&["segment"]);
+            let name = h.one_of(SEGMENTS);
             let (a, b) = (h.stretch(&name, 4096), h.stretch(&name, 4096));
             let (left, right) = (h.files[&name][a.clone()].to_vec(), h.files[&name][b.clone()].to_vec());
             if left.len() == right.len() {
@@ -213,7 +216,7 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "page of another segment",
         run: |h| {
-            let (from, to) = (h.one_of(&["segment"]), h.one_of(&["segment"]));
+            let (from, to) = (h.one_of(SEGMENTS), h.one_of(SEGMENTS));
             let (a, b) = (h.stretch(&from, 4096), h.stretch(&to, 4096));
             let page = h.files[&from][a].to_vec();
             if page.len() == b.len() {
@@ -225,7 +228,7 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "two segments swapped",
         run: |h| {
-            let (a, b) = (h.one_of(&["segment"]), h.one_of(&["segment"]));
+            let (a, b) = (h.one_of(SEGMENTS), h.one_of(SEGMENTS));
             let (left, right) = (h.files[&a].clone(), h.files[&b].clone());
             h.files.insert(a.clone(), right);
             h.files.insert(b.clone(), left);
@@ -235,14 +238,14 @@ pub const HARMS: &[Harm] = &[
     Harm {
         name: "segment over another",
         run: |h| {
-            let (a, b) = (h.one_of(&["segment"]), h.one_of(&["segment"]));
+            let (a, b) = (h.one_of(SEGMENTS), h.one_of(SEGMENTS));
             h.copy(&a, &b)
         },
     },
     Harm {
         name: "segment under a new number",
         run: |h| {
-            let a = h.one_of(&["segment"]);
+            let a = h.one_of(SEGMENTS);
             h.copy(&a, "segment-00000000000000000077.log")
         },
     },
@@ -264,7 +267,7 @@ pub const HARMS: &[Harm] = &[
         },
     },
     Harm { name: "file rolled back", run: |h| h.roll_back(EVERY) },
-    Harm { name: "segment rolled back", run: |h| h.roll_back(&["segment"]) },
+    Harm { name: "segment rolled back", run: |h| h.roll_back(SEGMENTS) },
     Harm { name: "mark rolled back", run: |h| h.roll_back(&["mark"]) },
     Harm {
         name: "newest manifest deleted",
@@ -302,7 +305,7 @@ pub const HARMS: &[Harm] = &[
         name: "file of another store",
         run: |h| {
             let name = h.any();
-            let other = Sample::build(h.dice.next());
+            let other = h.sample.another(h.dice.next());
             match other.files.get(&name) {
                 Some(bytes) => drop(h.files.insert(name.clone(), bytes.clone())),
                 None => drop(h.files.remove(&name)),
