@@ -94,3 +94,6 @@ fn mend_segment(inner: &Inner, segment: &Segment, entry: &SegmentEntry) {
         Err(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
