@@ -398,12 +398,12 @@ impl Reader {
         Ok(left.map(|(name, count)| TypeInfo { name, count }).collect())
     }
 
-    /// Every unit of the index up to `head`, oldest first.
+    /// Every unit of the index up to `head`, oldest first, each from where the one before it ended: tiers come and go meanwhile.
     pub(crate) fn each_unit(&self, head: u64, mut each: impl FnMut(&Unit<'_>) -> Result<()>) -> Result<()> {
         let segments = self.core.segments.load();
         let mut at = 1;
         while at <= head {
-            let unit = Unit::of(&self.core, &segments, at, head)?;
+            let unit = Unit::of(&self.core, &segments, at, head)?.not_below(at);
             let Span { last, .. } = unit.span;
             match each(&unit) {
                 Ok(()) => at = last + 1,

@@ -45,6 +45,20 @@ impl<'a> Unit<'a> {
         Ok(Self { span, source: Source::Segment { segment, opened: segment.opened_with_keys()? } })
     }
 
+    /// The same, asked for what is not below `first` alone: what answers may have changed since what stands before was asked.
+    pub(crate) fn not_below(mut self, first: u64) -> Self {
+        self.span.first = self.span.first.max(first);
+        self
+    }
+
+    /// The position that numbers of records count from.
+    fn base(&self) -> u64 {
+        match &self.source {
+            Source::Tier(tier) => tier.first_position(),
+            Source::Segment { segment, .. } => segment.first_position(),
+        }
+    }
+
     /// The tier that this is, if it is one: on an error whoever asks looks whether it is broken, and asks for the unit of
     /// the same position again, which is then another.
     pub(crate) fn tier(&self) -> Option<&Arc<TierFile>> {
@@ -56,7 +70,7 @@ impl<'a> Unit<'a> {
 
     /// The key's positions in `span`; `None` if there are none.
     pub(crate) fn cursor(&self, kind: KeyKind, key: u64, span: Span, direction: Direction) -> Result<Option<Cursor>> {
-        let base = self.span.first;
+        let base = self.base();
         let mut cursor = match &self.source {
             Source::Tier(tier) => match tier.positions(key)? {
                 Some(positions) => Cursor::Tiered(Tiered::new(tier, &positions, span)),
@@ -102,7 +116,7 @@ impl<'a> Unit<'a> {
         room: usize,
         mut each: impl FnMut(&str, u64) -> bool,
     ) -> Result<bool> {
-        let base = self.span.first;
+        let base = self.base();
         let (segment, opened) = match &self.source {
             Source::Segment { segment, opened } => (segment, opened),
             Source::Tier(tier) => {
@@ -154,7 +168,7 @@ impl<'a> Unit<'a> {
         match &opened.index {
             SegmentIndex::Sealed(index) => index.each_type(each),
             SegmentIndex::Active(index) => {
-                let base = self.span.first;
+                let base = self.base();
                 for record in index.type_firsts().take_while(|record| base + u64::from(*record) <= head) {
                     if let Some(event) = event_in(segment, &core.log, base + u64::from(record))? {
                         each(event.event_type());
@@ -166,3 +180,6 @@ impl<'a> Unit<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
