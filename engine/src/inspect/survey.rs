@@ -72,6 +72,19 @@ impl Survey {
     /// # Errors
     /// `NotAStore` if no file of the directory is one of a store; `Io` for the directory.
     pub(super) fn new(storage: &dyn Storage) -> Result<Self> {
+        let mut gone_before = None;
+        loop {
+            let survey = Self::glance(storage)?;
+            let gone = survey.newest_is_gone();
+            // A writer removes manifests that it has replaced. It ends: each glance finds a newer one.
+            if gone <= gone_before {
+                return Ok(survey);
+            }
+            gone_before = gone;
+        }
+    }
+
+    fn glance(storage: &dyn Storage) -> Result<Self> {
         let mut names = list(storage)?;
         names.sort_unstable();
         let mut generations: Vec<u64> = names.iter().filter_map(|name| manifest::generation_of(name)).collect();
@@ -83,6 +96,14 @@ impl Survey {
         }
         let manifests = generations.into_iter().map(|g| (g, manifest::load(storage, g))).collect();
         Ok(Self { names, manifests, numbers })
+    }
+
+    /// Generation of the newest manifest, if it was listed and is not there any more.
+    fn newest_is_gone(&self) -> Option<u64> {
+        let is_gone =
+            |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let (generation, newest) = self.manifests.first()?;
+        newest.as_ref().err().is_some_and(is_gone).then_some(*generation)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
