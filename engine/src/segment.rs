@@ -80,7 +80,7 @@ impl Segment {
         index: SegmentIndex,
     ) -> Result<Self> {
         let opened = Opened::new(&name, file, mode, index, header.written_by)?;
-        Ok(Self::in_slot(header, name, mode, Slot::holding(opened)))
+        Ok(Self::in_slot(header, name, mode, Slot::holding(Arc::new(opened))))
     }
 
     /// A segment that the manifest lists. Its files are opened and checked at first touch.
@@ -103,6 +103,16 @@ impl Segment {
         segment.close(Closing::listed(entry));
         let _ = segment.listed.set(Listed { entry: entry.clone(), cache: cache.clone() });
         segment
+    }
+
+    /// The same ended segment with what is open of it, which nobody lets go of: for whoever makes something of it while it is
+    /// opened, and so must not open it again.
+    pub(crate) fn apart(&self, opened: Arc<Opened>) -> Self {
+        let apart = Self::in_slot(self.header.clone(), self.name.clone(), self.mode, Slot::holding(opened));
+        if let Some(closing) = self.closing() {
+            apart.close(closing.clone());
+        }
+        apart
     }
 
     fn in_slot(header: SegmentHeader, name: String, mode: ReadMode, slot: Slot) -> Self {

@@ -63,8 +63,8 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn holding(opened: Opened) -> Self {
-        Self { held: ArcSwapOption::from_pointee(opened), ..Self::default() }
+    pub(super) fn holding(opened: Arc<Opened>) -> Self {
+        Self { held: ArcSwapOption::new(Some(opened)), ..Self::default() }
     }
 
     #[inline]
@@ -196,7 +196,8 @@ impl SegmentCache {
         if !has_file && self.rebuild == Rebuild::Write {
             self.note_rebuilt(index_name(entry.number));
             // Without room for the file the index serves from memory; the next opening tries again.
-            if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, segment) {
+            let apart = segment.apart(opened.clone());
+            if let Ok(index) = SealedIndex::build(&*self.storage, &Log::of_files(), self.hash, &apart) {
                 opened = Arc::new(opened.with_index(SegmentIndex::Sealed(Arc::new(index))));
                 self.hold(slot, opened.clone());
             }

@@ -183,6 +183,30 @@ fn readers_and_evictions_do_not_disturb_each_other() {
     });
 }
 
+/// Whoever makes an index file anew as it opens a segment goes on with what it has opened, also where another lets go of that.
+#[test]
+fn a_segment_that_is_let_go_of_while_its_index_file_is_made_is_opened_all_the_same() {
+    let storage = sample();
+    let manifest = manifest::load_current(&*storage).unwrap().unwrap();
+    let (mode, hash) = (ReadMode::Mapped, NameHash { seed: manifest.name_hash_seed });
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..300 {
+            manifest.segments.iter().for_each(|entry| storage.remove(&index_name(entry.number)).unwrap());
+            let cache = SegmentCache::new(storage.clone(), mode, hash, Rebuild::Write, 1);
+            let of = |entry: &SegmentEntry| Arc::new(Segment::listed(entry, crate::compacted::name_of(entry), &cache));
+            let segments: Vec<Arc<Segment>> = manifest.segments.iter().map(of).collect();
+            std::thread::scope(|scope| {
+                scope.spawn(|| segments.iter().for_each(|segment| drop(segment.opened_with_keys().unwrap())));
+                scope.spawn(|| segments.iter().rev().for_each(|segment| drop(segment.opened_with_keys().unwrap())));
+            });
+            assert_eq!(cache.made(), manifest.segments.len() as u64, "each once");
+        }
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(std::time::Duration::from_secs(120)).expect("nobody waits for itself");
+}
+
 /// Every way in which a reader may come to a segment: each is an error that names it, none a shorter history.
 fn each_is_corrupt(reader: &Reader, file: &str) {
     let named = |result: std::result::Result<String, Error>, what: &str| match result {
