@@ -233,8 +233,20 @@ impl Commit {
         })
     }
 
-    /// The last act of a clean close: everything synced, and the mark says so, durably.
+    /// The last act of a close: everything synced, and the mark says so, durably. Nobody leads after it: the mark that one
+    /// would write could be another writer's by then.
     pub(crate) fn finish(&self, log: &Committing<'_>) -> Result<(), Error> {
+        while !self.begin_leading() {
+            log.core.log.watermark.sync_waiters().wait(None, || self.nobody_leads());
+        }
+        let finished = self.sync_and_mark_clean(log);
+        // Who leads now finds this before it writes.
+        log.core.log.poison("the store is closed".to_owned());
+        self.finish_leading(log);
+        finished
+    }
+
+    fn sync_and_mark_clean(&self, log: &Committing<'_>) -> Result<(), Error> {
         log.core.log.check_poison()?;
         let tip = log.writer.lock().tip();
         if let Err(reason) = self.sync_up_to(log, &tip) {

@@ -15,8 +15,10 @@ mod request;
 mod retired;
 mod rewrite;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use annals_format::compacted::{BLOCK_LEN_MAX, BLOCK_LEN_MIN};
@@ -205,12 +207,55 @@ impl Store {
     }
 }
 
+thread_local! {
+    /// Address of the store that this thread compacts.
+    static COMPACTED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While it lives this thread compacts a store: what is called meanwhile must not wait for that.
+struct AtIt {
+    before: usize,
+}
+
+impl AtIt {
+    fn with(inner: &Inner) -> Self {
+        Self { before: COMPACTED.replace(std::ptr::from_ref(inner).addr()) }
+    }
+
+    fn is_with(inner: &Inner) -> bool {
+        COMPACTED.get() == std::ptr::from_ref(inner).addr()
+    }
+}
+
+impl Drop for AtIt {
+    fn drop(&mut self) {
+        COMPACTED.set(self.before);
+    }
+}
+
+/// While the store is being closed: returns when nobody compacts it any more. Whoever comes later sees that it is closed, and
+/// whoever is at it ends early. Does not wait for this thread itself, which closes it in the middle of a compaction.
+pub(crate) fn wait_for_the_last(inner: &Inner) {
+    if !AtIt::is_with(inner) {
+        drop(inner.compacting.lock());
+    }
+}
+
 /// As [`Store::compact_while`], for whoever has no handle.
 fn run(
     inner: &Inner,
     options: &CompactionOptions,
     progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
 ) -> Result<CompactionReport> {
+    if AtIt::is_with(inner) {
+        return Err(Error::invalid("a compaction is asked for by one, which waits for it", None));
+    }
+    let _at_it = AtIt::with(inner);
+    // Who closes the store waits for this.
+    let progress = &mut |at: Compacting| match progress(at) {
+        ControlFlow::Continue(()) if !inner.stopping.load(Ordering::Acquire) => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
     // Before a sweep: a state may take the place of what it lets go of.
     let (folds, notice) = match fold(inner, options, progress)? {
         (folds, Ok(ControlFlow::Continue(()))) => (folds, None),
@@ -247,9 +292,6 @@ fn fold(
     options: &CompactionOptions,
     progress: &mut dyn FnMut(Compacting) -> ControlFlow<()>,
 ) -> Result<(Folded, Result<ControlFlow<()>>)> {
-    if folding::is_folding() {
-        return Err(Error::invalid("a fold asks for compaction, which waits for it", None));
-    }
     let mut report = Folded::default();
     let folds = inner.folds.all();
     if folds.is_empty() {
@@ -270,6 +312,7 @@ fn compact(
     // One at a time; who asks meanwhile waits.
     let mut turn = inner.compacting.lock();
     inner.core.log.check_poison()?;
+    merging::check_open(inner)?;
     let mut report = CompactionReport::default();
     let ends_live = !options.dry_run && options.live_segment != LiveSegment::Leave;
     if ends_live {
@@ -476,3 +519,6 @@ impl<'a> Pace<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use crate::sealed_index::IndexFile;
 use crate::segment::Segment;
 use crate::storage::Access;
 use crate::store::Inner;
-use crate::tiers::{self, Due, Replaced, ReplacedDirectory, tier_name};
+use crate::tiers::{self, Due, Replaced, ReplacedDirectory, Tiers, tier_name};
 
 /// How often somebody looks whether there is something to do.
 const LOOK: Duration = Duration::from_millis(500);
@@ -202,9 +202,12 @@ fn in_files_until(inner: &Inner, covered: u64) -> u64 {
 
 /// Lets go of the ids that stand in the index files of segments.
 pub(crate) fn forget_ids(inner: &Inner) {
-    let covered = inner.core.tiers.load().covered_until();
-    let in_files = in_files_until(inner, covered);
-    let forgotten = inner.writer.lock().ids.forget_up_to(covered, in_files);
+    let forgotten = {
+        let mut writer = inner.writer.lock();
+        // Under its lock: what a broken tier held is loaded under it as well, and stays.
+        let covered = inner.core.tiers.load().covered_until();
+        writer.ids.forget_up_to(covered, in_files_until(inner, covered))
+    };
     drop(forgotten);
 }
 
@@ -338,7 +341,7 @@ fn rebuild_segment(inner: &Inner, number: u64) -> crate::Result<bool> {
 }
 
 /// What is made ends early where the store is being closed.
-fn check_open(inner: &Inner) -> crate::Result<()> {
+pub(crate) fn check_open(inner: &Inner) -> crate::Result<()> {
     match inner.stopping.load(Ordering::Acquire) {
         true => Err(Error::Poisoned { reason: "the store is closed".to_owned() }),
         false => Ok(()),
@@ -348,6 +351,7 @@ fn check_open(inner: &Inner) -> crate::Result<()> {
 /// Before the store is given to another writer: returns when nobody writes a file of the index any more. Whoever comes later
 /// sees that it is closed.
 pub(crate) fn wait_for_the_last(inner: &Inner) {
+    inner.core.cache.end_writing(&inner.core.segments.load());
     drop(inner.seal_turn.lock());
     drop(inner.tier_keeper.lock());
     drop(inner.merging.shrunk.lock());
@@ -543,6 +547,10 @@ fn try_shrink_covered(inner: &Inner) -> crate::Result<()> {
         }
         let number = |segment: &Arc<Segment>| segment.header.identity.segment;
         let Ok(at) = segments.binary_search_by_key(&entry.number, number) else { return Ok(()) };
+        // It could not be listed when it was sealed: what is open of it stays.
+        if !segments[at].is_listed() {
+            return Ok(());
+        }
         let (storage, mode, hash) = (inner.storage.as_ref(), inner.core.read_mode, inner.core.hash);
         match places_file::shrink(storage, &segments[at], entry, mode, hash) {
             // What is missing or damaged is made anew when somebody comes to it.
@@ -574,9 +582,10 @@ fn try_keep_tiers(inner: &Inner, which: Due, pace: &mut dyn FnMut(u64), stop: &A
     let storage = inner.storage.as_ref();
     let tiers = inner.core.tiers.load_full();
     if keeper.must_drop(&tiers) {
-        // The ids that only it holds are in memory again before it is dropped.
-        load_ids_of_broken(inner)?;
-        let replaced = keeper.drop_broken(storage, &tiers)?;
+        // The ids that only these hold are in memory again before they are dropped.
+        let broken = tiers.broken();
+        load_ids_of(inner, &tiers, &broken)?;
+        let replaced = keeper.drop_broken(storage, &tiers, &broken)?;
         replaced.iter().for_each(|replaced| install(inner, replaced));
         return Ok(replaced.is_some());
     }
@@ -614,11 +623,10 @@ fn install(inner: &Inner, replaced: &Replaced) {
     let _ = replaced.remove_files(inner.storage.as_ref());
 }
 
-fn load_ids_of_broken(inner: &Inner) -> crate::Result<()> {
-    let tiers = inner.core.tiers.load_full();
+fn load_ids_of(inner: &Inner, tiers: &Tiers, numbers: &[u64]) -> crate::Result<()> {
     let segments = inner.core.segments.load_full();
     let mut loaded = inner.merging.loaded.lock();
-    for tier in tiers.iter().filter(|tier| tier.is_broken()) {
+    for tier in tiers.iter().filter(|tier| numbers.contains(&tier.entry().number)) {
         let number = tier.entry().number;
         if loaded.contains(&number) {
             continue;
@@ -631,3 +639,6 @@ fn load_ids_of_broken(inner: &Inner) -> crate::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

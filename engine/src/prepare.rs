@@ -109,6 +109,8 @@ struct State {
     wanted: Option<u64>,
     wanted_index: Option<WantedIndex>,
     making: bool,
+    /// The store is being closed.
+    is_released: bool,
     to_seal: VecDeque<Arc<Segment>>,
 }
 
@@ -379,6 +381,9 @@ impl Preparer {
             while state.making {
                 self.made.wait(&mut state);
             }
+            if state.is_released {
+                return Err(Error::Poisoned { reason: "the store is closed".to_owned() });
+            }
             let there: u64 = state.ready.iter().map(|prepared| prepared.len).sum();
             if there >= bytes {
                 return Ok(());
@@ -427,9 +432,14 @@ impl Preparer {
         self.asked.notify_one();
     }
 
-    /// Removes the file that was made and not used.
+    /// Removes the files that were made and not used; no more are reserved.
     pub(crate) fn release(&self) {
-        for ready in std::mem::take(&mut self.state.lock().ready) {
+        let mut state = self.state.lock();
+        state.is_released = true;
+        while state.making {
+            self.made.wait(&mut state);
+        }
+        for ready in std::mem::take(&mut state.ready) {
             self.discard(&ready);
         }
     }

@@ -204,7 +204,7 @@ impl Reader {
     /// # Errors
     /// `Invalid` if the name cannot be one. What is damaged is an error when the reading comes to it.
     pub fn read_stream(&self, stream: &str, seek: Seek) -> Result<Read> {
-        self.stream_read(stream, seek, Direction::Forward)
+        self.stream_read(stream, seek, Direction::Forward, self.head())
     }
 
     /// As [`Reader::read_stream`], towards the beginning.
@@ -212,12 +212,11 @@ impl Reader {
     /// # Errors
     /// As there.
     pub fn read_stream_back(&self, stream: &str, seek: Seek) -> Result<Read> {
-        self.stream_read(stream, seek, Direction::Backward)
+        self.stream_read(stream, seek, Direction::Backward, self.head())
     }
 
-    fn stream_read(&self, stream: &str, seek: Seek, direction: Direction) -> Result<Read> {
+    fn stream_read(&self, stream: &str, seek: Seek, direction: Direction, head: u64) -> Result<Read> {
         check_stream_name(stream)?;
-        let head = self.head();
         let key = self.core.hash.key(KeyKind::Stream, stream);
         self.core.tiers.load().prefetch_key(key, 1, head);
         let whole = Bounds { from: 1, until: head, direction };
@@ -352,7 +351,8 @@ impl Reader {
             let first = match (can_be_read, facts.first) {
                 (true, 1) if facts.forgotten == 0 => Position::new(first),
                 (true, _) => {
-                    self.read_stream(&name, Seek::Beginning)?.next().transpose()?.map(|event| event.position())
+                    let mut read = self.stream_read(&name, Seek::Beginning, Direction::Forward, head)?;
+                    read.next().transpose()?.map(|event| event.position())
                 }
                 (false, _) => None,
             };

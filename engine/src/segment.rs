@@ -85,8 +85,12 @@ impl Segment {
 
     /// A segment that the manifest lists. Its files are opened and checked at first touch.
     pub(crate) fn listed(entry: &SegmentEntry, name: String, cache: &Arc<SegmentCache>) -> Self {
+        Self::listed_in(Self::header_listed(entry), entry, name, cache, Slot::default())
+    }
+
+    fn header_listed(entry: &SegmentEntry) -> SegmentHeader {
         let identity = Identity { store: entry.store, incarnation: entry.incarnation, segment: entry.number };
-        let header = SegmentHeader {
+        SegmentHeader {
             identity,
             // That of what it holds, which compaction does not change.
             generation: 0,
@@ -98,8 +102,23 @@ impl Segment {
             created_at: 0,
             written_by: 0,
             kind: entry.kind,
-        };
-        let segment = Self::in_slot(header, name, cache.read_mode(), Slot::default());
+        }
+    }
+
+    /// A segment that the manifest lists in the place of this one, with the same content: the two do not write their index
+    /// file at once.
+    pub(crate) fn replaced_by(&self, entry: &SegmentEntry, name: String, cache: &Arc<SegmentCache>) -> Self {
+        Self::listed_in(Self::header_listed(entry), entry, name, cache, self.slot.successor())
+    }
+
+    fn listed_in(
+        header: SegmentHeader,
+        entry: &SegmentEntry,
+        name: String,
+        cache: &Arc<SegmentCache>,
+        slot: Slot,
+    ) -> Self {
+        let segment = Self::in_slot(header, name, cache.read_mode(), slot);
         segment.close(Closing::listed(entry));
         let _ = segment.listed.set(Listed { entry: entry.clone(), cache: cache.clone() });
         segment
@@ -110,7 +129,7 @@ impl Segment {
     pub(crate) fn apart(&self, opened: Arc<Opened>) -> Self {
         let apart = Self::in_slot(self.header.clone(), self.name.clone(), self.mode, Slot::holding(opened));
         if let Some(closing) = self.closing() {
-            apart.close(closing.clone());
+            apart.close(*closing);
         }
         apart
     }

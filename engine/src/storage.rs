@@ -21,6 +21,8 @@
 mod disk;
 mod map;
 mod memory;
+#[cfg(test)]
+pub(crate) mod watched;
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::append::{Batch, Durability, Expect, NewEvent, Receipt};
 use crate::background::{self, Committer};
 use crate::commit::{Commit, Committing};
-use crate::compaction::{Retired, Turn};
+use crate::compaction::{self, Retired, Turn};
 use crate::consumer::{self, Checkpoint, Consumer, ConsumerInfo, ConsumerOptions};
 use crate::core::Core;
 use crate::directory::RoomAhead;
@@ -111,6 +111,7 @@ impl Opened {
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
         }
+        compaction::wait_for_the_last(&self.inner);
         background::seal_all(&self.inner);
         if !self.inner.core.log.watermark.is_poisoned() {
             merging::cover_rest(&self.inner);
@@ -119,7 +120,6 @@ impl Opened {
         let _ = self.inner.snapshots.close(&self.inner);
         self.inner.preparer.release();
         let closed = self.inner.commit.finish(&self.inner.committing());
-        self.inner.core.log.poison("the store is closed".to_owned());
         merging::wait_for_the_last(&self.inner);
         drop(lock);
         closed

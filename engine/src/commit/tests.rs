@@ -25,3 +25,19 @@ fn who_waits_for_a_committer_that_never_started_syncs_by_itself() {
     assert_eq!(tell.recv_timeout(Duration::from_secs(20)), Ok(true), "it does not wait for ever");
     assert_eq!(inner.core.log.watermark.durable(), 1);
 }
+
+/// A leader that is at it when the store is closed would else write its mark behind the last one.
+#[test]
+fn the_last_mark_waits_for_whoever_leads_and_nobody_leads_after_it() {
+    let (inner, _lock) = open_without_threads(Arc::new(Memory::new()), Options::new()).unwrap();
+    let inner = Arc::new(inner);
+    assert!(inner.commit.begin_leading());
+    let (told, tell) = mpsc::channel();
+    let closing = inner.clone();
+    std::thread::spawn(move || told.send(closing.commit.finish(&closing.committing()).is_ok()).unwrap());
+    assert!(tell.recv_timeout(Duration::from_millis(100)).is_err(), "somebody leads");
+    inner.commit.finish_leading(&inner.committing());
+    assert_eq!(tell.recv_timeout(Duration::from_secs(20)), Ok(true));
+    assert!(inner.core.log.watermark.is_poisoned());
+    assert!(inner.commit.begin_leading(), "it does not lead for ever");
+}

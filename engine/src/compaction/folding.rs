@@ -16,6 +16,7 @@ use crate::Result;
 use crate::append::Durability;
 use crate::cursor::Span;
 use crate::error::{Error, StreamState};
+use crate::merging;
 use crate::options::View;
 use crate::reader::Reader;
 use crate::removal::{Hidden, facts};
@@ -63,15 +64,6 @@ pub struct FoldFailure {
     pub reason: String,
 }
 
-thread_local! {
-    static IS_FOLDING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a fold runs in this thread: whoever it asks to compact would wait for itself.
-pub(super) fn is_folding() -> bool {
-    IS_FOLDING.get()
-}
-
 /// Folds what is due; `Break` if it was stopped. What was saved before stays and is in the report, also after an error.
 pub(super) fn fold(
     inner: &Inner,
@@ -81,6 +73,7 @@ pub(super) fn fold(
     report: &mut Folded,
 ) -> Result<ControlFlow<()>> {
     let _turn = inner.compacting.lock();
+    merging::check_open(inner)?;
     inner.sync()?;
     let reader = Reader::new(inner.core.clone(), View::Durable);
     let mut work = Work { inner, reader, dry_run: options.dry_run, pace, report, waiting: (0, 0), must_sync: false };
@@ -195,7 +188,6 @@ impl Work<'_, '_> {
 
     fn fold_and_save(&mut self, fold: &Registered, mut history: History) -> Result<ControlFlow<()>> {
         let (answer, is_telling) = {
-            let _mark = Mark::set();
             let is_telling = Cell::new(false);
             let pace = &mut *self.pace;
             let mut onward = |bytes| {
@@ -294,20 +286,4 @@ fn behind(
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the fold panicked: {}", text.unwrap_or("nothing is said why"))
-}
-
-/// As long as it stands, a fold runs in this thread.
-struct Mark;
-
-impl Mark {
-    fn set() -> Self {
-        IS_FOLDING.set(true);
-        Self
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        IS_FOLDING.set(false);
-    }
 }

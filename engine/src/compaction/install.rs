@@ -59,7 +59,7 @@ pub(super) fn install(
         return Err(error);
     }
     inner.preparer.give_back(entry.file_len().saturating_sub(listed.file_len()));
-    let fresh = Arc::new(Segment::listed(&listed, name, &inner.core.cache));
+    let fresh = Arc::new(segment.replaced_by(&listed, name, &inner.core.cache));
     inner.core.replace_segment(segment, &fresh);
     // Who reads the old one keeps it for as long as that takes; what only stands by does not.
     segment.let_go();
@@ -72,7 +72,7 @@ pub(super) fn note_looked_at(inner: &Inner, entry: &SegmentEntry, removed_upto: 
     let listed = SegmentEntry { compacted: Some(CompactedEntry { removed_upto, ..container }), ..entry.clone() };
     let Some(segment) = listed_segment(inner, entry) else { return Ok(()) };
     list_anew(inner, entry, listed.clone())?;
-    let fresh = Arc::new(Segment::listed(&listed, name_of(&listed), &inner.core.cache));
+    let fresh = Arc::new(segment.replaced_by(&listed, name_of(&listed), &inner.core.cache));
     inner.core.replace_segment(&segment, &fresh);
     Ok(())
 }

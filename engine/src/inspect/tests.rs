@@ -1,9 +1,9 @@
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::storage::{Access, Fill, LockError, LockGuard, Memory, Storage, StorageFile};
+use crate::storage::watched::{Done, Watched};
+use crate::storage::{Access, Memory};
 use crate::{Expect, NewEvent, Options, Store};
 
 fn options() -> Options {
@@ -172,54 +172,27 @@ fn what_is_no_store_is_not_a_store() {
 }
 
 /// A store whose writer replaces the manifest twice right after somebody has listed the files for the first time.
-#[derive(Debug)]
-struct Replaced {
-    store: Arc<Memory>,
-    is_due: AtomicBool,
-}
-
-impl Storage for Replaced {
-    fn list(&self) -> io::Result<Vec<String>> {
-        let names = self.store.list();
-        if self.is_due.swap(false, Ordering::Relaxed) {
-            let mut manifest = crate::manifest::load_current(&*self.store).unwrap().unwrap();
+fn replaced_once() -> Arc<Watched> {
+    let watched = Watched::of(sample());
+    let (memory, is_due) = (watched.memory.clone(), AtomicBool::new(true));
+    watched.tell(move |done| {
+        if done == Done::Listed && is_due.swap(false, Ordering::Relaxed) {
+            let mut manifest = crate::manifest::load_current(&*memory).unwrap().unwrap();
             for _ in 0..2 {
                 manifest.generation += 1;
-                crate::manifest::save(&*self.store, &manifest).unwrap();
+                crate::manifest::save(&*memory, &manifest).unwrap();
             }
         }
-        names
-    }
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        self.store.open(name, access)
-    }
-    fn create(&self, name: &str, len: u64, fill: Fill) -> io::Result<Arc<dyn StorageFile>> {
-        self.store.create(name, len, fill)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.store.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.store.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.store.sync_dir()
-    }
-    fn lock(&self) -> Result<LockGuard, LockError> {
-        self.store.lock()
-    }
-    fn map_is_shared(&self) -> bool {
-        self.store.map_is_shared()
-    }
+    });
+    watched
 }
 
 #[test]
 fn a_manifest_that_is_replaced_while_files_are_looked_at_is_not_missed() {
-    let replaced = || Replaced { store: sample(), is_due: AtomicBool::new(true) };
-    assert_eq!(verify_in(&replaced(), &mut |_, _| {}).unwrap().findings, []);
-    let looked_at = replaced();
-    assert_eq!(segments_in(&looked_at).unwrap(), segments_in(&*looked_at.store).unwrap());
-    assert_eq!(store_info_in(&replaced()).unwrap().head, 400);
+    assert_eq!(verify_in(&*replaced_once(), &mut |_, _| {}).unwrap().findings, []);
+    let looked_at = replaced_once();
+    assert_eq!(segments_in(&*looked_at).unwrap(), segments_in(&*looked_at.memory).unwrap());
+    assert_eq!(store_info_in(&*replaced_once()).unwrap().head, 400);
 }
 
 /// Beside a writer that rolls, seals and syncs all the time nothing looks damaged, and the writer is named.

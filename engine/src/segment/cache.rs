@@ -58,8 +58,8 @@ pub(crate) struct Slot {
     held: ArcSwapOption<Opened>,
     /// Set by each touch after the first, cleared by the clock's hand: what is read once goes before what is read often.
     touched: AtomicBool,
-    /// Held by the one that opens.
-    opening: Mutex<()>,
+    /// Held by the one that opens, or writes its index file; one for all segments that hold the same.
+    opening: Arc<Mutex<()>>,
 }
 
 impl Slot {
@@ -75,6 +75,11 @@ impl Slot {
             self.touched.store(true, Ordering::Relaxed);
         }
         Some(opened)
+    }
+
+    /// An empty one of a segment that takes the place of this one's: both write the same index file.
+    pub(super) fn successor(&self) -> Self {
+        Self { opening: self.opening.clone(), ..Self::default() }
     }
 
     /// Lets go of what is held. Whoever reads of it keeps it meanwhile.
@@ -112,6 +117,8 @@ pub(crate) struct SegmentCache {
     mode: ReadMode,
     hash: NameHash,
     rebuild: Rebuild,
+    /// Set where the store is given to another writer: what is made anew from then on stays in memory.
+    is_closed: AtomicBool,
     capacity: usize,
     /// `None` where nothing is mapped.
     in_process: Option<&'static InProcess>,
@@ -142,6 +149,7 @@ impl SegmentCache {
             mode,
             hash,
             rebuild,
+            is_closed: AtomicBool::new(false),
             capacity,
             in_process,
             open,
@@ -170,6 +178,18 @@ impl SegmentCache {
         self.made.load(Ordering::Relaxed)
     }
 
+    /// Asked by who holds a slot's `opening`.
+    fn rebuild(&self) -> Rebuild {
+        if self.is_closed.load(Ordering::Acquire) { Rebuild::Memory } else { self.rebuild }
+    }
+
+    /// Returns when nobody writes an index file any more, of these segments or those whose place they took, nor will: readers
+    /// outlive the store.
+    pub(crate) fn end_writing(&self, segments: &[Arc<Segment>]) {
+        self.is_closed.store(true, Ordering::Release);
+        segments.iter().for_each(|segment| segment.replacing_index(|| ()));
+    }
+
     /// Begins to bring what [`SegmentCache::open`] reads into memory. What is wrong is told to who opens it.
     pub(super) fn announce(&self, name: &str, entry: &SegmentEntry) {
         if let Ok(index) = self.storage.open(&index_name(entry.number), Access::Read)
@@ -193,7 +213,7 @@ impl SegmentCache {
         let has_file = !matches!(opened.index, SegmentIndex::Active(_));
         let mut opened = Arc::new(opened.without_file());
         self.hold(slot, opened.clone());
-        if !has_file && self.rebuild == Rebuild::Write {
+        if !has_file && self.rebuild() == Rebuild::Write {
             self.note_rebuilt(index_name(entry.number));
             // Without room for the file the index serves from memory; the next opening tries again.
             let apart = segment.apart(opened.clone());
@@ -227,7 +247,7 @@ impl SegmentCache {
         }
         let storage = &*self.storage;
         let opened = self.open_newest(entry, |entry| {
-            let made = match self.rebuild {
+            let made = match self.rebuild() {
                 Rebuild::Write => rebuild_index_of(storage, entry, self.mode, self.hash).is_ok(),
                 Rebuild::Memory => false,
             };

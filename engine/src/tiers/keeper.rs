@@ -217,13 +217,19 @@ impl TierKeeper {
         })
     }
 
-    /// Takes tiers with which something is wrong off the list; merges then make them again. `None`: there is none, and none
-    /// that the index manifest on disk names.
+    /// Takes tiers with these numbers, with which something is wrong, off the list; merges then make them again. `None`: there is
+    /// none, and none that the index manifest on disk names.
+    ///
+    /// The caller has seen that what they alone hold is known elsewhere. One that breaks meanwhile is for the next call.
     ///
     /// # Errors
     /// `NoSpace` or `Io`: they stay on the list, where nobody asks them.
-    pub(crate) fn drop_broken(&mut self, storage: &dyn Storage, tiers: &Tiers) -> Result<Option<Replaced>> {
-        let broken: Vec<u64> = tiers.iter().filter(|tier| tier.is_broken()).map(|tier| tier.entry().number).collect();
+    pub(crate) fn drop_broken(
+        &mut self,
+        storage: &dyn Storage,
+        tiers: &Tiers,
+        broken: &[u64],
+    ) -> Result<Option<Replaced>> {
         if broken.is_empty() && !self.is_stale {
             return Ok(None);
         }

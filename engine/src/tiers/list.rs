@@ -28,6 +28,11 @@ impl Tiers {
         self.files.iter().filter(|tier| !tier.is_broken())
     }
 
+    /// Numbers of those with which something is wrong by now.
+    pub(crate) fn broken(&self) -> Vec<u64> {
+        self.files.iter().filter(|tier| tier.is_broken()).map(|tier| tier.entry().number).collect()
+    }
+
     /// The tier that answers for this position, if there is a sound one.
     #[inline]
     pub(crate) fn tier_at(&self, position: u64) -> Option<&Arc<TierFile>> {

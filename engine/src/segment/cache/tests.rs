@@ -207,6 +207,19 @@ fn a_segment_that_is_let_go_of_while_its_index_file_is_made_is_opened_all_the_sa
     is_done.recv_timeout(std::time::Duration::from_secs(120)).expect("nobody waits for itself");
 }
 
+/// Readers outlive the store, which another may be writing by then.
+#[test]
+fn a_reader_writes_no_index_file_once_the_store_is_closed() {
+    let memory = sample();
+    let index_files = || memory.list().unwrap().into_iter().filter(|name| name.ends_with(".idx")).collect::<Vec<_>>();
+    let store = options(1).background(false).open_storage(memory.clone()).unwrap();
+    let reader = store.reader();
+    store.close().unwrap();
+    index_files().iter().for_each(|name| memory.remove(name).unwrap());
+    check(&reader);
+    assert_eq!(index_files(), [""; 0]);
+}
+
 /// Every way in which a reader may come to a segment: each is an error that names it, none a shorter history.
 fn each_is_corrupt(reader: &Reader, file: &str) {
     let named = |result: std::result::Result<String, Error>, what: &str| match result {

@@ -105,14 +105,15 @@ fn a_broken_tier_is_dropped_and_made_again() {
     let mut keeper = TierKeeper::new(index, ReadMode::Mapped, false);
     let tiers = merge_all(&closed, &mut keeper, tiers);
     assert_eq!(tiers.iter().len(), 3);
-    assert!(keeper.drop_broken(&closed.storage, &tiers).expect("memory").is_none());
+    assert!(keeper.drop_broken(&closed.storage, &tiers, &tiers.broken()).expect("memory").is_none());
     let second = tiers.iter().nth(1).expect("three tiers");
     closed.flip(second.name(), 4096 + 9, 2);
     second.check_all().expect_err("a bit is wrong");
     check_list(&closed, &tiers);
     assert_eq!(tiers.covered_until(), closed.manifest.segments[3].last_position);
 
-    let replaced = keeper.drop_broken(&closed.storage, &tiers).expect("memory").expect("one is broken");
+    let replaced =
+        keeper.drop_broken(&closed.storage, &tiers, &tiers.broken()).expect("memory").expect("one is broken");
     replaced.remove_files(&closed.storage).expect("memory");
     assert!(!has(&closed.names(), second.name()));
     check_list(&closed, &replaced.tiers);
