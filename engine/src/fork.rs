@@ -252,9 +252,15 @@ impl Source {
 
     /// Whether the newest manifest says something else of a segment.
     fn has_moved(&self) -> Result<bool> {
-        let newest = manifest::load_current(&*self.storage)?;
-        let entries = self.segments.iter().filter_map(|segment| segment.entry.as_ref());
-        Ok(newest.is_some_and(|newest| entries.into_iter().any(|entry| !newest.segments.contains(entry))))
+        let Some(newest) = manifest::load_current(&*self.storage)? else { return Ok(false) };
+        Ok(self.segments.iter().any(|segment| match &segment.entry {
+            Some(entry) => !newest.segments.contains(entry),
+            // It was being written. Listed since, its file is still there, unless it was compacted as well.
+            None => {
+                let of_it = |entry: &&SegmentEntry| entry.number == segment.identity.segment;
+                newest.segments.iter().find(of_it).is_some_and(|entry| entry.compacted.is_some())
+            }
+        }))
     }
 
     fn of_read_only(store: &ReadOnly, as_of: AsOf) -> Result<Self> {

@@ -89,3 +89,21 @@ fn a_segment_and_the_one_that_takes_its_place_do_not_write_their_index_file_at_o
     }
     assert_eq!(count, compacted);
 }
+
+/// What it saw as the segment being written is a container by then, and no other segment was there.
+#[test]
+fn a_fork_of_a_read_only_opening_follows_its_last_segment_where_that_was_compacted_since() {
+    let memory = Arc::new(Memory::new());
+    let options = || Options::new().background(false);
+    let store = options().open_storage(memory.clone()).unwrap();
+    for stream in ["kept", "removed"] {
+        store.append(stream, Expect::Any, &[NewEvent::new("t", &[7; 20_000])]).unwrap();
+    }
+    let looked = options().open_read_only_storage(memory.clone()).unwrap();
+    store.delete("removed", Expect::Any).unwrap();
+    let report = store.compact(&CompactionOptions::new().live_segment(LiveSegment::End)).unwrap();
+    assert_eq!(report.compacted.len(), 1);
+    let forked = Arc::new(Memory::new());
+    looked.fork_to_storage(&*forked, &crate::ForkOptions::new()).unwrap();
+    assert_eq!(options().open_storage(forked).unwrap().count(&crate::Query::stream("kept")).unwrap(), 1);
+}
