@@ -312,8 +312,11 @@ fn compact(
     // One at a time; who asks meanwhile waits.
     let mut turn = inner.compacting.lock();
     inner.core.log.check_poison()?;
-    merging::check_open(inner)?;
     let mut report = CompactionReport::default();
+    if inner.stopping.load(Ordering::Acquire) {
+        report.cancelled = true;
+        return Ok(report);
+    }
     let ends_live = !options.dry_run && options.live_segment != LiveSegment::Leave;
     if ends_live {
         match newest::end_live(inner, options.live_segment) {

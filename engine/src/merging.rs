@@ -341,7 +341,7 @@ fn rebuild_segment(inner: &Inner, number: u64) -> crate::Result<bool> {
 }
 
 /// What is made ends early where the store is being closed.
-pub(crate) fn check_open(inner: &Inner) -> crate::Result<()> {
+fn check_open(inner: &Inner) -> crate::Result<()> {
     match inner.stopping.load(Ordering::Acquire) {
         true => Err(Error::Poisoned { reason: "the store is closed".to_owned() }),
         false => Ok(()),

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use annals_format::snapshot::STATE_LEN_MAX;
 
@@ -16,7 +17,6 @@ use crate::Result;
 use crate::append::Durability;
 use crate::cursor::Span;
 use crate::error::{Error, StreamState};
-use crate::merging;
 use crate::options::View;
 use crate::reader::Reader;
 use crate::removal::{Hidden, facts};
@@ -73,7 +73,9 @@ pub(super) fn fold(
     report: &mut Folded,
 ) -> Result<ControlFlow<()>> {
     let _turn = inner.compacting.lock();
-    merging::check_open(inner)?;
+    if inner.stopping.load(Ordering::Acquire) {
+        return Ok(ControlFlow::Break(()));
+    }
     inner.sync()?;
     let reader = Reader::new(inner.core.clone(), View::Durable);
     let mut work = Work { inner, reader, dry_run: options.dry_run, pace, report, waiting: (0, 0), must_sync: false };
