@@ -194,10 +194,11 @@ impl Store {
         self.compact_while(options, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`Store::compact`]; `progress` is told now and then how far it is, and ends it with `Break`.
+    /// As [`Store::compact`]; `progress` is told now and then how far it is, and ends it with `Break`. It ends likewise, `cancelled`,
+    /// where another thread closes the store, which waits for that.
     ///
     /// # Errors
-    /// As there.
+    /// As there; `Invalid` if `progress`, or a fold, asks for a compaction of the same store.
     pub fn compact_while(
         &self,
         options: &CompactionOptions,

@@ -408,7 +408,8 @@ impl Store {
     }
 
     /// Closes the store cleanly: everything synced, the mark says so. Other clones answer `Poisoned` from then on.
-    /// Dropping the last clone does the same, without telling of errors.
+    /// Dropping the last clone does the same, without telling of errors. A compaction that another thread is at is ended and
+    /// waited for.
     ///
     /// # Errors
     /// `Poisoned` or `Io` if the last sync failed; what was acknowledged as durable is safe all the same.
