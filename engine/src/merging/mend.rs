@@ -25,11 +25,12 @@ pub(super) struct Mending {
     segments: u64,
     /// What this opening has written is not looked at: the last position that had ended before.
     until: u64,
+    turn: Duration,
 }
 
 impl Mending {
     pub(super) fn until(position: u64) -> Self {
-        Self { manifests: false, segments: 0, until: position }
+        Self { manifests: false, segments: 0, until: position, turn: TURN }
     }
 
     /// Looks on for a while, and makes anew what is missing or damaged. Only what is in memory is verified, the rest by whoever
@@ -43,7 +44,7 @@ impl Mending {
         let ended = segments.iter().filter_map(|segment| Some((segment, segment.entry()?)));
         let left = ended.skip_while(|(_, entry)| entry.last_position <= looked_at);
         for (segment, entry) in left.take_while(|(_, entry)| entry.last_position <= until) {
-            if inner.stopping.load(Ordering::Acquire) || begun.elapsed() >= TURN {
+            if inner.stopping.load(Ordering::Acquire) || begun.elapsed() >= self.turn {
                 return;
             }
             let looked = look(inner, segment, entry);

@@ -29,7 +29,7 @@ fn has_index(storage: &Memory, entry: &SegmentEntry) -> bool {
 fn a_file_that_is_not_in_memory_ends_the_turn_and_one_that_is_missing_does_not() {
     let (storage, store, entries) = ended();
     remove(&storage, &entries[1]);
-    let mut mending = Mending::until(entries[3].last_position);
+    let mut mending = Mending { turn: Duration::MAX, ..Mending::until(entries[3].last_position) };
     let mut turn = || {
         mending.go_on(store.inner());
         mending.segments
@@ -46,7 +46,7 @@ fn a_file_that_is_not_in_memory_ends_the_turn_and_one_that_is_missing_does_not()
 fn what_the_opening_has_written_itself_is_not_looked_at() {
     let (storage, store, entries) = ended();
     entries.iter().for_each(|entry| remove(&storage, entry));
-    let mut mending = Mending::until(entries[1].last_position);
+    let mut mending = Mending { turn: Duration::MAX, ..Mending::until(entries[1].last_position) };
     mending.go_on(store.inner());
     let mended: Vec<bool> = entries.iter().map(|entry| has_index(&storage, entry)).collect();
     assert!(mended[..2].iter().all(|mended| *mended) && mended[2..].iter().all(|mended| !mended), "{mended:?}");
