@@ -365,6 +365,12 @@ impl Sample {
         writing.sample(killed.files(), older, Self::aged)
     }
 
+    /// What a kill left: `durable` of the events are known to be.
+    fn after_kill(files: Files, durable: u64, events: Vec<Known>, other: fn(u64) -> Self) -> Self {
+        let (beside, live) = (Beside::default(), live_places(&files));
+        Self { files, durable, is_closed: false, beside, other, events, older: Vec::new(), live }
+    }
+
     /// A store whose process was killed: sealed segments, synced batches, and some that the ring alone holds.
     pub fn killed(seed: u64) -> Self {
         let mut writing = Writing::new(seed);
@@ -375,18 +381,7 @@ impl Sample {
         writing.append(&store, 15, Durability::Buffered);
         let files = disk.after_kill().files();
         drop(store);
-        let live = live_places(&files);
-        let beside = Beside::default();
-        Self {
-            files,
-            durable,
-            is_closed: false,
-            beside,
-            other: Self::killed,
-            events: writing.events,
-            older: Vec::new(),
-            live,
-        }
+        Self::after_kill(files, durable, writing.events, Self::killed)
     }
 
     /// A store with consumers whose process was killed: what they acknowledged and parked stands in sealed segments, in the
@@ -424,18 +419,7 @@ impl Sample {
         let files = disk.after_kill().files();
         drop(consumers);
         drop(store);
-        let live = live_places(&files);
-        let beside = Beside::default();
-        Self {
-            files,
-            durable,
-            is_closed: false,
-            beside,
-            other: Self::consuming,
-            events: writing.events,
-            older: Vec::new(),
-            live,
-        }
+        Self::after_kill(files, durable, writing.events, Self::consuming)
     }
 
     /// The events that a reader with this head must find; the rest was never said to be safe. What the default view shows of
