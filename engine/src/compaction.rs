@@ -439,17 +439,24 @@ impl ReadOnly {
         let due = due(listed, core, durable, options);
         let mut pace = Pace::of(&due, options, 0, progress);
         let mut report = CompactionReport::default();
-        for entry in due {
-            let basis = rewrite::Basis {
-                storage: &**self.storage(),
-                now: self.options().now(),
-                entry: &entry,
-                hidden: hidden.as_ref(),
-                generation: entry.generation + 1,
-                content_key: [0; 16],
-                options,
+        for mut entry in due {
+            let outcome = loop {
+                let basis = rewrite::Basis {
+                    storage: &**self.storage(),
+                    now: self.options().now(),
+                    entry: &entry,
+                    hidden: hidden.as_ref(),
+                    generation: entry.generation + 1,
+                    content_key: [0; 16],
+                    options,
+                };
+                match basis.rewrite(&mut pace) {
+                    Ok(outcome) => break outcome,
+                    // Where the writer has compacted it since, the file is gone.
+                    Err(error) => entry = core.cache.newer(&entry).ok_or(error)?,
+                }
             };
-            match basis.rewrite(&mut pace)? {
+            match outcome {
                 rewrite::Outcome::Cancelled => {
                     report.cancelled = true;
                     break;

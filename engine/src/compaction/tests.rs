@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -106,4 +107,19 @@ fn a_fork_of_a_read_only_opening_follows_its_last_segment_where_that_was_compact
     let forked = Arc::new(Memory::new());
     looked.fork_to_storage(&*forked, &crate::ForkOptions::new()).unwrap();
     assert_eq!(options().open_storage(forked).unwrap().count(&crate::Query::stream("kept")).unwrap(), 1);
+}
+
+#[test]
+fn what_compaction_would_do_is_told_beside_a_writer_that_compacts() {
+    let memory = Arc::new(Memory::new());
+    let options = || Options::new().background(false).segment_bytes_max(64 << 10);
+    let store = options().open_storage(memory.clone()).unwrap();
+    for _ in 0..20 {
+        store.append("s", Expect::Any, &[NewEvent::new("t", &[7; 20_000])]).unwrap();
+    }
+    let looked = options().open_read_only_storage(memory.clone()).unwrap();
+    let compacted = store.compact(&CompactionOptions::new()).unwrap().compacted;
+    assert!(compacted.len() > 2);
+    let plan = looked.plan_compaction(&CompactionOptions::new(), &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((plan.compacted, plan.left), (vec![], compacted.len() as u64));
 }

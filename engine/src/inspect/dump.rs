@@ -47,7 +47,8 @@ pub(super) fn dump(storage: &dyn Storage, number: u64, sink: &mut dyn FnMut(Fiel
     if !survey.has(&name) {
         return Err(Error::corrupt(&name, 0, None, "the file is missing"));
     }
-    let bytes = compacted::read_whole_segment(storage, &name, SEGMENT_LEN_MAX)?;
+    let read = || compacted::read_whole_segment(storage, &name, SEGMENT_LEN_MAX);
+    let mut bytes = read()?;
     let known = survey.manifest().map(|manifest| {
         let entry = manifest.segments.iter().find(|entry| entry.number == number);
         let newest = manifest.incarnations.last().map_or([0; 16], |entry| entry.incarnation);
@@ -62,6 +63,9 @@ pub(super) fn dump(storage: &dyn Storage, number: u64, sink: &mut dyn FnMut(Fiel
         (_, Some((identity, _))) => identity,
         _ => Identity { store: [0; 16], incarnation: [0; 16], segment: number },
     };
+    if entry.is_none() {
+        bytes = settled(bytes, Seed::of(&identity), read)?;
+    }
     let mut dumper = Dumper { bytes: &bytes, seed: Seed::of(&identity), sink };
     dumper.header(header.err().map(|fault| fault.to_string()));
     let until = known.and_then(|(_, cut)| cut).unwrap_or(bytes.len()).min(bytes.len());
@@ -70,6 +74,35 @@ pub(super) fn dump(storage: &dyn Storage, number: u64, sink: &mut dyn FnMut(Fiel
         dumper.show(0, until, bytes.len() - until, "cut off", "recovery ended the segment here", None);
     }
     Ok(())
+}
+
+/// The bytes of a segment without the batch that a writer is putting there: what is not whole and has become whole when it
+/// is read again was no damage. What comes behind it is shown as not written yet.
+fn settled(bytes: Vec<u8>, seed: Seed, read: impl Fn() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let whole = whole_until(&bytes, seed);
+    if bytes[whole..].iter().all(|byte| *byte == 0) {
+        return Ok(bytes);
+    }
+    let mut again = read()?;
+    let now = whole_until(&again, seed);
+    if now <= whole {
+        return Ok(bytes);
+    }
+    again[now..].fill(0);
+    Ok(again)
+}
+
+/// Offset of the first byte that belongs to no whole batch and no end mark.
+fn whole_until(bytes: &[u8], seed: Seed) -> usize {
+    let mut at = SEGMENT_HEADER_LEN.min(bytes.len());
+    loop {
+        let rest = &bytes[at..];
+        at += match scan::next(rest, seed) {
+            Ok(Step::Batch(header)) if scan::verify_batch(rest, &header, seed, |_, _, _| {}).is_ok() => header.len(),
+            Ok(Step::End(_)) => return at + END_MARK_LEN,
+            _ => return at,
+        };
+    }
 }
 
 struct Dumper<'a> {
@@ -187,3 +220,6 @@ impl Dumper<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::path::Path;
 use annals_format::FORMAT_VERSION;
 use annals_format::manifest::{Manifest, SnapshotFileEntry};
 
-use super::survey::{End, Survey, Unchanged};
+use super::survey::{self, End, Survey, Unchanged};
 use super::{IndexSizes, StoreInfo};
 use crate::Result;
 use crate::consumer;
@@ -21,7 +21,10 @@ use crate::tiers::{INDEX, is_index_name};
 
 pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     let storage = &Unchanged(storage);
-    let mut survey = Survey::new(storage)?;
+    survey::of_one_moment(storage, |survey, end| of(storage, survey, end))
+}
+
+fn of(storage: &dyn Storage, survey: &mut Survey, end: Option<Result<End>>) -> Result<StoreInfo> {
     if survey.manifest().is_none() {
         return match survey.manifests.drain(..).find_map(|(_, manifest)| manifest.err()) {
             Some(error) => Err(error),
@@ -52,7 +55,7 @@ pub(super) fn store_info(storage: &dyn Storage) -> Result<StoreInfo> {
     };
     info.snapshots = snapshot_count(storage, manifest);
     // A tail that cannot be read at all leaves what the manifest knows.
-    if let Ok(end) = End::find(storage, manifest, &survey.numbers) {
+    if let Some(Ok(end)) = end {
         info.segments += end.tail.segments.len() as u64;
         info.events += end.tail.segments.iter().map(|segment| segment.tally.event_count).sum::<u64>();
         info.head = end.tail.last_position;

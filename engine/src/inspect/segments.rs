@@ -3,7 +3,7 @@
 use annals_format::manifest::{self, Manifest, SegmentEntry};
 use annals_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 
-use super::survey::{End, Survey, Unchanged};
+use super::survey::{self, End, Survey, Unchanged};
 use super::{IndexState, SegmentInfo, SegmentState};
 use crate::Result;
 use crate::compacted;
@@ -16,22 +16,24 @@ use crate::storage::{Access, Storage};
 
 pub(super) fn segments(storage: &dyn Storage) -> Result<Vec<SegmentInfo>> {
     let storage = &Unchanged(storage);
-    let survey = Survey::new(storage)?;
-    let manifest = survey.manifest();
+    survey::of_one_moment(storage, |survey, end| Ok(of(storage, survey, end)))
+}
+
+fn of(storage: &dyn Storage, survey: &Survey, end: Option<Result<End>>) -> Vec<SegmentInfo> {
     let mut found: Vec<SegmentInfo> = Vec::new();
-    if let Some(manifest) = manifest {
-        found.extend(manifest.segments.iter().map(|entry| listed(storage, &survey, manifest, entry)));
-        if let Ok(end) = End::find(storage, manifest, &survey.numbers) {
-            found.extend(end.tail.segments.iter().map(|scanned| scanned_info(&survey, scanned)));
-        }
+    if let Some(manifest) = survey.manifest() {
+        found.extend(manifest.segments.iter().map(|entry| listed(storage, survey, manifest, entry)));
+    }
+    if let Some(Ok(end)) = end {
+        found.extend(end.tail.segments.iter().map(|scanned| scanned_info(survey, scanned)));
     }
     for number in &survey.numbers {
         if found.iter().all(|info| info.number != *number) {
-            found.push(unlisted(storage, &survey, *number));
+            found.push(unlisted(storage, survey, *number));
         }
     }
     found.sort_by_key(|info| info.number);
-    Ok(found)
+    found
 }
 
 /// Length and header of a segment's file, as far as they can be read.

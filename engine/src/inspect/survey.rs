@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::manifest;
 use crate::mark::MarkFile;
 use crate::name::NameHash;
-use crate::prepare::segment_numbers;
+use crate::prepare::{is_container_name, segment_number, segment_numbers};
 use crate::recovery::list;
 use crate::recovery::ring_image::RingImage;
 use crate::recovery::scan::{Scanner, Tail};
@@ -56,6 +56,36 @@ impl Storage for Unchanged<'_> {
 
     fn map_is_shared(&self) -> bool {
         self.0.map_is_shared()
+    }
+}
+
+/// How often a store that is being written is looked at again.
+pub(super) const AGAIN: usize = 3;
+
+/// What `look` answers of the files and of the end of the log, of one moment: a writer at work may take files away while they
+/// are looked at, or be found further on in the segment after the one whose end was seen. Then we look again.
+///
+/// # Errors
+/// As [`Survey::new`], and those of `look`.
+pub(super) fn of_one_moment<T>(
+    storage: &dyn Storage,
+    mut look: impl FnMut(&mut Survey, Option<Result<End>>) -> Result<T>,
+) -> Result<T> {
+    let (mut left, mut short_before) = (AGAIN, None);
+    loop {
+        let mut survey = Survey::new(storage)?;
+        let end = survey.manifest().map(|manifest| End::find(storage, manifest, &survey.numbers));
+        let short = match &end {
+            Some(Ok(end)) => Some((end.tail.last_position, end.known_durable())).filter(|(last, known)| last < known),
+            _ => None,
+        };
+        let found = look(&mut survey, end);
+        // Short by the same twice, it is damaged.
+        let is_settled = short.is_none() || short == short_before;
+        if left == 0 || is_settled && !survey.has_gone(storage) {
+            return found;
+        }
+        (left, short_before) = (left - 1, short);
     }
 }
 
@@ -104,6 +134,14 @@ impl Survey {
             |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
         let (generation, newest) = self.manifests.first()?;
         newest.as_ref().err().is_some_and(is_gone).then_some(*generation)
+    }
+
+    /// Whether files of segments that were listed are not there any more.
+    fn has_gone(&self, storage: &dyn Storage) -> bool {
+        let Ok(mut now) = list(storage) else { return false };
+        now.sort_unstable();
+        let is_of_segment = |name: &String| segment_number(name).is_some() || is_container_name(name);
+        self.names.iter().any(|name| is_of_segment(name) && now.binary_search(name).is_err())
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

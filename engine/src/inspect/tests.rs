@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::storage::watched::{Done, Watched};
 use crate::storage::{Access, Memory};
-use crate::{Expect, NewEvent, Options, Store};
+use crate::{CompactionOptions, Expect, LiveSegment, NewEvent, Options, Store};
 
 fn options() -> Options {
     Options::new().segment_bytes_max(64 << 10).ring_bytes(64 << 10)
@@ -195,6 +195,44 @@ fn a_manifest_that_is_replaced_while_files_are_looked_at_is_not_missed() {
     assert_eq!(store_info_in(&*replaced_once()).unwrap().head, 400);
 }
 
+/// A store whose writer does `work` when somebody who looks at it has come to the file of this name.
+fn worked_on_once(name: &'static str, work: impl Fn(&Store) + Send + Sync + 'static) -> Arc<Watched> {
+    let memory = Arc::new(Memory::new());
+    let store = options().background(false).open_storage(memory.clone()).unwrap();
+    store.reserve(512 << 10).unwrap();
+    append(&store, 20, Durability::Durable);
+    let (watched, is_due) = (Watched::of(memory), AtomicBool::new(true));
+    watched.tell(move |done| {
+        if done == Done::Opened(name) && is_due.swap(false, Ordering::Relaxed) {
+            work(&store);
+        }
+    });
+    watched
+}
+
+#[test]
+fn what_is_sealed_and_compacted_while_files_are_looked_at_is_not_missed() {
+    let compacted = || {
+        worked_on_once(crate::mark::MARK_NAME, |store| {
+            let live_too = CompactionOptions::new().live_segment(LiveSegment::End);
+            assert!(!store.compact(&live_too).unwrap().compacted.is_empty());
+        })
+    };
+    assert_eq!(store_info_in(&*compacted()).unwrap().head, 40);
+    let looked_at = compacted();
+    let segments = segments_in(&*looked_at).unwrap();
+    assert_eq!(segments, segments_in(&*looked_at.memory).unwrap());
+    assert!(segments.iter().any(|info| info.state == SegmentState::Compacted && info.len > 0));
+}
+
+#[test]
+fn a_log_that_grows_while_it_is_looked_at_is_not_shorter_than_what_was_synced() {
+    let second = "segment-00000000000000000002.log";
+    let looked_at = worked_on_once(second, |store| append(store, 400, Durability::Durable));
+    let info = store_info_in(&*looked_at).unwrap();
+    assert_eq!((info.head, info.durable_head), (840, 840));
+}
+
 /// Beside a writer that rolls, seals and syncs all the time nothing looks damaged, and the writer is named.
 #[test]
 fn beside_a_writer_nothing_is_found() {
@@ -220,7 +258,11 @@ fn beside_a_writer_nothing_is_found() {
                 if cfg!(target_os = "linux") {
                     assert_eq!(info.writer_pid, Some(std::process::id()));
                 }
-                segments(&path).unwrap();
+                let listed = segments(&path).unwrap();
+                let active = listed.iter().filter(|info| info.state == SegmentState::Active);
+                for info in active {
+                    dump(&path, info.number, &mut |field| assert_eq!(field.fault, None)).unwrap();
+                }
                 // Files grow while this goes on; enough is enough.
                 if report.events > 30_000 {
                     break;

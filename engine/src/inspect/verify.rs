@@ -13,7 +13,7 @@ use annals_format::manifest::Manifest;
 use annals_format::mark::MARK_LEN;
 
 use super::info::is_ours;
-use super::survey::{Survey, Unchanged};
+use super::survey::{AGAIN, Survey, Unchanged};
 use super::{Finding, Severity, VerifyReport};
 use crate::Result;
 use crate::error::Error;
@@ -46,9 +46,6 @@ pub(super) fn verify(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) 
     }
     Ok(report)
 }
-
-/// How often a store that is being written is looked at again.
-const AGAIN: usize = 3;
 
 /// What changes whenever a writer syncs, seals or rolls.
 fn moving_parts(storage: &dyn Storage) -> (Vec<String>, Vec<u8>) {

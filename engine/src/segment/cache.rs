@@ -283,7 +283,7 @@ impl SegmentCache {
     }
 
     /// What the newest manifest says of the same segment, if it was compacted since.
-    fn newer(&self, entry: &SegmentEntry) -> Option<SegmentEntry> {
+    pub(crate) fn newer(&self, entry: &SegmentEntry) -> Option<SegmentEntry> {
         let manifest = manifest::load_current(&*self.storage).ok()??;
         let same = |newer: &SegmentEntry| {
             (newer.number, newer.store, newer.incarnation) == (entry.number, entry.store, entry.incarnation)
